@@ -1,0 +1,185 @@
+"""What a store of sessions must do; SQLite and Redis pass the same tests.
+
+A store keeps, for each session, its head (identity and where it stands), its records (one for each applied operation,
+`ordinal` 1, 2, … without gaps) and its snapshots. Bodies and states are opaque bytes; their checksums belong to the
+journal, which writes and reads them.
+
+All calls block and may be made from any thread. `commit` is called from one thread at a time. What `commit` was given
+in one call becomes visible as a whole for each session, in the order given.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Who a session is, and where it stood after the last committed operation."""
+
+    session_id: str
+    incarnation: int  # 64 bits, unsigned
+    digest: str  # of the model that it belongs to
+    owner: str  # name of the token that made it; empty without tokens
+    created_at: float  # seconds since the epoch
+    last_used_at: float
+    position: int
+    experience: int
+    ordinal: int  # of the last record; 0 before the first
+    ended: str = ""  # why it ended: deleted or expired; empty while it lives
+    ended_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One applied operation. `position` and `experience` are those after it."""
+
+    session_id: str
+    incarnation: int
+    ordinal: int
+    position: int
+    experience: int
+    at: float  # seconds since the epoch
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A state as of record `ordinal`, `state` being the journal's encoding of it."""
+
+    session_id: str
+    incarnation: int
+    ordinal: int
+    position: int
+    experience: int
+    at: float
+    state: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotInfo:
+    """A snapshot without its state."""
+
+    ordinal: int
+    position: int
+    experience: int
+    at: float
+    state_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """A session begins, in place of whatever stood under its id, tombstones included."""
+
+    head: Head
+    snapshot: Snapshot | None = None  # None: the zero state
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """An operation was applied. Records of the session from this ordinal on, left by a commit whose outcome was
+    unknown, give way to this one. `digest`, where given, is the model that the session belongs to from now on."""
+
+    record: Record
+    digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """A snapshot is kept."""
+
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """A session ends: records and snapshots go, a tombstone stays."""
+
+    session_id: str
+    incarnation: int
+    why: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """Records up to `ordinal`, and snapshots before it, are no longer needed."""
+
+    session_id: str
+    incarnation: int
+    ordinal: int
+
+
+Mutation = Begin | Append | Keep | End | Prune
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write a session. `token` grows with each new owner; an older one is refused."""
+
+    session_id: str
+    token: int
+    ttl_s: float  # from the moment before the store was asked
+
+
+class LeaseHeld(Exception):
+    """Another server owns the session, and its lease runs for `rest_s` seconds more."""
+
+    def __init__(self, session_id: str, owner: str, rest_s: float) -> None:
+        super().__init__(f"session {session_id!r} is owned by {owner} for {rest_s:.1f} s more")
+        self.session_id, self.owner, self.rest_s = session_id, owner, rest_s
+
+
+class Fenced(Exception):
+    """The write carried an old token: another server has taken the session over."""
+
+
+class Store(Protocol):
+    """Durable sessions. Every method raises `StoreUnavailable` when the medium fails, and may be called again later."""
+
+    shared: bool  # several servers use it: leases matter
+
+    def open(self) -> None:
+        """Takes the store for this server; raises if another holds it exclusively or its schema is too new."""
+
+    def close(self) -> None: ...
+
+    def commit(self, mutations: Sequence[Mutation]) -> list[Fenced | None]:
+        """Writes all of them, handed to the operating system (or acknowledged by the shared store), one outcome each.
+
+        When it raises, the outcome is unknown, and the next `Append` at the same ordinal replaces what may be there.
+        """
+
+    def sync(self) -> None:
+        """Returns when all that was committed before the call survives a power loss."""
+
+    def head(self, session_id: str) -> Head | None:
+        """The head, tombstones included; None if the id is unknown."""
+
+    def heads(self) -> Iterator[Head]:
+        """All heads, tombstones included."""
+
+    def records(self, session_id: str, incarnation: int, after: int, up_to: int | None = None) -> Iterator[Record]:
+        """Records with after < ordinal <= up_to, in order."""
+
+    def snapshots(self, session_id: str, incarnation: int) -> list[SnapshotInfo]:
+        """Which snapshots there are, newest first."""
+
+    def snapshot(self, session_id: str, incarnation: int, ordinal: int) -> Snapshot | None: ...
+
+    def forget_tombstones(self, before: float, at_most: int) -> int:
+        """Drops tombstones that ended before a time, and the oldest beyond a number; returns how many went."""
+
+    def history(self) -> Iterator[tuple[str, int, int, float]]:
+        """(session id, incarnation, ordinal, at) of all records, oldest first: what a pruning by age or bytes walks."""
+
+    def size_bytes(self) -> int:
+        """Bytes that records and snapshots take."""
+
+    def acquire(self, session_id: str) -> Lease:
+        """The lease of a session; raises `LeaseHeld`. A store that is not shared grants it at once."""
+
+    def renew(self, leases: Sequence[Lease]) -> list[Lease | None]:
+        """Renewed leases; None where another server has taken over."""
+
+    def release(self, leases: Sequence[Lease]) -> None: ...
