@@ -1,0 +1,109 @@
+"""Where to write and where to read: the weightings over memory slots, after Graves et al., Nature 2016, Methods.
+
+The order of operations and the epsilons are those of DeepMind's code, so that ties between slots fall as they do there.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+
+def vector_norms(vectors: Tensor, smooth: bool) -> Tensor:
+    """Lengths over the last dimension; smooth ones have a bounded gradient at zero, where plain ones have none."""
+    if smooth:
+        return torch.sqrt(torch.sum(vectors * vectors, -1) + 1e-6)
+    return torch.linalg.vector_norm(vectors, dim=-1)
+
+
+def content_weighting(memory: Tensor, keys: Tensor, key_norms: Tensor, smooth: bool) -> Tensor:
+    """Attention to the slots whose words are most like each key, C(M, k, β).
+
+    `keys` [B, heads, W] come multiplied by their strengths β, `key_norms` [B, heads] are of the keys alone.
+    Returns [B, heads, N].
+    """
+    similarity = torch.bmm(keys, memory.transpose(1, 2))
+    norms = key_norms.unsqueeze(2) * vector_norms(memory, smooth).unsqueeze(1)
+    return torch.softmax(similarity / (norms + 1e-6), 2)
+
+
+def update_usage(usage: Tensor, write_weights: Tensor, free_gates: Tensor, read_weights: Tensor) -> Tensor:
+    """u_t: a slot written to becomes used, a slot read with an open free gate [B, R] becomes free again.
+
+    All weights are those of the previous timestep. Returns [B, N].
+    """
+    written = 1 - _product_over_heads(1 - write_weights)
+    usage = usage + (1 - usage) * written
+    # ψ_t, the retention: what the free gates leave of each slot
+    return usage * _product_over_heads(1 - free_gates.unsqueeze(2) * read_weights)
+
+
+def allocation_weighting(usage: Tensor, by_usage: bool) -> Tensor:
+    """a_t: attention to free slots, the freest first, the lowest index among equals.
+
+    `by_usage` sorts as the `dnc` package does, where the order among equals is undefined. Returns [B, N].
+    """
+    usage = 1e-6 + (1 - 1e-6) * usage  # keeps the running product and its gradient away from zero
+    if by_usage:
+        sorted_usage, order = torch.topk(usage, usage.size(1), dim=1, largest=False)
+        sorted_nonusage = 1 - sorted_usage
+    else:
+        # Rounding decides here: usages too close to tell apart by nonusage are ties, and the sort is stable.
+        sorted_nonusage, order = torch.sort(1 - usage, dim=1, descending=True, stable=True)
+        sorted_usage = 1 - sorted_nonusage
+    used_before = torch.cumprod(pad(sorted_usage, (1, -1), value=1.0), 1)
+    sorted_allocation = sorted_nonusage * used_before
+    return torch.scatter(sorted_allocation, 1, order, sorted_allocation)
+
+
+def allocation_weightings(usage: Tensor, gates: Tensor, by_usage: bool) -> Tensor:
+    """Allocation for write heads that choose one after the other, each seeing as used what those before it took.
+
+    `gates` [B, K] are allocation gate times write gate. Returns [B, K, N].
+    """
+    weightings = [allocation_weighting(usage, by_usage)]
+    for head in range(gates.size(1) - 1):
+        usage = usage + (1 - usage) * gates[:, head : head + 1] * weightings[head]
+        weightings.append(allocation_weighting(usage, by_usage))
+    return torch.stack(weightings, 1)
+
+
+def update_links(link_matrix: Tensor, precedence: Tensor, write_weights: Tensor) -> Tensor:
+    """L_t[i, j] = (1 - w[i] - w[j]) L[i, j] + w[i] p[j], without links from a slot to itself. Returns [B, K, N, N].
+
+    The largest tensors of a step: two passes over them, as (1 - w[i]) L[i, j] + w[i] p[j] is one `lerp`.
+    """
+    links = torch.lerp(link_matrix, precedence.unsqueeze(2), write_weights.unsqueeze(3))
+    links = links.addcmul_(link_matrix, write_weights.unsqueeze(2), value=-1)
+    links.diagonal(dim1=2, dim2=3).zero_()
+    return links
+
+
+def update_precedence(precedence: Tensor, write_weights: Tensor) -> Tensor:
+    """p_t = (1 - Σ w) p + w: how much each slot was the last one written. Returns [B, K, N]."""
+    kept = 1 - torch.sum(write_weights, 2, keepdim=True)
+    return torch.addcmul(write_weights, kept, precedence)
+
+
+def read_weighting(link_matrix: Tensor, read_weights: Tensor, content_weights: Tensor, read_modes: Tensor) -> Tensor:
+    """w^r_t: from where each head read before, backward or forward along the links, or by content.
+
+    The M modes [B, R, M] of a head are backward for each write head, forward for each, content. `read_weights` are the
+    previous timestep's. Modes are applied before the links are followed, which sums in the same matrix product.
+    Returns [B, R, N].
+    """
+    write_heads = link_matrix.size(1)
+    weights = read_modes[:, :, 2 * write_heads :] * content_weights
+    for head in range(write_heads):
+        links = link_matrix[:, head]
+        backward_mode = read_modes[:, :, head : head + 1]
+        forward_mode = read_modes[:, :, write_heads + head : write_heads + head + 1]
+        weights = torch.baddbmm(weights, backward_mode * read_weights, links)
+        weights = torch.baddbmm(weights, forward_mode * read_weights, links.transpose(1, 2))
+    return weights
+
+
+def _product_over_heads(factors: Tensor) -> Tensor:
+    """[B, heads, N] to [B, N]."""
+    if factors.size(1) == 1:
+        return factors.squeeze(1)
+    return torch.prod(factors, 1)

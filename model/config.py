@@ -1,0 +1,134 @@
+"""The sizes and options of a Differentiable Neural Computer."""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+CHOICES = {
+    "rnn_type": ("lstm", "gru", "rnn"),
+    "nonlinearity": ("tanh", "relu"),
+    "key_activation": ("linear", "tanh"),
+    "cosine": ("deepmind", "dnc_package"),
+    "allocation_order": ("nonusage", "usage"),
+    "clip_scope": ("all", "controller_output"),
+    "read_feedback": ("timestep", "call"),
+}
+SIZES = (
+    "input_size",
+    "hidden_size",
+    "output_size",
+    "num_layers",
+    "num_hidden_layers",
+    "nr_cells",
+    "read_heads",
+    "write_heads",
+    "cell_size",
+)
+FLAGS = ("bias", "independent_linears", "share_memory", "stop_usage_gradient")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DNCConfig:
+    """Everything that decides what a DNC computes, apart from its weights; checked when made.
+
+    The last six fields choose between DeepMind's maths (the defaults) and that of the `dnc` package of PyPI:
+
+    - `key_activation`: of the keys and write vectors, before the memory sees them.
+    - `cosine`: `deepmind` smooths each norm with 1e-6 under its root, `dnc_package` takes plain norms.
+    - `allocation_order`: slots are sorted by their rounded nonusage, stably, or by usage, ties undefined.
+    - `clip_scope`: `all` clips controller output, hidden state, cell state and final output to [-clip, clip].
+    - `stop_usage_gradient`: whether usage takes the previous write weightings as constants.
+    - `read_feedback`: `call` feeds read vectors back only between calls of `forward`, not at each timestep.
+
+    Raises ValueError (TypeError for a wrong type) that names the field, its value and the allowed range.
+    """
+
+    input_size: int
+    hidden_size: int
+    output_size: int | None = None  # None: input_size
+    rnn_type: str = "lstm"
+    num_layers: int = 1
+    num_hidden_layers: int = 2
+    bias: bool = True
+    dropout: float = 0.0
+    nr_cells: int = 5
+    read_heads: int = 2
+    write_heads: int = 1
+    cell_size: int = 10
+    nonlinearity: str = "tanh"
+    independent_linears: bool = False
+    share_memory: bool = True
+    clip: float = 20.0  # 0: nothing is clipped
+    key_activation: str = "linear"
+    cosine: str = "deepmind"
+    allocation_order: str = "nonusage"
+    clip_scope: str = "all"
+    stop_usage_gradient: bool = True
+    read_feedback: str = "timestep"
+
+    def __post_init__(self) -> None:
+        if self.output_size is None:
+            object.__setattr__(self, "output_size", self.input_size)
+        for name in SIZES:
+            _check_size(name, getattr(self, name))
+        for name in FLAGS:
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} is {value!r}; expected True or False")
+        for name, allowed in CHOICES.items():
+            value = getattr(self, name)
+            lowered = value.lower() if isinstance(value, str) else value
+            if lowered not in allowed:
+                raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
+            object.__setattr__(self, name, lowered)
+        object.__setattr__(self, "dropout", _number("dropout", self.dropout, below=1.0))
+        object.__setattr__(self, "clip", _number("clip", self.clip))
+
+    @property
+    def outputs(self) -> int:
+        """O: the size of an output vector."""
+        assert self.output_size is not None, "resolved when the config was made"
+        return self.output_size
+
+    @property
+    def num_memories(self) -> int:
+        """How many memories a session has: one that all layers share, or one for each layer."""
+        return 1 if self.share_memory else self.num_layers
+
+    @property
+    def read_modes(self) -> int:
+        """M: backward and forward along the links of each write head, and content."""
+        return 1 + 2 * self.write_heads
+
+    @property
+    def read_size(self) -> int:
+        """The size of a timestep's read vectors, all heads together."""
+        return self.read_heads * self.cell_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dict of plain values, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "DNCConfig":
+        """The config that `to_dict` described. Raises ValueError for a field that doesn't exist."""
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"config has unknown fields {unknown}; expected some of {sorted(known)}")
+        return cls(**values)
+
+
+def _check_size(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} is {value!r}; expected a whole number of at least 1")
+    if value < 1:
+        raise ValueError(f"{name} is {value}; expected at least 1")
+
+
+def _number(name: str, value: object, below: float = math.inf) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} is {value!r}; expected a number in [0, {below})")
+    if not 0 <= value < below:
+        raise ValueError(f"{name} is {value}; expected a number in [0, {below})")
+    return float(value)

@@ -1,0 +1,151 @@
+"""A session's whole state as one row of numbers, as the server keeps it."""
+
+import math
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dnc_serve.model.config import DNCConfig
+from dnc_serve.model.hidden import state_shapes
+from dnc_serve.model.state import ControllerHidden, DNCState, MemoryState
+
+
+class Field(NamedTuple):
+    """One tensor of the state, in the row."""
+
+    name: str  # controller_hidden, controller_cell, read_vectors, or a field of MemoryState
+    index: int  # of the layer, or of the memory
+    shape: tuple[int, ...]  # without the batch
+    offset: int  # of its first number
+    size: int  # numbers
+
+
+class StatePacking(nn.Module):
+    """Between a `DNCState` and rows [B, S], in TorchScript too; the order of the row is that of `StateLayout`."""
+
+    has_cell_state: Final[bool]
+    num_layers: Final[int]
+    num_memories: Final[int]
+    depth: Final[int]
+    hidden_size: Final[int]
+    nr_cells: Final[int]
+    cell_size: Final[int]
+    read_heads: Final[int]
+    write_heads: Final[int]
+
+    def __init__(self, config: DNCConfig, sizes: list[int]) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.has_cell_state = config.rnn_type == "lstm"
+        self.num_layers, self.num_memories = config.num_layers, config.num_memories
+        self.depth, self.hidden_size = config.num_hidden_layers, config.hidden_size
+        self.nr_cells, self.cell_size = config.nr_cells, config.cell_size
+        self.read_heads, self.write_heads = config.read_heads, config.write_heads
+
+    @torch.jit.export
+    def pack(self, state: DNCState) -> Tensor:
+        """The state as rows [B, S]."""
+        pieces: list[Tensor] = []
+        for layer in state.controller_hidden:
+            if isinstance(layer, Tensor):
+                pieces.append(layer.transpose(0, 1).flatten(1))
+            else:
+                pieces.append(layer[0].transpose(0, 1).flatten(1))
+                pieces.append(layer[1].transpose(0, 1).flatten(1))
+        pieces.append(state.read_vectors)
+        for memory in state.memory:
+            pieces.append(memory.memory.flatten(1))
+            pieces.append(memory.link_matrix.flatten(1))
+            pieces.append(memory.precedence.flatten(1))
+            pieces.append(memory.read_weights.flatten(1))
+            pieces.append(memory.write_weights.flatten(1))
+            pieces.append(memory.usage_vector)
+        return torch.cat(pieces, 1)
+
+    @torch.jit.export
+    def unpack(self, packed: Tensor) -> DNCState:
+        """The state that rows [B, S] hold, as views into them."""
+        rows = packed.size(0)
+        pieces = packed.split_with_sizes(self.sizes, 1)
+        next_piece = 0
+        controller_hidden: list[ControllerHidden] = []
+        for _ in range(self.num_layers):
+            hidden = pieces[next_piece].view(rows, self.depth, self.hidden_size).transpose(0, 1)
+            next_piece += 1
+            layer: ControllerHidden = hidden
+            if self.has_cell_state:
+                cell = pieces[next_piece].view(rows, self.depth, self.hidden_size).transpose(0, 1)
+                layer = (hidden, cell)
+                next_piece += 1
+            controller_hidden.append(layer)
+        read_vectors = pieces[next_piece]
+        next_piece += 1
+        memories: list[MemoryState] = []
+        for _ in range(self.num_memories):
+            memories.append(
+                MemoryState(
+                    pieces[next_piece].view(rows, self.nr_cells, self.cell_size),
+                    pieces[next_piece + 1].view(rows, self.write_heads, self.nr_cells, self.nr_cells),
+                    pieces[next_piece + 2].view(rows, self.write_heads, self.nr_cells),
+                    pieces[next_piece + 3].view(rows, self.read_heads, self.nr_cells),
+                    pieces[next_piece + 4].view(rows, self.write_heads, self.nr_cells),
+                    pieces[next_piece + 5],
+                )
+            )
+            next_piece += 6
+        return DNCState(controller_hidden, memories, read_vectors)
+
+
+class StateLayout:
+    """Where each tensor of a session's state lies in its row of `size` numbers.
+
+    Controller state comes first, layer by layer, then the read vectors, then every memory: zeroing
+    `row[experience_offset:]` is a reset of the experience.
+    """
+
+    def __init__(self, config: DNCConfig) -> None:
+        self.config = config
+        hidden_shape, memory_shapes, _ = state_shapes(config, 1)
+        parts: list[tuple[str, int, tuple[int, ...]]] = []
+        for layer in range(config.num_layers):
+            parts.append(("controller_hidden", layer, (hidden_shape[0], hidden_shape[2])))
+            if config.rnn_type == "lstm":
+                parts.append(("controller_cell", layer, (hidden_shape[0], hidden_shape[2])))
+        parts.append(("read_vectors", 0, (config.read_size,)))
+        for memory in range(config.num_memories):
+            parts.extend((name, memory, tuple(shape[1:])) for name, shape in memory_shapes.items())
+        fields: list[Field] = []
+        offset = 0
+        for name, index, shape in parts:
+            fields.append(Field(name, index, shape, offset, math.prod(shape)))
+            offset += fields[-1].size
+        self.fields: tuple[Field, ...] = tuple(fields)
+        self.size = offset
+        self.experience_offset = next(field.offset for field in fields if field.name == "memory")
+        self.packing = StatePacking(config, [field.size for field in fields])
+
+    def pack(self, state: DNCState) -> Tensor:
+        """The state as rows [B, S]."""
+        return self.packing.pack(state)
+
+    def unpack(self, packed: Tensor) -> DNCState:
+        """The state that rows [B, S] hold, as views into them."""
+        return self.packing.unpack(packed)
+
+    def dump(self, row: "Tensor | np.ndarray[Any, Any]") -> dict[str, np.ndarray[Any, Any]]:
+        """One session's row [S], as copies by name; the first axis counts memories, or layers of the controller.
+
+        The memories' six are flattened as in the debug table: `memory` [memories, N*W], `link_matrix` [., K*N*N],
+        `precedence` [., K*N], `read_weights` [., R*N], `write_weights` [., K*N], `usage_vector` [., N]; then
+        `read_vectors` [1, R*W], `controller_hidden` [L, D*H] and, of an LSTM, `controller_cell`.
+        """
+        numbers = row.detach().cpu().numpy() if isinstance(row, Tensor) else row
+        if numbers.shape != (self.size,):
+            raise ValueError(f"row has shape {list(numbers.shape)}; expected [{self.size}]")
+        names = [*MemoryState._fields, *dict.fromkeys(field.name for field in self.fields)]
+        return {
+            name: np.stack([numbers[f.offset : f.offset + f.size] for f in self.fields if f.name == name])
+            for name in dict.fromkeys(names)
+        }

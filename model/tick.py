@@ -1,0 +1,50 @@
+"""The module that a server runs: timesteps of a DNC for a tile of sessions, states as rows."""
+
+import torch
+from torch import Tensor, nn
+
+from dnc_serve.model.dnc import DNC
+from dnc_serve.model.layout import StateLayout
+from dnc_serve.model.state import MemoryState
+
+
+class TickModule(nn.Module):
+    """Steps packed states; what a row gets depends on that row alone. It can be scripted, frozen and exported."""
+
+    def __init__(self, dnc: DNC) -> None:
+        super().__init__()
+        self.dnc = dnc
+        self.packing = StateLayout(dnc.config).packing
+
+    def forward(self, inputs: Tensor, packed: Tensor) -> tuple[Tensor, Tensor]:
+        """From inputs [T, B, I] and states [B, S], outputs [T, B, O] and the states after them; changes neither."""
+        state = self.packing.unpack(packed)
+        outputs: list[Tensor] = []
+        for x in inputs.unbind(0):
+            output, state = self.dnc.step(x, state)
+            outputs.append(output)
+        return torch.stack(outputs), self.packing.pack(state)
+
+    @torch.jit.export
+    def trace_debug(self, inputs: Tensor, packed: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """As `forward`, and every row's memory after each timestep's and layer's access.
+
+        The dict has the fields of `MemoryState`, each [T, L, B, ...]: row b's `field[:, :, b].flatten(0, 1).flatten(1)` is
+        the debug table of `DNC.forward`.
+        """
+        state = self.packing.unpack(packed)
+        outputs: list[Tensor] = []
+        accesses: list[MemoryState] = []
+        for x in inputs.unbind(0):
+            output, state = self.dnc.step_observed(x, state, True, accesses)
+            outputs.append(output)
+        steps = [len(outputs), len(accesses) // len(outputs)]
+        observed = {
+            "memory": torch.stack([access.memory for access in accesses]).unflatten(0, steps),
+            "link_matrix": torch.stack([access.link_matrix for access in accesses]).unflatten(0, steps),
+            "precedence": torch.stack([access.precedence for access in accesses]).unflatten(0, steps),
+            "read_weights": torch.stack([access.read_weights for access in accesses]).unflatten(0, steps),
+            "write_weights": torch.stack([access.write_weights for access in accesses]).unflatten(0, steps),
+            "usage_vector": torch.stack([access.usage_vector for access in accesses]).unflatten(0, steps),
+        }
+        return torch.stack(outputs), self.packing.pack(state), observed
