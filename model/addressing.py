@@ -12,7 +12,7 @@ def vector_norms(vectors: Tensor, smooth: bool) -> Tensor:
     """Lengths over the last dimension; smooth ones have a bounded gradient at zero, where plain ones have none."""
     if smooth:
         return torch.sqrt(torch.sum(vectors * vectors, -1) + 1e-6)
-    return torch.linalg.vector_norm(vectors, dim=-1)
+    return torch.norm(vectors, p=2, dim=-1)  # type: ignore[no-any-return]
 
 
 def content_weighting(memory: Tensor, keys: Tensor, key_norms: Tensor, smooth: bool) -> Tensor:

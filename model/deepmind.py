@@ -37,8 +37,8 @@ def from_deepmind(
 ) -> DNC:
     """The DNC that computes what DeepMind's does with these weights, in the arrays' precision.
 
-    `weights` maps names as `lstm/w_gates`, `memory_access/read_keys/w` or `output_linear/b` to arrays; a linear layer is
-    x·w + b. `clip` 0 clips nothing. `placement`: batch_first, debug, device, gpu_id, independent_linears.
+    `weights` maps names as `lstm/w_gates`, `memory_access/read_keys/w` or `output_linear/b` to arrays; a linear layer
+    is x·w + b. `clip` 0 clips nothing. `placement`: batch_first, debug, device, gpu_id, independent_linears.
 
     Raises ValueError if an array is missing or doesn't have the shape that these sizes ask for.
     """
@@ -64,7 +64,7 @@ def from_deepmind(
         **placement,
     ).to(torch.from_numpy(gates[:0]).dtype)
 
-    cell = dnc.towers[0].controllers[0].cells[0]
+    cell = dnc.cells()[0][0]
     gates_by_input = _torch_gates(gates)
     bias = _torch_gates(_array(arrays, "lstm/b_gates"))
     bias[hidden_size : 2 * hidden_size] += FORGET_BIAS
@@ -74,7 +74,7 @@ def from_deepmind(
     _fill(cell.bias_ih, bias, "lstm/b_gates")
     _fill(cell.bias_hh, np.zeros_like(bias), "lstm/b_gates")
     for part, name in INTERFACE_NAMES.items():
-        weight, bias_part = dnc.towers[0].access.interface.section(part)
+        weight, bias_part = dnc.interfaces()[0].section(part)
         _fill(weight, _array(arrays, f"memory_access/{name}/w").T, f"memory_access/{name}/w")
         _fill(bias_part, _array(arrays, f"memory_access/{name}/b"), f"memory_access/{name}/b")
     _fill(dnc.output.weight, output.T, "output_linear/w")

@@ -1,7 +1,7 @@
 """The Differentiable Neural Computer: controllers, memory, and the one step that all else is built on."""
 
 from collections.abc import Iterable
-from typing import Any, Final, Optional
+from typing import Any, Final, Optional, cast
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,8 @@ from torch.nn.functional import linear
 
 from dnc_serve.model import sequences
 from dnc_serve.model.config import DNCConfig
-from dnc_serve.model.controller import Controller
+from dnc_serve.model.controller import Cell, Controller
+from dnc_serve.model.interface import InterfaceLayer
 from dnc_serve.model.memory import MemoryAccess
 from dnc_serve.model.state import ControllerHidden, DNCState, MemoryState
 
@@ -126,6 +127,15 @@ class DNC(nn.Module):
         """A DNC, freshly initialised, of these sizes and options; `placement`: batch_first, debug, device, gpu_id."""
         return cls(**config.to_dict(), **placement)
 
+    def interfaces(self) -> list[InterfaceLayer]:
+        """Each memory's interface layer; its `section(name)` gives a part's weight and bias."""
+        return [cast(Tower, tower).access.interface for tower in self.towers]
+
+    def cells(self) -> list[list[Cell]]:
+        """The recurrent cells of each layer, the hidden layer next to the input first."""
+        controllers = [controller for tower in self.towers for controller in cast(Tower, tower).controllers]
+        return [[cast(Cell, cell) for cell in cast(Controller, controller).cells] for controller in controllers]
+
     @torch.jit.export
     def initial_state(self, batch_size: int) -> DNCState:
         """The state at a session's start: all zeros, where the parameters are and as precise."""
@@ -137,19 +147,19 @@ class DNC(nn.Module):
             if self.has_cell_state:
                 layer = (weight.new_zeros(shape), weight.new_zeros(shape))
             hidden.append(layer)
-        memory: list[MemoryState] = []
-        for _ in range(len(self.towers)):
-            memory.append(
-                MemoryState(
-                    weight.new_zeros([batch_size, self.nr_cells, self.cell_size]),
-                    weight.new_zeros([batch_size, self.write_heads, self.nr_cells, self.nr_cells]),
-                    weight.new_zeros([batch_size, self.write_heads, self.nr_cells]),
-                    weight.new_zeros([batch_size, self.read_heads, self.nr_cells]),
-                    weight.new_zeros([batch_size, self.write_heads, self.nr_cells]),
-                    weight.new_zeros([batch_size, self.nr_cells]),
-                )
+        slots, read, write = self.nr_cells, self.read_heads, self.write_heads
+        memory = [
+            MemoryState(
+                weight.new_zeros([batch_size, slots, self.cell_size]),
+                weight.new_zeros([batch_size, write, slots, slots]),
+                weight.new_zeros([batch_size, write, slots]),
+                weight.new_zeros([batch_size, read, slots]),
+                weight.new_zeros([batch_size, write, slots]),
+                weight.new_zeros([batch_size, slots]),
             )
-        return DNCState(hidden, memory, weight.new_zeros([batch_size, self.read_heads * self.cell_size]))
+            for _ in range(len(self.towers))
+        ]
+        return DNCState(hidden, memory, weight.new_zeros([batch_size, read * self.cell_size]))
 
     @torch.jit.export
     def step(self, x: Tensor, state: DNCState, pass_through_memory: bool = True) -> tuple[Tensor, DNCState]:
@@ -171,11 +181,11 @@ class DNC(nn.Module):
         features = torch.cat((x, read_vectors), 1)
         for index, tower in enumerate(self.towers):
             memory = state.memory[index]
-            for controller in tower.controllers:
+            for controller in tower.controllers:  # type: ignore[union-attr]
                 output, hidden = controller(features, state.controller_hidden[len(controller_hidden)])
                 controller_hidden.append(hidden)
                 if pass_through_memory:
-                    read_vectors, memory = tower.access(output, memory)
+                    read_vectors, memory = tower.access(output, memory)  # type: ignore[operator]
                 accesses.append(memory)
                 features = torch.cat((output, read_vectors), 1)
             memories.append(memory)
@@ -210,12 +220,12 @@ class DNC(nn.Module):
         `input` is [B, T, I] ([T, B, I] without `batch_first`), or a PackedSequence, whose rows each end in the state as
         of their own last timestep; outputs have the same layout. `hidden` is None, or (controller_hidden, memory,
         read_vectors), each of which may be None; memory also as a dict or a list of dicts. `reset_experience` zeroes
-        every memory first and keeps controller state and read vectors. With `debug`, a third result: what batch row 0 had in
-        memory after every access, see `sequences.debug_table`.
+        every memory first and keeps controller state and read vectors. With `debug`, a third result: what
+        batch row 0 had in memory after every access, see `sequences.debug_table`.
 
         Raises ValueError or TypeError that names what doesn't fit, as it is and as it should be.
         """
-        if torch.jit.is_scripting():
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
             state = self.initial_state(input.size(0 if self.batch_first else 1)) if hidden is None else hidden
             if reset_experience:
                 zeros = self.initial_state(state.read_vectors.size(0))
@@ -228,5 +238,5 @@ class DNC(nn.Module):
     @torch.jit.unused
     def _forward_eager(
         self, input: Any, hidden: Any, reset_experience: bool, pass_through_memory: bool
-    ) -> tuple[Tensor, DNCState]:
-        return sequences.run(self, input, hidden, reset_experience, pass_through_memory)
+    ) -> tuple[Tensor, DNCState]:  # and, with debug, a third, for which TorchScript has no type
+        return sequences.run(self, input, hidden, reset_experience, pass_through_memory)  # type: ignore[no-any-return]

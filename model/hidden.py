@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dnc_serve.model.config import DNCConfig
@@ -19,38 +18,25 @@ def as_state(config: DNCConfig, hidden: Any, zeros: DNCState) -> DNCState:
         return zeros
     if not isinstance(hidden, Sequence) or len(hidden) != 3:
         raise TypeError(f"hidden is {_describe(hidden)}; expected None or (controller_hidden, memory, read_vectors)")
-    given_hidden, given_memory, read_vectors = hidden
-    like = zeros.read_vectors
-    hidden_shape, memory_shapes, read_shape = state_shapes(config, like.size(0))
-    given_hidden = zeros.controller_hidden if given_hidden is None else given_hidden
-    given_memory = zeros.memory if given_memory is None else given_memory
-    read_vectors = zeros.read_vectors if read_vectors is None else read_vectors
+    controller_hidden, memory, read_vectors = hidden
+    if controller_hidden is None:
+        controller_hidden = zeros.controller_hidden
+    if memory is None:
+        memory = zeros.memory
+    if read_vectors is None:
+        read_vectors = zeros.read_vectors
 
-    controller_hidden = [
-        _controller_layer(config, layer, f"controller_hidden[{index}]", hidden_shape, like)
-        for index, layer in enumerate(_listed("controller_hidden", given_hidden, config.num_layers))
+    layers: list[ControllerHidden] = [
+        _controller_layer(layer, f"controller_hidden[{index}]", zeros.controller_hidden[index])
+        for index, layer in enumerate(_listed("controller_hidden", controller_hidden, config.num_layers))
     ]
-    if isinstance(given_memory, Mapping) or hasattr(given_memory, "link_matrix"):
-        given_memory = [given_memory]
-    memory = [
-        _memory(state, f"memory[{index}]", memory_shapes, like)
-        for index, state in enumerate(_listed("memory", given_memory, config.num_memories))
+    if isinstance(memory, Mapping) or hasattr(memory, "link_matrix"):
+        memory = [memory]
+    memories = [
+        _memory(state, f"memory[{index}]", zeros.memory[index])
+        for index, state in enumerate(_listed("memory", memory, config.num_memories))
     ]
-    return DNCState(controller_hidden, memory, _checked("read_vectors", read_vectors, read_shape, like))
-
-
-def state_shapes(config: DNCConfig, batch_size: int) -> tuple[list[int], dict[str, list[int]], list[int]]:
-    """Shapes of one layer's hidden (and cell) state, of a memory's tensors by name, and of the read vectors."""
-    slots, read, write = config.nr_cells, config.read_heads, config.write_heads
-    memory = {
-        "memory": [batch_size, slots, config.cell_size],
-        "link_matrix": [batch_size, write, slots, slots],
-        "precedence": [batch_size, write, slots],
-        "read_weights": [batch_size, read, slots],
-        "write_weights": [batch_size, write, slots],
-        "usage_vector": [batch_size, slots],
-    }
-    return [config.num_hidden_layers, batch_size, config.hidden_size], memory, [batch_size, config.read_size]
+    return DNCState(layers, memories, _checked("read_vectors", read_vectors, zeros.read_vectors))
 
 
 def _listed(name: str, values: Any, length: int) -> Sequence[Any]:
@@ -59,46 +45,40 @@ def _listed(name: str, values: Any, length: int) -> Sequence[Any]:
     return values
 
 
-def _controller_layer(config: DNCConfig, layer: Any, name: str, shape: list[int], like: Tensor) -> ControllerHidden:
-    if config.rnn_type != "lstm":
-        return _checked(name, layer, shape, like)
+def _controller_layer(layer: Any, name: str, zeros: ControllerHidden) -> ControllerHidden:
+    if isinstance(zeros, Tensor):
+        return _checked(name, layer, zeros)
     if isinstance(layer, Tensor) or not isinstance(layer, Sequence) or len(layer) != 2:
         raise ValueError(f"{name} is {_describe(layer)}; expected an LSTM's (hidden, cell)")
-    return _checked(f"{name}[0]", layer[0], shape, like), _checked(f"{name}[1]", layer[1], shape, like)
+    return _checked(f"{name}[0]", layer[0], zeros[0]), _checked(f"{name}[1]", layer[1], zeros[1])
 
 
-def _memory(state: Any, name: str, shapes: dict[str, list[int]], like: Tensor) -> MemoryState:
+def _memory(state: Any, name: str, zeros: MemoryState) -> MemoryState:
+    fields = MemoryState._fields
     if isinstance(state, Mapping):
-        missing = sorted(set(shapes) - set(state))
+        missing = [field for field in fields if field not in state]
         if missing:
-            raise ValueError(f"{name} lacks {missing}; expected a dict with {list(shapes)}")
-        tensors = [state[field] for field in shapes]
-    elif isinstance(state, tuple) and len(state) == len(shapes):
-        tensors = list(state)
-    else:
-        raise TypeError(f"{name} is {_describe(state)}; expected a MemoryState or a dict with {list(shapes)}")
-    return MemoryState(
-        *(
-            _checked(f"{name}.{field}", tensor, shapes[field], like)
-            for field, tensor in zip(shapes, tensors, strict=True)
-        )
-    )
+            raise ValueError(f"{name} lacks {', '.join(missing)}; expected a dict with {', '.join(fields)}")
+        state = tuple(state[field] for field in fields)
+    if not isinstance(state, tuple) or len(state) != len(fields):
+        raise TypeError(f"{name} is {_describe(state)}; expected a MemoryState or a dict with {', '.join(fields)}")
+    return MemoryState(*(_checked(f"{name}.{field}", *pair) for field, *pair in zip(fields, state, zeros, strict=True)))
 
 
-def _checked(name: str, tensor: Any, shape: list[int], like: Tensor) -> Tensor:
+def _checked(name: str, tensor: Any, zeros: Tensor) -> Tensor:
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} is {_describe(tensor)}; expected a tensor of shape {shape}")
-    if list(tensor.shape) != shape:
-        raise ValueError(f"{name} has shape {list(tensor.shape)}; expected {shape}")
-    if tensor.dtype != like.dtype or tensor.device != like.device:
+        raise TypeError(f"{name} is {_describe(tensor)}; expected a tensor of shape {list(zeros.shape)}")
+    if tensor.shape != zeros.shape:
+        raise ValueError(f"{name} has shape {list(tensor.shape)}; expected {list(zeros.shape)}")
+    if tensor.dtype != zeros.dtype or tensor.device != zeros.device:
         raise ValueError(
-            f"{name} is {tensor.dtype} on {tensor.device}; expected {like.dtype} on {like.device}, as the model is"
+            f"{name} is {tensor.dtype} on {tensor.device}; expected {zeros.dtype} on {zeros.device}, as the model is"
         )
     return tensor
 
 
 def _describe(value: Any) -> str:
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, Tensor):
         return f"a tensor of shape {list(value.shape)}"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return f"a {type(value).__name__} of {len(value)}"

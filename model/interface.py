@@ -1,7 +1,6 @@
 """What the controller asks of its memory at a timestep."""
 
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -69,17 +68,16 @@ class InterfaceLayer(nn.Module):
         """[B, H] to the parts of the interface vector."""
         rows = controller_output.size(0)
         if self.independent:
-            pieces: list[Tensor] = []
-            for layer in self.linears.values():
-                pieces.append(layer(controller_output))
-            vector = torch.cat(pieces, 1)
+            vector = torch.cat([layer(controller_output) for layer in self.linears.values()], 1)
         else:
             vector = linear(controller_output, self.linear.weight, self.linear.bias)
-        vectors, strengths, gates, modes = vector.split(self.parts, 1)
+        vectors, strengths, gates, modes = vector.split_with_sizes(self.parts, 1)
         if self.squash_keys:
             vectors = torch.tanh(vectors)
-        keys, write_vectors = vectors.split(self.key_parts, 1)
-        erase_vectors, free_gates, allocation_gates, write_gates = torch.sigmoid(gates).split(self.gate_parts, 1)
+        keys, write_vectors = vectors.split_with_sizes(self.key_parts, 1)
+        erase_vectors, free_gates, allocation_gates, write_gates = torch.sigmoid(gates).split_with_sizes(
+            self.gate_parts, 1
+        )
         return Interface(
             keys.view(rows, self.write_heads + self.read_heads, self.cell_size),
             softplus(strengths),
@@ -91,13 +89,13 @@ class InterfaceLayer(nn.Module):
             torch.softmax(modes.view(rows, self.read_heads, self.read_modes), 2),
         )
 
-    @torch.jit.unused
     def section(self, name: str) -> tuple[Tensor, Tensor]:
         """Weight [numbers, H] and bias [numbers] of one part, as views to read or, detached, to write through."""
         if name not in self.sections:
             raise ValueError(f"name is {name!r}; expected one of {', '.join(self.sections)}")
         if self.independent:
-            return self.linears[name].weight, self.linears[name].bias
+            layer = cast(nn.Linear, self.linears[name])
+            return layer.weight, layer.bias
         start = sum(list(self.sections.values())[: list(self.sections).index(name)])
         rows = slice(start, start + self.sections[name])
         return self.linear.weight[rows], self.linear.bias[rows]

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from dnc_serve.model.config import DNCConfig
-from dnc_serve.model.hidden import state_shapes
 from dnc_serve.model.state import ControllerHidden, DNCState, MemoryState
 
 
@@ -16,7 +15,7 @@ class Field(NamedTuple):
     """One tensor of the state, in the row."""
 
     name: str  # controller_hidden, controller_cell, read_vectors, or a field of MemoryState
-    index: int  # of the layer, or of the memory
+    part: int  # which layer's, or which memory's
     shape: tuple[int, ...]  # without the batch
     offset: int  # of its first number
     size: int  # numbers
@@ -107,15 +106,24 @@ class StateLayout:
 
     def __init__(self, config: DNCConfig) -> None:
         self.config = config
-        hidden_shape, memory_shapes, _ = state_shapes(config, 1)
+        slots, read, write = config.nr_cells, config.read_heads, config.write_heads
+        controller_shape = (config.num_hidden_layers, config.hidden_size)
+        memory_shapes = {
+            "memory": (slots, config.cell_size),
+            "link_matrix": (write, slots, slots),
+            "precedence": (write, slots),
+            "read_weights": (read, slots),
+            "write_weights": (write, slots),
+            "usage_vector": (slots,),
+        }
         parts: list[tuple[str, int, tuple[int, ...]]] = []
         for layer in range(config.num_layers):
-            parts.append(("controller_hidden", layer, (hidden_shape[0], hidden_shape[2])))
+            parts.append(("controller_hidden", layer, controller_shape))
             if config.rnn_type == "lstm":
-                parts.append(("controller_cell", layer, (hidden_shape[0], hidden_shape[2])))
+                parts.append(("controller_cell", layer, controller_shape))
         parts.append(("read_vectors", 0, (config.read_size,)))
         for memory in range(config.num_memories):
-            parts.extend((name, memory, tuple(shape[1:])) for name, shape in memory_shapes.items())
+            parts.extend((name, memory, shape) for name, shape in memory_shapes.items())
         fields: list[Field] = []
         offset = 0
         for name, index, shape in parts:

@@ -34,9 +34,9 @@ class MemoryAccess(nn.Module):
         usage = addressing.update_usage(state.usage_vector, previous_writes, interface.free_gates, state.read_weights)
 
         key_norms = addressing.vector_norms(interface.keys, self.smooth)
-        write_norms, read_norms = key_norms.split([self.write_heads, self.read_heads], 1)
+        write_norms, read_norms = key_norms.split_with_sizes([self.write_heads, self.read_heads], 1)
         keys = interface.keys * interface.strengths.unsqueeze(2)
-        write_keys, read_keys = keys.split([self.write_heads, self.read_heads], 1)
+        write_keys, read_keys = keys.split_with_sizes([self.write_heads, self.read_heads], 1)
 
         content = addressing.content_weighting(state.memory, write_keys, write_norms, self.smooth)
         allocation_gates = interface.allocation_gates

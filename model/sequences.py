@@ -26,7 +26,7 @@ def run(dnc: "DNC", input: Any, hidden: Any, reset_experience: bool, pass_throug
         # Rows lie sorted by length, the longest first.
         if input.sorted_indices is not None:
             state = state.rows(input.sorted_indices)
-        timesteps = input.data.split(input.batch_sizes.tolist())
+        timesteps = input.data.split_with_sizes(input.batch_sizes.tolist())
         debug_row = 0 if input.unsorted_indices is None else int(input.unsorted_indices[0])
     else:
         timesteps = input.unbind(1 if dnc.batch_first else 0)

@@ -29,8 +29,8 @@ class TickModule(nn.Module):
     def trace_debug(self, inputs: Tensor, packed: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """As `forward`, and every row's memory after each timestep's and layer's access.
 
-        The dict has the fields of `MemoryState`, each [T, L, B, ...]: row b's `field[:, :, b].flatten(0, 1).flatten(1)` is
-        the debug table of `DNC.forward`.
+        The dict has the fields of `MemoryState`, each [T, L, B, ...]; of row b,
+        `field[:, :, b].flatten(0, 1).flatten(1)` is what `DNC.forward` gives in debug mode.
         """
         state = self.packing.unpack(packed)
         outputs: list[Tensor] = []
@@ -38,13 +38,18 @@ class TickModule(nn.Module):
         for x in inputs.unbind(0):
             output, state = self.dnc.step_observed(x, state, True, accesses)
             outputs.append(output)
-        steps = [len(outputs), len(accesses) // len(outputs)]
         observed = {
-            "memory": torch.stack([access.memory for access in accesses]).unflatten(0, steps),
-            "link_matrix": torch.stack([access.link_matrix for access in accesses]).unflatten(0, steps),
-            "precedence": torch.stack([access.precedence for access in accesses]).unflatten(0, steps),
-            "read_weights": torch.stack([access.read_weights for access in accesses]).unflatten(0, steps),
-            "write_weights": torch.stack([access.write_weights for access in accesses]).unflatten(0, steps),
-            "usage_vector": torch.stack([access.usage_vector for access in accesses]).unflatten(0, steps),
+            "memory": _stack([access.memory for access in accesses], len(outputs)),
+            "link_matrix": _stack([access.link_matrix for access in accesses], len(outputs)),
+            "precedence": _stack([access.precedence for access in accesses], len(outputs)),
+            "read_weights": _stack([access.read_weights for access in accesses], len(outputs)),
+            "write_weights": _stack([access.write_weights for access in accesses], len(outputs)),
+            "usage_vector": _stack([access.usage_vector for access in accesses], len(outputs)),
         }
         return torch.stack(outputs), self.packing.pack(state), observed
+
+
+def _stack(accesses: list[Tensor], timesteps: int) -> Tensor:
+    """What each of T*L accesses left, [B, ...], as [T, L, B, ...]."""
+    stacked: Tensor = torch.stack(accesses).unflatten(0, [timesteps, len(accesses) // timesteps])  # type: ignore[no-untyped-call]
+    return stacked
