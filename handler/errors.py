@@ -8,9 +8,10 @@ Every refusal is one class, because callers tell them apart by `reason`; the tab
 
 from typing import Any
 
-from dnc_serve.proto.reasons import DOMAIN, REASONS
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
+
+from dnc_serve.proto.reasons import DOMAIN, REASONS
 
 
 class ServeError(Exception):

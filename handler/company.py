@@ -1,0 +1,76 @@
+"""Who is stepped together, and for how many ticks.
+
+Continuous batching: each turn picks chunks under way whose rests are of a like length, so that a long chunk neither
+holds up short ones nor is held up by them, and no row of a tile is stepped for nothing.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from dnc_serve.handler.codec import Float32
+from dnc_serve.handler.sessions import Session
+from dnc_serve.handler.work import Chunk, Replay
+
+
+@dataclass(eq=False, slots=True)
+class Run:
+    """A chunk under way: it works on a row of its own, which becomes the session's when it is committed."""
+
+    session: Session
+    work: Chunk | Replay
+    outputs: Float32  # [T, O], filled as far as `done`
+    work_row: int
+    done: int = 0
+
+    @property
+    def rest(self) -> int:
+        return len(self.work.inputs) - self.done
+
+    @property
+    def source_row(self) -> int:
+        """The row that holds the state before the next tick."""
+        if self.done:
+            return self.work_row
+        assert self.session.row is not None
+        return self.session.row
+
+
+class Rotation:
+    """Chunks under way, in turn."""
+
+    def __init__(self, largest_tile: int, max_ticks: int) -> None:
+        self._largest_tile = largest_tile
+        self._max_ticks = max_ticks
+        self._runs: deque[Run] = deque()
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def add(self, run: Run) -> None:
+        self._runs.append(run)
+
+    def next_company(self, tile_sizes: tuple[int, ...]) -> tuple[list[Run], int]:
+        """The runs of the next turn and the ticks that all of them have left."""
+        company: list[Run] = []
+        aside: list[Run] = []
+        magnitude = self._runs[0].rest.bit_length()
+        while self._runs and len(company) < self._largest_tile and len(aside) < self._largest_tile:
+            run = self._runs.popleft()
+            (company if run.rest.bit_length() == magnitude else aside).append(run)
+        # Rows that would be padding carry longer chunks a bit further.
+        padding = next(size for size in tile_sizes if size >= len(company)) - len(company)
+        for run in [run for run in aside if run.rest.bit_length() > magnitude][:padding]:
+            aside.remove(run)
+            company.append(run)
+        self._runs.extendleft(reversed(aside))
+        return company, min(self._max_ticks, min(run.rest for run in company))
+
+
+def gather_inputs(company: list[Run], ticks: int, tile: int, input_size: int) -> Float32:
+    """The next inputs of each run [ticks, tile, I], zeros in rows of padding."""
+    inputs = np.zeros((ticks, tile, input_size), np.float32)
+    for place, run in enumerate(company):
+        inputs[:, place] = run.work.inputs[run.done : run.done + ticks]
+    return inputs

@@ -1,0 +1,294 @@
+"""`ServeConfig`: every setting of a server, where each can be set, and where each came from.
+
+A value comes from a flag, else from `DNC_…` in the environment, else from a TOML file, else it is the default. The
+class itself reads none of these: `load_config` does, once, in `dnc serve`; TorchServe's worker is given the result.
+"""
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import AfterValidator, ByteSize, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+ENVIRONMENT_PREFIX = "DNC_"
+DEFAULT_FILE = Path("dnc.toml")
+STORES = ("redis", "rediss")
+
+
+class ConfigError(ValueError):
+    """A setting is wrong; the message is one line that names the setting, its value, and what was expected."""
+
+
+def default_state_dir() -> Path:
+    """Where programs keep what must outlive them, by the XDG rules."""
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(home) / "dnc-serve"
+
+
+def _store(value: str) -> str:
+    if value != "sqlite" and urlsplit(value).scheme not in STORES:
+        raise ValueError("expected sqlite, redis://HOST:PORT/DB or rediss://HOST:PORT/DB")
+    return value
+
+
+def _host_port(value: str) -> str:
+    host, separator, port = value.rpartition(":")
+    if value and not (separator and host and port.isdecimal() and 0 < int(port) < 65536):
+        raise ValueError("expected host:port")
+    return value
+
+
+def _device(value: str) -> str:
+    kind, separator, index = value.partition(":")
+    if not (value in ("auto", "cpu", "cuda") or (kind == "cuda" and separator and index.isdecimal())):
+        raise ValueError("expected auto, cpu, cuda or cuda:INDEX")
+    return value
+
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Count = Annotated[int, Field(ge=1)]
+Size = Annotated[ByteSize, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class ServeConfig(BaseSettings):
+    """The settings of one server. Sizes are bytes and may be written as "256MiB"; a port of 0 is a free one."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX, frozen=True, extra="forbid", validate_default=True, protected_namespaces=()
+    )
+
+    # What is served.
+    model: str = Field("copy", min_length=1, description="a bundled name, a run, an artifact folder or a .mar")
+    nr_cells: Count | None = Field(None, description="memory slots of a run that is exported; as trained if not set")
+    device: Annotated[str, AfterValidator(_device)] = Field(
+        "auto", description="auto (what TorchServe assigns), cpu, cuda or cuda:INDEX"
+    )
+    compile: bool = Field(False, description="build a compiled artifact for this host beside the TorchScript one")
+
+    # Where it listens.
+    host: str = Field("127.0.0.1", min_length=1, description="address of the streaming door and of the metrics")
+    port: Port = Field(8500, description="port of the streaming door")
+    metrics_port: Port = Field(8502, description="port of the Prometheus metrics")
+    torchserve_http_port: Port = Field(8080, description="TorchServe's HTTP inference port, on loopback")
+    torchserve_management_port: Port = Field(8081, description="TorchServe's HTTP management port, on loopback")
+    torchserve_metrics_port: Port = Field(8082, description="TorchServe's HTTP metrics port, on loopback")
+    torchserve_grpc_port: Port = Field(7070, description="TorchServe's gRPC inference port, on loopback")
+    torchserve_grpc_management_port: Port = Field(7071, description="TorchServe's gRPC management port, on loopback")
+    advertise: Annotated[str, AfterValidator(_host_port)] = Field(
+        "", description="host:port under which clients and other servers reach the streaming door"
+    )
+
+    # Who may come in.
+    tokens: str = Field("", description="file of bearer tokens; without one, no token is asked for")
+    tls_certificate: str = Field("", description="PEM file of the certificate chain")
+    tls_key: str = Field("", description="PEM file of the private key")
+    tls_client_ca: str = Field("", description="PEM file of the authority whose client certificates are accepted")
+    insecure: bool = Field(False, description="allow a door beyond loopback that asks for neither TLS nor credentials")
+
+    # What a session may hold and how long it lives.
+    max_sessions: Count = Field(100_000, description="sessions alive at once")
+    slots: Count = Field(256, description="sessions whose state is on the device")
+    host_bytes: Size = Field(ByteSize(256 * 2**20), description="bytes of session states in host memory")
+    idle_timeout_s: Seconds = Field(7 * 86_400.0, description="seconds without a commit after which a session ends")
+    max_age_s: float = Field(0.0, ge=0, allow_inf_nan=False, description="seconds after which it ends anyway; 0: never")
+    tombstone_days: Seconds = Field(7.0, description="days for which the end of a session is remembered")
+    max_tombstones: Count = Field(100_000, description="ended sessions that are remembered")
+
+    # What may be under way at once.
+    max_chunk_timesteps: Count = Field(4096, description="timesteps of one chunk")
+    max_queued_chunks: Count = Field(64, description="chunks waiting in one session's queue")
+    max_queued_chunks_total: Count = Field(8192, description="chunks waiting in all queues")
+    max_message_bytes: Size = Field(ByteSize(4 * 2**20), description="bytes of one gRPC message")
+    max_streams: Count = Field(1024, description="streams open at once")
+    reply_window_chunks: Count = Field(64, description="latest replies of a session that are kept in memory")
+    reply_window_bytes: Size = Field(ByteSize(2**20), description="bytes of these replies, for each session")
+
+    # What survives.
+    state_dir: Path = Field(default_factory=default_state_dir, description="folder of the sessions' store and caches")
+    store: Annotated[str, AfterValidator(_store)] = Field("sqlite", description="sqlite, redis://… or rediss://…")
+    durability: Literal["off", "async", "sync"] = Field("async", description="what a reply waits for: off, async, sync")
+    sync_interval_ms: float = Field(5.0, gt=0, description="milliseconds within which async mode syncs to disk")
+    snapshot_every_timesteps: Count = Field(1024, description="timesteps of a session between two snapshots")
+    snapshot_every_bytes: Size = Field(ByteSize(2**20), description="bytes of its records between two snapshots")
+    history_bytes: Size = Field(ByteSize(256 * 2**20), description="bytes of records older than the last snapshot")
+    history_hours: float = Field(24.0, ge=0, description="hours for which such records are kept")
+    lease_s: Seconds = Field(10.0, description="seconds for which a server owns a session in a shared store")
+
+    # TorchServe and its own door.
+    batch_size: Count = Field(64, description="calls that TorchServe hands over at once")
+    max_batch_delay_ms: Count = Field(1, description="milliseconds that TorchServe waits for such a batch")
+    response_timeout_s: int = Field(120, ge=2, description="seconds after which TorchServe gives a worker up")
+
+    # Operation.
+    grace_s: Seconds = Field(20.0, description="seconds from the first SIGTERM to the end of all processes")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    otlp_endpoint: str = Field("", description="OpenTelemetry collector (OTLP over gRPC) that gets the traces")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            missing, given = ("tls_key", "tls_certificate") if self.tls_certificate else ("tls_certificate", "tls_key")
+            raise ValueError(f"{missing} is ''; expected a file, because {given} is set")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise ValueError("tls_certificate is ''; expected a file, because tls_client_ca is set")
+        protected = self.tls_certificate and (self.tokens or self.tls_client_ca)
+        if not is_loopback(self.host) and not protected and not self.insecure:
+            raise ValueError(
+                f"host is {self.host!r}; expected a loopback address, or tls_certificate with tokens or tls_client_ca, "
+                "or insecure, which allows an unprotected door"
+            )
+        own = [name for name in PORTS if getattr(self, name)]
+        for name in own:
+            for other in own[: own.index(name)]:
+                if getattr(self, name) == getattr(self, other):
+                    raise ValueError(f"{name} is {getattr(self, name)}; expected another port than that of {other}")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what is passed in: a worker or a test must not see another value than the one it was given."""
+        return (init_settings,)
+
+
+PORTS = tuple(name for name in ServeConfig.model_fields if name == "port" or name.endswith("_port"))
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A configuration and, for each setting, where its value came from."""
+
+    config: ServeConfig
+    origins: Mapping[str, str]
+
+    def show(self) -> str:
+        """The configuration as TOML, each line with its origin; the password of the store is hidden."""
+        lines = []
+        for name in ServeConfig.model_fields:
+            value = getattr(self.config, name)
+            shown = _without_password(value) if name == "store" else value
+            setting = f"# {name} is not set" if shown is None else f"{name} = {_toml(shown)}"
+            lines.append(f"{setting:<60} # {self.origins[name]}")
+        return "\n".join(lines)
+
+
+def load_config(flags: Mapping[str, Any], file: Path | None = None) -> LoadedConfig:
+    """The configuration from flags, environment and file (`./dnc.toml` if there is one).
+
+    Raises ConfigError with one line that names what is wrong.
+    """
+    sources = _sources(flags, file)
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(ServeConfig.model_fields, "default")
+    for origin, found in sources:
+        for name, value in found.items():
+            if name not in ServeConfig.model_fields:
+                raise ConfigError(
+                    f"{origin} sets {name!r}, which is no setting; expected one of those that --help lists"
+                )
+            if name not in values:
+                values[name] = value
+                origins[name] = _origin(origin, name)
+    try:
+        return LoadedConfig(ServeConfig(**values), origins)
+    except ValidationError as exc:
+        raise ConfigError(_one_line(exc, origins)) from exc
+
+
+def unknown_variables() -> list[str]:
+    """`DNC_…` variables that set nothing. Not refused: Kubernetes adds some for each service that it knows."""
+    known = {ENVIRONMENT_PREFIX + name.upper() for name in ServeConfig.model_fields}
+    return sorted(name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX) and name not in known)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def flag(name: str) -> str:
+    """How a setting is called on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def _sources(flags: Mapping[str, Any], file: Path | None) -> list[tuple[str, Mapping[str, Any]]]:
+    """What each source says, the strongest first."""
+    sources: list[tuple[str, Mapping[str, Any]]] = [("flag", flags), ("environment", EnvSettingsSource(ServeConfig)())]
+    if file is not None and not file.is_file():
+        raise ConfigError(f"--config is {str(file)!r}; expected a TOML file")
+    file = file or DEFAULT_FILE
+    if file.is_file():
+        try:
+            sources.append((str(file), TomlConfigSettingsSource(ServeConfig, file)()))
+        except ValueError as exc:  # tomllib.TOMLDecodeError, UnicodeDecodeError
+            raise ConfigError(f"{file} is not TOML: {exc}") from exc
+    return sources
+
+
+def _origin(source: str, name: str) -> str:
+    return {"flag": flag(name), "environment": ENVIRONMENT_PREFIX + name.upper()}.get(source, source)
+
+
+def _one_line(error: ValidationError, origins: Mapping[str, str]) -> str:
+    first = error.errors(include_url=False)[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:  # the settings don't fit together; the message says which
+        return message
+    name = str(first["loc"][0])
+    value = _without_password(first["input"]) if name == "store" else first["input"]
+    template = _EXPECTATIONS.get(first["type"])
+    expected = template.format(**first.get("ctx", {})) if template else message.removeprefix("Input should be ")
+    return f"{name} is {value!r} ({origins[name]}); expected {expected.removeprefix('expected ')}"
+
+
+_SIZE = 'a size such as 4096 or "256MiB"'
+_EXPECTATIONS = {
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_parsing": "true or false",
+    "byte_size": _SIZE,
+    "byte_size_unit": _SIZE,
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than_equal": "at most {le:g}",
+    "string_too_short": "some text",
+}
+
+
+def _without_password(value: Any) -> Any:
+    parts = urlsplit(value) if isinstance(value, str) else None
+    if parts is None or not parts.password:
+        return value
+    user = parts.username or ""
+    return urlunsplit(parts._replace(netloc=f"{user}:***@{parts.netloc.rpartition('@')[2]}"))
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return str(int(value)) if isinstance(value, int) else repr(value)
+    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,409 @@
+"""The operations on sessions, in the messages of the contract: what both doors do.
+
+A door decodes bytes, finds out who calls, and calls these; refusals are raised as `ServeError`.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from dnc_serve.handler.blob import SessionBlob, decode_blob
+from dnc_serve.handler.codec import Float32, decode_inputs, encode_array
+from dnc_serve.handler.engine import Engine
+from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.sessions import Session, check_id, new_incarnation
+from dnc_serve.handler.work import Applied, Chunk, Delete, Peek, Reset, Seen, Work
+from dnc_serve.model.export import Artifact
+from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+
+DEFAULT_PAGE = 100
+LARGEST_PAGE = 1000
+PART_BYTES = 1 << 20
+_SCOPES = {
+    pb.RESET_SCOPE_UNSPECIFIED: "experience",
+    pb.RESET_SCOPE_EXPERIENCE: "experience",
+    pb.RESET_SCOPE_ALL: "all",
+}
+_TIERS = {"slot": pb.TIER_SLOT, "host": pb.TIER_HOST, "store": pb.TIER_STORE}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, through which door, and until when (`time.monotonic()`) an answer is wanted."""
+
+    owner: str = ""
+    door: str = "unary"
+    deadline: float | None = None
+
+
+class Operations:
+    """What a caller may ask for."""
+
+    def __init__(self, engine: Engine, artifact: Artifact, server_epoch: str) -> None:
+        self.engine = engine
+        self.draining = False
+        self._artifact = artifact
+        self._server_epoch = server_epoch
+
+    # Sessions.
+
+    async def create_session(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.CreateSessionResponse:
+        session_id = check_id(request.session_id)
+        present = self.engine.registry.find(session_id)
+        if present is None:
+            session = await self._begin(session_id, caller, new_incarnation(), None)
+            return pb.CreateSessionResponse(session=await self.describe(session), created=True)
+        if not request.allow_existing or present.owner != caller.owner:
+            raise ServeError("SESSION_EXISTS", f"session {session_id!r} exists already", session_id=session_id)
+        return pb.CreateSessionResponse(session=await self.describe(present), created=False)
+
+    async def get_session(self, request: pb.GetSessionRequest, caller: Caller) -> pb.GetSessionResponse:
+        return pb.GetSessionResponse(session=await self.describe(self.session(request.session_id, caller)))
+
+    async def list_sessions(self, request: pb.ListSessionsRequest, caller: Caller) -> pb.ListSessionsResponse:
+        size = request.page_size or DEFAULT_PAGE
+        if size > LARGEST_PAGE:
+            raise ServeError(
+                "BAD_REQUEST", f"page_size is {size}, expected at most {LARGEST_PAGE}", expected=LARGEST_PAGE, got=size
+            )
+        sessions, more = self.engine.registry.page(caller.owner, request.page_token, request.prefix, size)
+        return pb.ListSessionsResponse(
+            sessions=[self._description(session) for session in sessions], next_page_token=more
+        )
+
+    async def delete_session(self, request: pb.DeleteSessionRequest, caller: Caller) -> pb.DeleteSessionResponse:
+        session_id = check_id(request.session_id)
+        incarnation = request.incarnation if request.HasField("incarnation") else None
+        tombstone = self.engine.registry.tombstone(session_id)
+        if self.engine.registry.find(session_id) is None and tombstone is not None and tombstone.owner == caller.owner:
+            return pb.DeleteSessionResponse(deleted=False)
+        await self._do(
+            self.session(session_id, caller), lambda done: Delete(done, incarnation=incarnation)
+        )  # fmt: skip
+        return pb.DeleteSessionResponse(deleted=True)
+
+    # Steps.
+
+    async def step(self, request: pb.StepRequest, caller: Caller) -> pb.StepResponse:
+        session, chunk, future = self._awaited(request.chunk, caller)
+        self.engine.submit(session, chunk)
+        try:
+            applied = await future
+        except BaseException:
+            chunk.cancelled = True
+            raise
+        return pb.StepResponse(result=encode_result(request.chunk, applied))
+
+    def _awaited(self, message: pb.Chunk, caller: Caller) -> tuple[Session, Chunk, Any]:
+        future = self.engine.loop.create_future()
+        session, chunk = self.chunk(message, caller, _resolve(future))
+        return session, chunk, future
+
+    def chunk(
+        self, message: pb.Chunk, caller: Caller, done: Callable[[Any, ServeError | None], None]
+    ) -> tuple[Session, Chunk]:
+        """Decodes and checks a chunk; it is not submitted yet."""
+        session = self.session(message.session_id, caller)
+        config = self.engine.config
+        inputs = decode_inputs(message.inputs, self.engine.tiles.input_size, config.max_chunk_timesteps)
+        if message.debug:
+            self._check_debug(len(inputs))
+        self._check_serving()
+        return session, Chunk(
+            inputs,
+            done,
+            incarnation=message.incarnation if message.HasField("incarnation") else None,
+            position=message.position if message.HasField("position") else None,
+            reset_experience=message.reset_experience,
+            debug=message.debug,
+            door=caller.door,
+            deadline=caller.deadline,
+        )
+
+    async def reset_session(self, request: pb.ResetSessionRequest, caller: Caller) -> pb.ResetSessionResponse:
+        message = request.reset
+        session = self.session(message.session_id, caller)
+        changed = await self._do(session, lambda done: self.reset(message, caller, done))
+        return pb.ResetSessionResponse(result=self.reset_result(message, session, changed))
+
+    def reset(self, message: pb.Reset, caller: Caller, done: Callable[[Any, ServeError | None], None]) -> Reset:
+        """Decodes a reset; it is not submitted yet."""
+        self._check_serving()
+        scope = _SCOPES.get(message.scope)
+        if scope is None:
+            raise ServeError(
+                "BAD_REQUEST", f"scope is {message.scope}, expected RESET_SCOPE_EXPERIENCE or RESET_SCOPE_ALL"
+            )
+        return Reset(
+            scope,
+            done,
+            incarnation=message.incarnation if message.HasField("incarnation") else None,
+            position=message.position if message.HasField("position") else None,
+            experience=message.experience if message.HasField("experience") else None,
+            door=caller.door,
+            deadline=caller.deadline,
+        )
+
+    def reset_result(self, message: pb.Reset, session: Session, changed: bool) -> pb.ResetResult:
+        return pb.ResetResult(session=self._description(session), changed=changed, request_id=message.request_id)
+
+    # Copies.
+
+    async def fork_session(self, request: pb.ForkSessionRequest, caller: Caller) -> pb.ForkSessionResponse:
+        source = self.session(request.session_id, caller)
+        fork_id = check_id(request.fork_session_id)
+        if request.HasField("incarnation"):
+            source.check_incarnation(request.incarnation)
+        position = request.position if request.HasField("position") else None
+        # The fork's incarnation follows from what was forked, so that a repeated fork recognises itself.
+        if position is not None and (made := self._made(fork_id, caller, source.incarnation, position)) is not None:
+            return pb.ForkSessionResponse(session=await self.describe(made), created=False)
+        seen = await self._seen(source, position, caller)
+        at = seen.head.position
+        if (made := self._made(fork_id, caller, source.incarnation, at)) is not None:
+            return pb.ForkSessionResponse(session=await self.describe(made), created=False)
+        incarnation = self._derived(fork_id, source.incarnation, at)
+        fork = await self._begin(fork_id, caller, incarnation, seen.state, at, seen.head.experience)
+        return pb.ForkSessionResponse(session=await self.describe(fork), created=True)
+
+    async def export_session(self, request: pb.ExportSessionRequest, caller: Caller) -> bytes:
+        """The blob of a session as it stands; also of one that belongs to another model, if its snapshot is up to
+        date."""
+        session = self.session(request.session_id, caller)
+        if session.digest != self.engine.digest:
+            return await self._export_foreign(session)
+        seen = await self._seen(session, None, caller)
+        assert seen.state is not None
+        return SessionBlob(
+            session.session_id, session.digest, seen.head.position, seen.head.experience, seen.fingerprint, seen.state
+        ).encode()
+
+    async def _export_foreign(self, session: Session) -> bytes:
+        from dnc_serve.handler.records import decode_snapshot
+
+        store = self.engine.journal.store
+
+        def read() -> bytes:
+            snapshot = store.snapshot(session.session_id, session.incarnation, session.ordinal)
+            if snapshot is None:
+                raise ServeError(
+                    "MODEL_MISMATCH",
+                    f"session {session.session_id!r} belongs to model {session.digest[:12]} and its last timesteps "
+                    f"exist only as records: serve that model once more to export it",
+                    session_digest=session.digest,
+                    model_digest=self.engine.digest,
+                )
+            state, fingerprint = decode_snapshot(snapshot)
+            return SessionBlob(
+                session.session_id, session.digest, snapshot.position, snapshot.experience, fingerprint, state
+            ).encode()
+
+        return await self.engine.loop.run_in_executor(None, read)
+
+    async def import_session(self, session_id: str, blob: bytes, caller: Caller) -> pb.ImportSessionResponse:
+        check_id(session_id)
+        read = decode_blob(blob, self.engine.digest, self.engine.layout.size)
+        identity = int.from_bytes(hashlib.blake2b(blob, digest_size=8).digest(), "little")
+        made = self._made(session_id, caller, identity, read.position)
+        if made is None:
+            incarnation = self._derived(session_id, identity, read.position)
+            made = await self._begin(session_id, caller, incarnation, read.state, read.position, read.experience)
+        return pb.ImportSessionResponse(session=await self.describe(made))
+
+    def _made(self, session_id: str, caller: Caller, source: int, position: int) -> Session | None:
+        """The copy, if it was made already; raises SESSION_EXISTS if something else stands under that id."""
+        present = self.engine.registry.find(session_id)
+        if present is None:
+            return None
+        if present.owner != caller.owner or present.incarnation != self._derived(session_id, source, position):
+            raise ServeError("SESSION_EXISTS", f"session {session_id!r} exists already", session_id=session_id)
+        return present
+
+    def _derived(self, session_id: str, source: int, position: int) -> int:
+        """The incarnation of a copy: a number that no other session has, and that the same request gives again."""
+        described = json.dumps([session_id, source, position])
+        return int.from_bytes(hashlib.blake2b(described.encode(), digest_size=8).digest(), "little") or 1
+
+    # Looks.
+
+    async def dump(self, message: pb.Dump, caller: Caller) -> tuple[Seen, dict[str, Float32]]:
+        """The chosen arrays of a session, at the present or an earlier position."""
+        session = self.session(message.session_id, caller)
+        position = message.position if message.HasField("position") else None
+        seen = await self._seen(session, position, caller)
+        return seen, self.arrays(seen, message.names)
+
+    def arrays(self, seen: Seen, names: Iterable[str]) -> dict[str, Float32]:
+        """The arrays of a state by name; raises BAD_REQUEST for a name that the model has not."""
+        assert seen.state is not None
+        arrays = self.engine.layout.dump(seen.state)
+        for name in names:
+            if name not in arrays:
+                raise ServeError(
+                    "BAD_REQUEST", f"there is no array {name!r}, expected any of {', '.join(arrays)}", got=name
+                )
+        return {name: arrays[name] for name in (tuple(names) or arrays)}
+
+    def get_model(self) -> pb.GetModelResponse:
+        engine, artifact, config = self.engine, self._artifact, self.engine.config
+        return pb.GetModelResponse(
+            name=config.model,
+            input_size=engine.tiles.input_size,
+            output_size=engine.tiles.output_size,
+            config_json=json.dumps(artifact.config.to_dict()),
+            model_digest=engine.digest,
+            artifact=engine.tiles.kind,
+            artifact_note=engine.tiles.note,
+            fingerprint=engine.fingerprint,
+            device=str(engine.tiles.device),
+            state_bytes=engine.row_bytes,
+            server_epoch=self._server_epoch,
+            server_version=version("dnc-serve"),
+            durability=config.durability,
+            max_chunk_timesteps=config.max_chunk_timesteps,
+            max_in_flight_chunks=min(config.reply_window_chunks, config.max_queued_chunks),
+            tile_rows=engine.tiles.sizes,
+        )
+
+    async def describe(self, session: Session) -> pb.Session:
+        """The session as it stands, with how far back its journal reaches."""
+        description = self._description(session)
+        earliest = None
+        if not self.engine.journal.volatile and session.position:
+            earliest = await self.engine.loading.earliest_position(session)
+        description.earliest_position = session.position if earliest is None else earliest
+        return description
+
+    def _description(self, session: Session) -> pb.Session:
+        description = pb.Session(
+            session_id=session.session_id,
+            incarnation=session.incarnation,
+            position=session.position,
+            durable_position=session.durable_position,
+            experience=session.experience,
+            model_digest=session.digest,
+            tier=_TIERS[session.tier.value],
+            state_bytes=self.engine.row_bytes,
+            replayed_elsewhere=session.replayed_elsewhere,
+            fingerprint=session.fingerprint,
+        )
+        description.created.FromNanoseconds(int(session.created_at * 1e9))
+        description.last_used.FromNanoseconds(int(session.last_used_at * 1e9))
+        return description
+
+    # Helpers.
+
+    def session(self, session_id: str, caller: Caller) -> Session:
+        """The caller's session; raises BAD_ID, SESSION_NOT_FOUND or SESSION_EXPIRED."""
+        return self.engine.registry.get(check_id(session_id), caller.owner)
+
+    async def _seen(self, session: Session, position: int | None, caller: Caller) -> Seen:
+        if position is not None and position != session.position:
+            return await self.engine.loading.look_back(session, position)
+        seen: Seen = await self._do(session, lambda done: Peek(done, deadline=caller.deadline))
+        if position is not None and seen.head.position != position:
+            return await self.engine.loading.look_back(session, position)
+        return seen
+
+    async def _begin(
+        self,
+        session_id: str,
+        caller: Caller,
+        incarnation: int,
+        state: Float32 | None,
+        position: int = 0,
+        experience: int = 0,
+    ) -> Session:
+        self._check_serving()
+        session = self.engine.new_session(
+            session_id, caller.owner, incarnation, position=position, experience=experience
+        )  # fmt: skip
+        begun = self.engine.loop.create_future()
+        resolve = _resolve(begun)
+        self.engine.commits.begin(session, state, lambda error: resolve(None, error))
+        await begun
+        return session
+
+    async def _do(self, session: Session, make: Callable[[Callable[[Any, ServeError | None], None]], Work]) -> Any:
+        future = self.engine.loop.create_future()
+        work = make(_resolve(future))
+        self.engine.submit(session, work)
+        try:
+            return await future
+        except BaseException:
+            work.cancelled = True
+            raise
+
+    def _check_serving(self) -> None:
+        if self.draining:
+            raise ServeError("DRAINING", "the server is leaving", retry_after_s=1.0)
+
+    def _check_debug(self, timesteps: int) -> None:
+        layout, config = self.engine.layout, self.engine.config
+        layers = self._artifact.config.num_layers
+        memories = max(1, sum(field.name == "memory" for field in layout.fields))
+        bytes_a_timestep = 4 * layers * (layout.size - layout.experience_offset) // memories
+        at_most = max(1, (config.max_message_bytes - (64 << 10)) // bytes_a_timestep)
+        if timesteps > at_most:
+            raise ServeError(
+                "CHUNK_TOO_LONG",
+                f"a chunk of {timesteps} timesteps with debug, expected at most {at_most}: its answer would not fit "
+                f"into {config.max_message_bytes} bytes",
+                expected=f"at most {at_most} with debug",
+                got=timesteps,
+            )
+
+
+def encode_result(chunk: pb.Chunk, applied: Applied) -> pb.ChunkResult:
+    """The answer to a chunk."""
+    outputs = applied.outputs
+    result = pb.ChunkResult(
+        session_id=chunk.session_id,
+        incarnation=applied.incarnation,
+        position=applied.position,
+        durable_position=applied.durable_position,
+        experience=applied.experience,
+        outputs=pb.Array(shape=outputs.shape, data=outputs.tobytes(), dtype=pb.DATA_TYPE_FLOAT32),
+        replayed=applied.replayed,
+        request_id=chunk.request_id,
+    )
+    for name, array in (applied.debug or {}).items():
+        result.debug[name].CopyFrom(encode_array(array))
+    return result
+
+
+def dump_parts(message: pb.Dump, seen: Seen, arrays: dict[str, Float32]) -> Iterator[pb.DumpPart]:
+    """A dump in parts that pass any message limit."""
+    names = list(arrays)
+    for name, array in arrays.items():
+        data = np.ascontiguousarray(array, "<f4").tobytes()
+        for offset in range(0, len(data), PART_BYTES):
+            piece = data[offset : offset + PART_BYTES]
+            yield pb.DumpPart(
+                session_id=message.session_id,
+                position=seen.head.position,
+                experience=seen.head.experience,
+                name=name,
+                shape=array.shape,
+                offset=offset,
+                data=piece,
+                last=name == names[-1] and offset + len(piece) == len(data),
+                request_id=message.request_id,
+            )
+
+
+def _resolve(future: Any) -> Callable[[Any, ServeError | None], None]:
+    def done(result: Any, error: ServeError | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    return done

@@ -1,0 +1,209 @@
+"""The whole worker side: engine, streaming door and metrics port, in an event loop of their own thread."""
+
+import asyncio
+import contextlib
+import logging
+import platform
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import torch
+import uvloop
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+
+from dnc_serve.handler.access import Access
+from dnc_serve.handler.config import ServeConfig
+from dnc_serve.handler.engine import Engine
+from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.journal import Journal
+from dnc_serve.handler.metrics import Metrics
+from dnc_serve.handler.operations import Operations
+from dnc_serve.handler.registry import Registry
+from dnc_serve.handler.rows import answer_calls
+from dnc_serve.handler.self_test import self_test
+from dnc_serve.handler.service import DncService
+from dnc_serve.handler.stores import open_store
+from dnc_serve.handler.tiles import Tiles
+from dnc_serve.handler.upkeep import Upkeep
+from dnc_serve.model.export import load_artifact
+from dnc_serve.proto.dnc.v1 import dnc_pb2, dnc_pb2_grpc
+
+logger = logging.getLogger(__name__)
+
+SERVICE = dnc_pb2.DESCRIPTOR.services_by_name["DncService"].full_name
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where the server listens, host:port."""
+
+    grpc: str
+    metrics: str
+
+
+class DncServer:
+    """Serves one artifact; the methods may be called from any thread but the server's own."""
+
+    def __init__(self, config: ServeConfig, artifact: Path, device: str) -> None:
+        self._config = config
+        self._artifact_folder = artifact
+        self._device = device
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="dnc-server", daemon=True)
+        self._cleanup = contextlib.AsyncExitStack()
+        self._drained = False
+
+    def start(self) -> Addresses:
+        """Returns when the server listens and a real step through its door has succeeded; raises what went wrong."""
+        self._thread.start()
+        try:
+            return self._await(self._start())
+        except BaseException:
+            self.stop()
+            raise
+
+    def call(self, calls: Sequence[dnc_pb2.Call | ServeError], timeout_s: float) -> list[dnc_pb2.CallResult]:
+        """Answers the rows of a batch, each with its own status; those that take longer get DEADLINE_EXCEEDED."""
+        return self._await(answer_calls(self._operations, self._access, calls, timeout_s))
+
+    def drain(self, grace_s: float) -> None:
+        """Takes nothing new, ends what runs, snapshots all sessions, and sends streams away, within the grace time."""
+        self._await(self._drain(grace_s))
+
+    def stop(self) -> None:
+        """Closes everything; what was answered is as durable as promised."""
+        if self._loop.is_running():
+            self._await(self._stop())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
+        if not self._loop.is_running():
+            self._loop.close()
+
+    def _await(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    async def _start(self) -> Addresses:
+        config = self._config
+        self._metrics = Metrics()
+        artifact = load_artifact(self._artifact_folder, self._device)
+        tiles = Tiles(artifact, self._device)
+        store = open_store(config)
+        await self._loop.run_in_executor(None, store.open)
+        self._cleanup.callback(store.close)
+        journal = Journal(store, config.durability, config.sync_interval_ms / 1000, self._loop, self._metrics)
+        self._cleanup.callback(journal.close)
+        registry = Registry(config.max_sessions, config.max_tombstones)
+        engine = self._engine = Engine(
+            tiles, journal, registry, config, self._metrics, digest=artifact.digest, fingerprint=tiles.fingerprint
+        )
+        if not journal.volatile and not store.shared:
+            await self._loop.run_in_executor(None, store.sync)
+            await self._loop.run_in_executor(None, engine.take_up_all)
+        self._operations = Operations(engine, artifact, secrets.token_hex(8))
+        self._access = Access()
+        grpc_address = await self._open_door()
+        await self_test(self._server_socket, self._operations, self._access)
+        shutil.rmtree(self._socket_folder, ignore_errors=True)
+        metrics_address = self._open_metrics(engine)
+        upkeep = self._loop.create_task(Upkeep(engine).run())
+        self._cleanup.callback(upkeep.cancel)
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        return Addresses(grpc_address, metrics_address)
+
+    async def _open_door(self) -> str:
+        config = self._config
+        server = self._server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", 0),  # two servers would otherwise share a port silently
+                ("grpc.max_receive_message_length", config.max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_metadata_size", 16 << 10),
+                ("grpc.keepalive_time_ms", 60_000),
+                ("grpc.keepalive_timeout_ms", 20_000),
+                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+            ]
+        )
+        self._service = DncService(self._operations, self._access)
+        dnc_pb2_grpc.add_DncServiceServicer_to_server(self._service, server)
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        # The self-test comes in through a socket that only this user can open, and that is removed afterwards.
+        self._socket_folder = tempfile.mkdtemp(prefix="dnc-")
+        self._server_socket = f"unix:{self._socket_folder}/door"
+        server.add_insecure_port(self._server_socket)
+        try:
+            port = server.add_insecure_port(f"{config.host}:{config.port}")
+        except RuntimeError as exc:
+            raise OSError(f"port {config.port} on {config.host} can't be bound: is it in use?") from exc
+        await server.start()
+        self._cleanup.push_async_callback(server.stop, 0)
+        return f"{config.host}:{port}"
+
+    def _open_metrics(self, engine: Engine) -> str:
+        config, metrics = self._config, self._metrics
+        metrics.start_over()  # the self-test is not counted
+        tiers = engine.tiers
+        counts = {
+            "slot": lambda: tiers.slots_used,
+            "host": lambda: tiers.host_sessions,
+            "store": lambda: max(0, len(engine.registry) - tiers.slots_used - tiers.host_sessions),
+        }
+        for tier, count in counts.items():
+            metrics.sessions.labels(tier).set_function(count)
+            metrics.state_bytes.labels(tier).set_function(partial(_bytes_of, count, engine.row_bytes))
+        metrics.queued.set_function(lambda: engine.queued)
+        metrics.streams.set_function(lambda: len(self._service.streams))
+        metrics.build_info.labels(
+            version("dnc-serve"), torch.__version__, platform.python_version(), grpc.__version__
+        ).set(1)
+        metrics.model_info.labels(config.model, engine.digest, engine.tiles.kind, str(engine.tiles.device)).set(1)
+        server, _ = start_http_server(config.metrics_port, config.host, metrics.registry)
+        self._cleanup.callback(server.server_close)
+        self._cleanup.callback(server.shutdown)
+        return f"{config.host}:{server.server_port}"
+
+    async def _set_health(self, status: Any) -> None:
+        for name in ("", SERVICE):
+            await self._health.set(name, status)
+
+    async def _drain(self, grace_s: float) -> None:
+        if self._drained:
+            return
+        self._drained = True
+        until = time.monotonic() + grace_s
+        self._operations.draining = True
+        self._metrics.draining.set(1)
+        await self._health.enter_graceful_shutdown()
+        self._service.streams.go_away("draining")
+        while not self._engine.at_rest and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+        if not self._engine.journal.volatile:
+            await self._engine.commits.store_all()
+            await self._engine.journal.flush()
+        await self._server.stop(max(0.1, min(1.0, until - time.monotonic())))
+
+    async def _stop(self) -> None:
+        if hasattr(self, "_service"):
+            await self._drain(1.0)
+        await self._cleanup.aclose()
+
+
+def _bytes_of(count: Callable[[], int], row_bytes: int) -> int:
+    return count() * row_bytes

@@ -1,0 +1,263 @@
+"""A bidirectional stream: chunks, resets and dumps for one or many sessions, answered in order for each session.
+
+The reader stops reading while too much is unanswered, so that gRPC's flow control holds the sender back; the writer
+waits for a slow reader without holding up anybody else.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+
+from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.metrics import Metrics
+from dnc_serve.handler.operations import Caller, Operations, dump_parts, encode_result
+from dnc_serve.handler.sessions import Session
+from dnc_serve.handler.work import Chunk, Peek, Reset, Work
+from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+
+# Messages of one stream that may be unanswered, over all its sessions.
+MAX_UNANSWERED = 1024
+# How soon a reader that waits for room in a session's FIFO looks again, if others keep it full.
+LOOK_AGAIN_SECONDS = 0.02
+GO_AWAY_RETRY_SECONDS = 0.5
+
+Encode = Callable[[], Iterator[pb.StreamResponse]]
+
+
+class OpenStreams:
+    """The streams that are open, bounded in number."""
+
+    def __init__(self, at_most: int, metrics: Metrics) -> None:
+        self._at_most = at_most
+        self._open: set[SessionStream] = set()
+        self._count = 0
+        self._metrics = metrics
+
+    @contextmanager
+    def open(self) -> "Iterator[Callable[[SessionStream], None]]":
+        """A place for one more stream; raises QUEUE_FULL if there is none."""
+        if self._count >= self._at_most:
+            raise ServeError(
+                "QUEUE_FULL", f"{self._count} streams are open, at most {self._at_most} may be", retry_after_s=1.0
+            )
+        self._count += 1
+        self._metrics.streams.set(self._count)
+        mine: list[SessionStream] = []
+
+        def register(stream: SessionStream) -> None:
+            mine.append(stream)
+            self._open.add(stream)
+
+        try:
+            yield register
+        finally:
+            self._open.difference_update(mine)
+            self._count -= 1
+            self._metrics.streams.set(self._count)
+
+    def go_away(self, reason: str) -> None:
+        """Tells every client to go on elsewhere, or later."""
+        for stream in self._open:
+            stream.go_away(reason)
+
+    def __len__(self) -> int:
+        return self._count
+
+
+class SessionStream:
+    """One stream of one caller."""
+
+    def __init__(self, operations: Operations, caller: Caller, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
+        self._operations = operations
+        self._engine = operations.engine
+        self._caller = caller
+        self._context = context
+        self._outbox: deque[Encode] = deque()
+        self._something_to_write = asyncio.Event()
+        self._room = asyncio.Event()
+        self._works: set[Work] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._unanswered = 0
+        # Sessions of which something failed: what is in flight for them is refused, see `_refuse_in_flight`.
+        self._broken: set[str] = set()
+        self._reading = True
+
+    async def serve(self, messages: AsyncIterator[pb.StreamRequest]) -> None:
+        """Runs until the client is done and everything is answered, or the client is gone."""
+        reader = asyncio.create_task(self._read(messages))
+        try:
+            while True:
+                while self._outbox:
+                    for response in self._outbox.popleft()():
+                        await self._context.write(response)
+                    self._unanswered -= 1
+                    self._room.set()
+                if not self._reading and not self._unanswered:
+                    break
+                self._something_to_write.clear()
+                await self._something_to_write.wait()
+        finally:
+            reader.cancel()
+            for task in self._tasks:
+                task.cancel()
+            for work in self._works:
+                work.cancelled = True
+        if reader.done() and not reader.cancelled():
+            reader.result()
+
+    def go_away(self, reason: str) -> None:
+        """Reads no more, answers what was read, and ends, telling the client why."""
+        message = pb.StreamResponse(go_away=pb.GoAway(reason=reason, retry_after_seconds=GO_AWAY_RETRY_SECONDS))
+        self._unanswered += 1
+        self._put(lambda: iter((message,)))
+        self._stop_reading()
+
+    async def _read(self, messages: AsyncIterator[pb.StreamRequest]) -> None:
+        try:
+            async for message in messages:
+                if not self._reading:
+                    break
+                self._unanswered += 1
+                session_id = self._take(message)
+                while self._unanswered >= MAX_UNANSWERED or self._is_full(session_id):
+                    self._room.clear()
+                    try:
+                        await asyncio.wait_for(self._room.wait(), LOOK_AGAIN_SECONDS)
+                    except TimeoutError:
+                        continue
+        finally:
+            self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        self._reading = False
+        self._something_to_write.set()
+
+    def _is_full(self, session_id: str) -> bool:
+        session = self._engine.registry.find(session_id)
+        return session is not None and len(session.fifo) >= self._engine.config.max_queued_chunks
+
+    def _take(self, message: pb.StreamRequest) -> str:
+        """Submits one message and returns its session's id; whatever is wrong with it is answered in-band."""
+        kind = message.WhichOneof("message")
+        if kind == "chunk":
+            chunk = message.chunk
+            self._submit(chunk.session_id, chunk.request_id, chunk, lambda done: self._chunk(chunk, done))
+            return chunk.session_id
+        if kind == "reset":
+            reset = message.reset
+            self._submit(reset.session_id, reset.request_id, reset, lambda done: self._reset(reset, done))
+            return reset.session_id
+        if kind == "dump":
+            dump = message.dump
+            if dump.HasField("position"):
+                self._look_back(dump)
+            else:
+                self._submit(dump.session_id, dump.request_id, dump, lambda done: self._dump(dump, done))
+            return dump.session_id
+        self._refuse("", 0, ServeError("BAD_REQUEST", "a stream message holds a chunk, a reset or a dump; got none"))
+        return ""
+
+    def _submit(
+        self,
+        session_id: str,
+        request_id: int,
+        message: pb.Chunk | pb.Reset | pb.Dump,
+        make: "Callable[[list[Work]], tuple[Session, Work]]",
+    ) -> None:
+        holder: list[Work] = []
+        try:
+            session, work = make(holder)
+            if session_id in self._broken:
+                if not message.HasField("position"):
+                    raise session.gap(session.position)
+                if message.position == session.position:
+                    self._broken.discard(session_id)
+            holder.append(work)
+            self._works.add(work)
+            self._engine.submit(session, work)
+        except ServeError as error:
+            self._works.difference_update(holder)
+            self._engine.metrics.errors.labels(error.reason).inc()
+            self._refuse(session_id, request_id, error)
+
+    def _chunk(self, message: pb.Chunk, holder: list[Work]) -> tuple[Session, Work]:
+        def done(applied: Any, error: ServeError | None) -> None:
+            self._works.difference_update(holder)
+            if error is not None:
+                self._refuse(message.session_id, message.request_id, error)
+            else:
+                self._put(lambda: iter((pb.StreamResponse(chunk=encode_result(message, applied)),)))
+
+        return self._operations.chunk(message, self._caller, done)
+
+    def _reset(self, message: pb.Reset, holder: list[Work]) -> tuple[Session, Work]:
+        session = self._operations.session(message.session_id, self._caller)
+
+        def done(changed: Any, error: ServeError | None) -> None:
+            self._works.difference_update(holder)
+            if error is not None:
+                self._refuse(message.session_id, message.request_id, error)
+            else:
+                result = self._operations.reset_result(message, session, changed)
+                self._put(lambda: iter((pb.StreamResponse(reset=result),)))
+
+        return session, self._operations.reset(message, self._caller, done)
+
+    def _dump(self, message: pb.Dump, holder: list[Work]) -> tuple[Session, Work]:
+        session = self._operations.session(message.session_id, self._caller)
+
+        def done(seen: Any, error: ServeError | None) -> None:
+            self._works.difference_update(holder)
+            try:
+                if error is not None:
+                    raise error
+                arrays = self._operations.arrays(seen, message.names)
+            except ServeError as refused:
+                self._refuse(message.session_id, message.request_id, refused)
+                return
+            self._put(lambda: (pb.StreamResponse(dump=part) for part in dump_parts(message, seen, arrays)))
+
+        return session, Peek(done, door=self._caller.door)
+
+    def _look_back(self, message: pb.Dump) -> None:
+        async def dump() -> None:
+            try:
+                seen, arrays = await self._operations.dump(message, self._caller)
+            except ServeError as error:
+                self._refuse(message.session_id, message.request_id, error)
+                return
+            self._put(lambda: (pb.StreamResponse(dump=part) for part in dump_parts(message, seen, arrays)))
+
+        task = asyncio.create_task(dump())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _refuse(self, session_id: str, request_id: int, error: ServeError) -> None:
+        """Answers one message with an error; the stream goes on."""
+        response = pb.StreamResponse(
+            error=pb.StreamError(session_id=session_id, request_id=request_id, status=error.to_status())
+        )
+        if session_id:
+            self._broken.add(session_id)
+            self._refuse_in_flight(session_id)
+        self._put(lambda: iter((response,)))
+
+    def _refuse_in_flight(self, session_id: str) -> None:
+        """What this stream has queued for the session without naming a position followed what has failed: it would be
+        applied where it doesn't belong."""
+        session = self._engine.registry.find(session_id)
+        if session is None:
+            return
+        for work in session.fifo:
+            if work in self._works and (
+                isinstance(work, Peek) or (isinstance(work, Chunk | Reset) and work.position is None)
+            ):
+                work.refusal = session.gap(session.position)
+
+    def _put(self, encode: Encode) -> None:
+        self._outbox.append(encode)
+        self._something_to_write.set()

@@ -1,0 +1,64 @@
+"""What the server does beside serving: ending sessions whose time is up, pruning the journal, forgetting tombstones."""
+
+import asyncio
+import logging
+import time
+
+from dnc_serve.handler.engine import Engine
+from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.retention import to_prune
+from dnc_serve.handler.stores.contract import Prune
+from dnc_serve.handler.work import Delete
+
+logger = logging.getLogger(__name__)
+
+EXPIRY_SECONDS = 1.0
+RETENTION_SECONDS = 30.0
+# Prunes of one commit, so that none holds the loop up for long.
+PRUNES_A_COMMIT = 64
+
+
+class Upkeep:
+    """Runs until it is cancelled."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def run(self) -> None:
+        """Looks every second; a failure is logged and tried again."""
+        next_retention = time.monotonic() + RETENTION_SECONDS
+        while True:
+            await asyncio.sleep(EXPIRY_SECONDS)
+            try:
+                self.expire()
+                if time.monotonic() >= next_retention and not self._engine.journal.volatile:
+                    next_retention = time.monotonic() + RETENTION_SECONDS
+                    await self.retain()
+            except ServeError as error:
+                logger.warning("upkeep will be tried again: %s", error)
+
+    def expire(self) -> None:
+        """Ends sessions that were idle for too long, or are too old."""
+        engine, config = self._engine, self._engine.config
+        for session, why in engine.registry.overdue(time.time(), config.idle_timeout_s, config.max_age_s):
+            if not any(isinstance(work, Delete) for work in session.fifo):
+                engine.submit(session, Delete(lambda result, error: None, why=why))
+
+    async def retain(self) -> None:
+        """Prunes the journal to what is to be kept."""
+        engine, config = self._engine, self._engine.config
+        store = engine.journal.store
+        now = time.time()
+        prunes = await engine.loop.run_in_executor(
+            None, to_prune, store, now, config.history_hours * 3600, config.history_bytes
+        )
+        for start in range(0, len(prunes), PRUNES_A_COMMIT):
+            await self._write(prunes[start : start + PRUNES_A_COMMIT])
+        oldest = now - config.tombstone_days * 86_400
+        await engine.loop.run_in_executor(None, store.forget_tombstones, oldest, config.max_tombstones)
+        engine.metrics.journal_bytes.set(await engine.loop.run_in_executor(None, store.size_bytes))
+
+    async def _write(self, prunes: list[Prune]) -> None:
+        written = self._engine.loop.create_future()
+        self._engine.journal.write(prunes, written.set_result)
+        await written
