@@ -5,6 +5,7 @@ from dnc_serve.model.deepmind import from_deepmind
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import Artifact, ArtifactError, load_artifact
 from dnc_serve.model.layout import StateLayout
+from dnc_serve.model.package_checkpoint import from_dnc_package
 from dnc_serve.model.state import DNCState, MemoryState
 from dnc_serve.model.weights import load_model, load_weights, save_weights
 
@@ -17,6 +18,7 @@ __all__ = [
     "MemoryState",
     "StateLayout",
     "from_deepmind",
+    "from_dnc_package",
     "load_artifact",
     "load_model",
     "load_weights",

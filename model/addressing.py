@@ -1,10 +1,11 @@
 """Where to write and where to read: the weightings over memory slots, after Graves et al., Nature 2016, Methods.
 
 The order of operations and the epsilons are those of DeepMind's code, so that ties between slots fall as they do there.
+`rsub(x, 1)` is 1 - x, written so because TorchScript makes three operations of the other.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, rsub
 from torch.nn.functional import pad
 
 
@@ -31,10 +32,10 @@ def update_usage(usage: Tensor, write_weights: Tensor, free_gates: Tensor, read_
 
     All weights are those of the previous timestep. Returns [B, N].
     """
-    written = 1 - _product_over_heads(1 - write_weights)
-    usage = usage + (1 - usage) * written
+    written = rsub(_product_over_heads(rsub(write_weights, 1)), 1)
+    usage = usage + rsub(usage, 1) * written
     # ψ_t, the retention: what the free gates leave of each slot
-    return usage * _product_over_heads(1 - free_gates.unsqueeze(2) * read_weights)
+    return usage * _product_over_heads(rsub(free_gates.unsqueeze(2) * read_weights, 1))
 
 
 def allocation_weighting(usage: Tensor, by_usage: bool) -> Tensor:
@@ -42,14 +43,14 @@ def allocation_weighting(usage: Tensor, by_usage: bool) -> Tensor:
 
     `by_usage` sorts as the `dnc` package does, where the order among equals is undefined. Returns [B, N].
     """
-    usage = 1e-6 + (1 - 1e-6) * usage  # keeps the running product and its gradient away from zero
+    usage = usage * (1 - 1e-6) + 1e-6  # keeps the running product and its gradient away from zero
     if by_usage:
         sorted_usage, order = torch.topk(usage, usage.size(1), dim=1, largest=False)
-        sorted_nonusage = 1 - sorted_usage
+        sorted_nonusage = rsub(sorted_usage, 1)
     else:
         # Rounding decides here: usages too close to tell apart by nonusage are ties, and the sort is stable.
-        sorted_nonusage, order = torch.sort(1 - usage, dim=1, descending=True, stable=True)
-        sorted_usage = 1 - sorted_nonusage
+        sorted_nonusage, order = torch.sort(rsub(usage, 1), dim=1, descending=True, stable=True)
+        sorted_usage = rsub(sorted_nonusage, 1)
     used_before = torch.cumprod(pad(sorted_usage, (1, -1), value=1.0), 1)
     sorted_allocation = sorted_nonusage * used_before
     return torch.scatter(sorted_allocation, 1, order, sorted_allocation)
@@ -62,7 +63,7 @@ def allocation_weightings(usage: Tensor, gates: Tensor, by_usage: bool) -> Tenso
     """
     weightings = [allocation_weighting(usage, by_usage)]
     for head in range(gates.size(1) - 1):
-        usage = usage + (1 - usage) * gates[:, head : head + 1] * weightings[head]
+        usage = usage + rsub(usage, 1) * gates[:, head : head + 1] * weightings[head]
         weightings.append(allocation_weighting(usage, by_usage))
     return torch.stack(weightings, 1)
 
@@ -80,7 +81,7 @@ def update_links(link_matrix: Tensor, precedence: Tensor, write_weights: Tensor)
 
 def update_precedence(precedence: Tensor, write_weights: Tensor) -> Tensor:
     """p_t = (1 - Σ w) p + w: how much each slot was the last one written. Returns [B, K, N]."""
-    kept = 1 - torch.sum(write_weights, 2, keepdim=True)
+    kept = rsub(torch.sum(write_weights, 2, keepdim=True), 1)
     return torch.addcmul(write_weights, kept, precedence)
 
 

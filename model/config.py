@@ -111,11 +111,13 @@ class DNCConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "DNCConfig":
-        """The config that `to_dict` described. Raises ValueError for a field that doesn't exist."""
+        """The config that `to_dict` described. Raises ValueError if a field lacks, or is one too many."""
+        if not isinstance(values, dict):
+            raise TypeError(f"config is {values!r}; expected a dict of a DNCConfig's fields")
         known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ValueError(f"config has unknown fields {unknown}; expected some of {sorted(known)}")
+        unknown, missing = sorted(set(values) - known), sorted({"input_size", "hidden_size"} - set(values))
+        if unknown or missing:
+            raise ValueError(f"config has unknown fields {unknown} and lacks {missing}; its fields are {sorted(known)}")
         return cls(**values)
 
 

@@ -52,7 +52,7 @@ def load_model(folder: str | Path, nr_cells: int | None = None, **placement: Any
     path = Path(folder) / CONFIG_FILE
     try:
         config = DNCConfig.from_dict(json.loads(path.read_text()))
-    except (json.JSONDecodeError, AttributeError) as exc:
+    except (ValueError, TypeError) as exc:
         raise ValueError(f"{path} isn't a model's config: {exc}") from exc
     dnc = DNC.from_config(config if nr_cells is None else replace(config, nr_cells=nr_cells), **placement)
     weights = read_weights(Path(folder) / WEIGHTS_FILE)
