@@ -1,29 +1,14 @@
-"""A small artifact, and servers and engines that run it in this process."""
+"""A small artifact, compiled once."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.engine import Engine
-from dnc_serve.handler.errors import ServeError
-from dnc_serve.handler.journal import Journal
-from dnc_serve.handler.metrics import Metrics
-from dnc_serve.handler.registry import Registry
-from dnc_serve.handler.sessions import Session, new_incarnation
-from dnc_serve.handler.stores import open_store
 from dnc_serve.handler.tiles import Tiles
-from dnc_serve.handler.work import Applied, Chunk, Work
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import Artifact, export, load_artifact
-
-INPUT_SIZE, OUTPUT_SIZE = 5, 4
+from tests.handler.harness import INPUT_SIZE, OUTPUT_SIZE
 
 
 @pytest.fixture(scope="session")
@@ -47,57 +32,3 @@ def artifact(artifact_folder: Path) -> Artifact:
 @pytest.fixture(scope="session")
 def tiles(artifact: Artifact) -> Tiles:
     return Tiles(artifact, "cpu")
-
-
-def random_inputs(seed: int, timesteps: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Bits as ±1, [T, I]."""
-    return np.random.default_rng(seed).choice(np.array([-1, 1], np.float32), (timesteps, INPUT_SIZE))
-
-
-class EngineHarness:
-    """An engine, awaited."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-
-    async def create(self, session_id: str, state: Any = None) -> Session:
-        session = self.engine.new_session(session_id, "", new_incarnation())
-        begun = asyncio.get_running_loop().create_future()
-        self.engine.commits.begin(session, state, lambda error: _settle(begun, None, error))
-        await begun
-        return session
-
-    async def do(self, session: Session, make: Callable[[Callable[[Any, ServeError | None], None]], Work]) -> Any:
-        future = asyncio.get_running_loop().create_future()
-        self.engine.submit(session, make(lambda result, error: _settle(future, result, error)))
-        return await asyncio.wait_for(future, 30)
-
-    async def step(self, session: Session, inputs: Any, **options: Any) -> Applied:
-        applied: Applied = await self.do(session, lambda done: Chunk(inputs, done, **options))
-        return applied
-
-
-def _settle(future: "asyncio.Future[Any]", result: Any, error: ServeError | None) -> None:
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)
-
-
-@asynccontextmanager
-async def running_engine(tiles: Tiles, artifact: Artifact, config: ServeConfig) -> AsyncIterator[EngineHarness]:
-    """An engine with the store that the config names; it is not snapshotted at the end, as after a crash."""
-    metrics = Metrics()
-    store = open_store(config)
-    store.open()
-    journal = Journal(store, config.durability, 0.002, asyncio.get_running_loop(), metrics)
-    try:
-        registry = Registry(config.max_sessions, config.max_tombstones)
-        engine = Engine(
-            tiles, journal, registry, config, metrics, digest=artifact.digest, fingerprint=tiles.fingerprint
-        )
-        engine.take_up_all()
-        yield EngineHarness(engine)
-    finally:
-        journal.close()
-        store.close()
