@@ -1,0 +1,37 @@
+"""`dnc archive`: the `.mar` that a TorchServe of one's own can load."""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+HELP = "pack a model into a .mar for TorchServe"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a bundled name, a run, or an artifact folder")
+    parser.add_argument("--output", "-o", type=Path, metavar="FILE", help="where to write it (default: dnc.mar)")
+    parser.add_argument("--nr-cells", type=int, metavar="N", help="memory slots of a run that is exported")
+    parser.add_argument("--force", action="store_true", help="replace an existing file")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit code 0 and the path on standard output, 1 if the model can't be packed."""
+    from dnc_serve.handler.archive import MODEL_NAME, write_archive
+    from dnc_serve.handler.artifact import ModelError, resolve_artifact
+    from dnc_serve.handler.config import ServeConfig
+
+    target = args.output or Path(f"{MODEL_NAME}.mar")
+    if target.exists() and not args.force:
+        print(f"dnc archive: {target} exists; --force replaces it", file=sys.stderr)
+        return 1
+    try:
+        with tempfile.TemporaryDirectory(prefix="dnc-") as scratch:
+            artifact = resolve_artifact(args.model, args.nr_cells, Path(scratch) / "artifacts", Path(scratch))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_archive(artifact, target, ServeConfig())
+    except (ModelError, OSError) as exc:
+        print(f"dnc archive: {exc}", file=sys.stderr)
+        return 1
+    print(target)
+    return 0

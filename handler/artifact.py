@@ -1,0 +1,116 @@
+"""From what a user calls a model to the artifact folder that is served.
+
+a bundled name, or a run   weights and config: exported once, and kept in a cache
+an artifact folder         as it is
+a .mar                     the artifact in it, unpacked
+"""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+# As `dnc_serve.model.export` and `.weights` call them; not imported, because torch takes seconds and `dnc serve` itself
+# never steps a model.
+MODULE_FILE = "model.pt"
+MANIFEST_FILE = "manifest.json"
+WEIGHTS_FILE = "weights.safetensors"
+CONFIG_FILE = "config.json"
+ARTIFACT_FILES = (MODULE_FILE, MANIFEST_FILE, WEIGHTS_FILE, CONFIG_FILE)
+
+_EXPORT = """
+import sys
+from dnc_serve.model.export import export
+from dnc_serve.model.weights import load_model
+try:
+    export(load_model(sys.argv[1]), sys.argv[2], int(sys.argv[3]) if sys.argv[3] else None)
+except (ValueError, OSError) as exc:
+    sys.exit(str(exc))
+"""
+
+
+class ModelError(Exception):
+    """What was given as a model can't be served; the message says why and what to do."""
+
+
+def bundled_models() -> list[str]:
+    """The names of the models that the package carries."""
+    folder = files("dnc_serve.model.pretrained")
+    return sorted(entry.name for entry in folder.iterdir() if entry.joinpath(WEIGHTS_FILE).is_file())
+
+
+def resolve_artifact(model: str, nr_cells: int | None, cache: Path, scratch: Path) -> Path:
+    """The artifact folder of a model. Exports go to `cache`, unpacked archives to `scratch`.
+
+    Raises ModelError.
+    """
+    path = Path(model).expanduser()
+    if path.is_file():
+        _refuse_cells(model, nr_cells)
+        return _unpack(path, scratch / "artifact")
+    if (path / MANIFEST_FILE).is_file():
+        _refuse_cells(model, nr_cells)
+        return path
+    if (path / WEIGHTS_FILE).is_file():
+        return _exported(path, nr_cells, cache)
+    if model in bundled_models():
+        return _exported(Path(str(files("dnc_serve.model.pretrained") / model)), nr_cells, cache)
+    raise ModelError(
+        f"model is {model!r}; expected a bundled model ({', '.join(bundled_models()) or 'this package has none'}), or "
+        f"the path of a run ({WEIGHTS_FILE}), an artifact ({MANIFEST_FILE}) or a .mar"
+    )
+
+
+def _refuse_cells(model: str, nr_cells: int | None) -> None:
+    if nr_cells is not None:
+        raise ModelError(
+            f"nr_cells is {nr_cells}, but {model} is exported already; give it to `dnc export`, or serve the run"
+        )
+
+
+def _exported(run: Path, nr_cells: int | None, cache: Path) -> Path:
+    key = hashlib.sha256(f"{version('dnc-serve')} {version('torch')} {nr_cells}".encode())
+    for name in (WEIGHTS_FILE, CONFIG_FILE):
+        if not (run / name).is_file():
+            raise ModelError(f"{run / name} doesn't exist; expected a folder that `dnc train` wrote")
+        key.update((run / name).read_bytes())
+    folder = cache / key.hexdigest()[:24]
+    if (folder / MANIFEST_FILE).is_file():
+        return folder
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ModelError(f"{cache} can't be made for exported models: {exc.strerror}; set state_dir") from exc
+    beside = cache / f".{folder.name}.part"
+    shutil.rmtree(beside, ignore_errors=True)
+    child = subprocess.run(
+        [sys.executable, "-c", _EXPORT, str(run), str(beside), str(nr_cells or "")],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        check=False,
+    )
+    if child.returncode != 0:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise ModelError(f"{run} can't be exported: {(child.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+    shutil.rmtree(folder, ignore_errors=True)
+    beside.rename(folder)
+    return folder
+
+
+def _unpack(archive: Path, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            names = set(opened.namelist())
+            if not {MODULE_FILE, MANIFEST_FILE, WEIGHTS_FILE} <= names:
+                raise ModelError(f"{archive} holds no artifact; expected a .mar that `dnc archive` made")
+            for name in names.intersection(ARTIFACT_FILES):
+                (folder / name).write_bytes(opened.read(name))
+    except (zipfile.BadZipFile, OSError) as exc:
+        raise ModelError(f"{archive} isn't a .mar: {exc}") from exc
+    return folder

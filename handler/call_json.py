@@ -1,0 +1,120 @@
+"""A `Call` from JSON, and a `CallResult` as JSON, for people with `curl`.
+
+It is protobuf's JSON with field names as in the .proto file, and two reliefs. Arrays are nested lists. In a request,
+the message that a call wraps may stand in its place: `{"step": {"session_id": "s", "inputs": [[0, 1]]}}`, likewise
+`reset_session` and `dump_memory`. Positions are numbers; an incarnation is a string, because it takes 64 bits.
+"""
+
+import base64
+import json
+from typing import Any
+
+import numpy as np
+from google.protobuf import json_format
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import error_details_pb2  # noqa: F401  the details of a status are written by their types
+from google.rpc.status_pb2 import Status
+
+from dnc_serve.handler.errors import ServeError
+from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+
+WRAPPED = {"step": "chunk", "reset_session": "reset", "dump_memory": "dump"}
+_DTYPES = {
+    np.dtype(np.float64): pb.DATA_TYPE_FLOAT64,
+    np.dtype(np.int64): pb.DATA_TYPE_INT64,
+}
+
+
+def call_from_json(payload: Any) -> pb.Call:
+    """A call from JSON bytes, or from what they stand for. Raises BAD_REQUEST, BAD_SHAPE, BAD_DTYPE."""
+    try:
+        fields = json.loads(payload) if isinstance(payload, bytes) else payload
+    except (ValueError, RecursionError) as exc:
+        raise ServeError("BAD_REQUEST", f"not JSON: {exc}") from exc
+    if not isinstance(fields, dict):
+        raise ServeError("BAD_REQUEST", f"JSON of type {type(fields).__name__}, expected an object with one call")
+    fields = {name: _unwrapped(name, value) for name, value in fields.items()}
+    inputs = _taken_inputs(fields)
+    try:
+        call = json_format.ParseDict(fields, pb.Call())
+    except (json_format.ParseError, RecursionError) as exc:
+        raise ServeError("BAD_REQUEST", f"not a call: {exc}") from exc
+    if inputs is not None:
+        call.step.chunk.inputs.CopyFrom(inputs)
+    return call
+
+
+def result_to_json(result: pb.CallResult) -> bytes:
+    """The result, every field of what was asked for in it, zeros included."""
+    return json.dumps(_plain(result), separators=(",", ":"), allow_nan=False).encode()
+
+
+def _unwrapped(name: str, value: Any) -> Any:
+    """The short form of a call as the whole one."""
+    inner = WRAPPED.get(name)
+    if inner is None or not isinstance(value, dict) or inner in value:
+        return value
+    return {inner: value}
+
+
+def _taken_inputs(fields: dict[str, Any]) -> pb.Array | None:
+    """Takes nested lists out of a step, as the array that they stand for."""
+    step = fields.get("step")
+    chunk = step.get("chunk") if isinstance(step, dict) else None
+    if not isinstance(chunk, dict) or not isinstance(chunk.get("inputs"), list):
+        return None
+    rows = chunk["inputs"]
+    fields["step"] = {**step, "chunk": {name: value for name, value in chunk.items() if name != "inputs"}}
+    try:
+        values = np.array(rows)
+    except (ValueError, OverflowError, RecursionError) as exc:
+        raise ServeError(
+            "BAD_SHAPE", "inputs are lists of different lengths, expected one list of numbers for each timestep"
+        ) from exc
+    if values.size == 0:
+        values = values.astype(np.float64)
+    dtype = _DTYPES.get(values.dtype)
+    if dtype is None:
+        raise ServeError(
+            "BAD_DTYPE",
+            f"inputs hold {values.dtype.name} values, expected numbers",
+            expected="numbers",
+            got=values.dtype,
+        )
+    return pb.Array(shape=values.shape, data=values.astype(values.dtype.newbyteorder("<")).tobytes(), dtype=dtype)
+
+
+def _plain(message: Message) -> Any:
+    """A message as what `json` can write."""
+    match message:
+        case pb.Array():
+            return np.frombuffer(message.data, "<f4").reshape(tuple(message.shape)).tolist()
+        case Timestamp():
+            return message.ToJsonString()
+        case Status():
+            return json_format.MessageToDict(message)
+    plain: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            if value:
+                plain[field.name] = {key: _plain(value[key]) for key in value}
+        elif field.is_repeated:
+            plain[field.name] = [_plain_value(field, item) for item in value]
+        elif not field.has_presence or message.HasField(field.name):
+            plain[field.name] = _plain_value(field, value)
+    return plain
+
+
+def _plain_value(field: FieldDescriptor, value: Any) -> Any:
+    if field.message_type is not None:
+        return _plain(value)
+    if field.enum_type is not None:
+        return field.enum_type.values_by_number[value].name
+    if field.type == FieldDescriptor.TYPE_BYTES:
+        return base64.b64encode(value).decode()
+    if field.type == FieldDescriptor.TYPE_FIXED64:
+        return str(value)
+    return value

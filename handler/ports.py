@@ -1,0 +1,79 @@
+"""Which ports a server listens on: the configured ones if they are free, or free ones where 0 was asked for."""
+
+import errno
+import socket
+from dataclasses import dataclass
+
+from dnc_serve.handler.config import PORTS, ServeConfig
+
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class PortTaken(Exception):
+    """A configured port is in use."""
+
+    setting: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.setting} is {self.port}; expected a free port on {self.host}, but that one is taken"
+
+
+def host_of(config: ServeConfig, setting: str) -> str:
+    """The address that a port is opened on; TorchServe's are for this machine alone."""
+    return LOOPBACK if setting.startswith("torchserve_") else config.host
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now; raises OSError for an address that isn't this machine's."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    with socket.socket(family, kind, protocol) as probe:
+        # As servers do: what a closed connection left behind doesn't count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+            probe.listen(1)
+        except PermissionError:
+            return False
+        except OSError as exc:
+            if exc.errno == errno.EADDRINUSE:
+                return False
+            raise
+    return True
+
+
+def check_ports(config: ServeConfig) -> None:
+    """Raises PortTaken for the first configured port that is in use."""
+    for setting in PORTS:
+        port, host = getattr(config, setting), host_of(config, setting)
+        if port and not is_free(host, port):
+            raise PortTaken(setting, host, port)
+
+
+def with_free_ports(config: ServeConfig, settings: tuple[str, ...]) -> ServeConfig:
+    """The configuration with a free port wherever one of these settings says 0.
+
+    Nothing holds these ports until the server takes them: whoever starts it tries again if another was faster.
+    """
+    taken: dict[str, int] = {}
+    probes = []
+    for setting in settings:
+        if getattr(config, setting) == 0:
+            probe = socket.socket()
+            probe.bind((LOOPBACK, 0))
+            probes.append(probe)  # held until all are chosen, so that they differ
+            taken[setting] = probe.getsockname()[1]
+    for probe in probes:
+        probe.close()
+    return config.model_copy(update=taken)
+
+
+def free_port() -> int:
+    """A port of the loopback address that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,63 @@
+"""Whether a server serves, asked from outside as a client would."""
+
+import contextlib
+import socket
+import ssl
+import time
+
+from dnc_serve.handler.config import ServeConfig
+
+EVERY = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "[::1]"}
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """`host:port`, `[host]:port` → host and port, the host one that can be connected to."""
+    host, _, port = address.rpartition(":")
+    return EVERY.get(host, host).strip("[]"), int(port)
+
+
+def is_open(address: str, timeout_s: float) -> bool:
+    """Whether something accepts connections there, within the time."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(split_address(address), timeout=1.0):
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.05)
+
+
+def health(address: str, config: ServeConfig, timeout_s: float) -> str:
+    """What the streaming door answers about its health, SERVING if all is well; or why it didn't answer.
+
+    Behind TLS only the handshake is tried: its certificate names the host that clients use, which is not this one.
+    """
+    if config.tls_certificate:
+        return _handshake(address, timeout_s)
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    host, port = split_address(address)
+    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        try:
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s, wait_for_ready=True)
+        except grpc.RpcError as exc:
+            return f"{exc.code().name}: {exc.details()}"
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+def _handshake(address: str, timeout_s: float) -> str:
+    trusting = ssl.create_default_context()
+    trusting.check_hostname = False
+    trusting.verify_mode = ssl.CERT_NONE
+    trusting.set_alpn_protocols(["h2"])
+    try:
+        with (
+            socket.create_connection(split_address(address), timeout=timeout_s) as plain,
+            trusting.wrap_socket(plain),
+        ):
+            return "SERVING"
+    except OSError as exc:
+        return f"UNAVAILABLE: {exc}"
