@@ -1,0 +1,33 @@
+"""`dnc export`: make the artifact that a server runs from a trained model."""
+
+import argparse
+import sys
+from pathlib import Path
+
+HELP = "make a servable artifact of a trained model"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags."""
+    parser.add_argument("run", metavar="RUN", help="a training run's folder, or a bundled model: copy, recall, graph")
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: RUN/artifact, or ./NAME-artifact")
+    parser.add_argument("--nr-cells", type=int, metavar="N", help="memory slots (default: as trained)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exports; exit code 2 for wrong values and missing files."""
+    from dnc_serve.model import pretrained
+    from dnc_serve.model.export import export
+    from dnc_serve.model.weights import load_model
+
+    bundled = args.run in pretrained.NAMES and not Path(args.run).exists()
+    source = pretrained.path(args.run) if bundled else Path(args.run)
+    folder = args.output or (Path(f"{args.run}-artifact") if bundled else source / "artifact")
+    try:
+        manifest = export(load_model(source), folder, nr_cells=args.nr_cells)
+    except (ValueError, TypeError, OSError) as exc:
+        print(f"dnc export: {exc}", file=sys.stderr)
+        return 2
+    config = manifest["config"]
+    print(f"{folder}: {config['nr_cells']} memory slots, digest {manifest['digest'][:16]}…")
+    return 0

@@ -1,0 +1,208 @@
+"""`dnc train`: train a model on a task, go on with an interrupted training, or examine a trained model."""
+
+import argparse
+import sys
+from collections import deque
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dnc_serve.model.pictures import Gallery
+    from dnc_serve.model.recipe import Recipe
+    from dnc_serve.model.runs import Run
+
+HELP = "train a model on a task"
+
+TASK_NAMES = ("copy", "repeat_copy", "recall", "graph", "adding", "argmax")
+TRAINING: dict[str, tuple[type, str]] = {
+    "iterations": (int, "batches to train on"),
+    "batch_size": (int, "sequences in a batch"),
+    "optimizer": (str, "adam, rmsprop, sgd, adamax, adagrad or adadelta"),
+    "lr": (float, "learning rate at the start"),
+    "final_lr": (float, "learning rate at the end, to which it falls exponentially"),
+    "max_grad_norm": (float, "longest gradient; longer ones are shortened to it"),
+    "carry": (float, "share of batches that start from where the previous batch left the controller"),
+    "broken_off": (float, "share of those in which it was left at a random timestep"),
+    "curriculum_increment": (int, "how much longer episodes get each time"),
+    "curriculum_every": (int, "iterations between two such times"),
+    "seed": (int, "of weights and data"),
+}
+MODEL: dict[str, tuple[type, str]] = {
+    "rnn_type": (str, "lstm, gru or rnn"),
+    "hidden_size": (int, "the controller's hidden size"),
+    "num_layers": (int, "layers, each of which accesses the memory"),
+    "num_hidden_layers": (int, "hidden layers of each layer's controller"),
+    "dropout": (float, "between the controller's hidden layers"),
+    "nr_cells": (int, "memory slots"),
+    "cell_size": (int, "numbers in a memory slot"),
+    "read_heads": (int, "read heads"),
+    "write_heads": (int, "write heads"),
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags; those left out keep the values of the task's recipe."""
+    parser.add_argument("task", choices=TASK_NAMES, metavar="TASK", help=", ".join(TASK_NAMES))
+    parser.add_argument("-o", "--output", type=Path, metavar="RUN", help="the run's folder (default runs/TASK-TIME)")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
+    parser.add_argument(
+        "--evaluate",
+        metavar="MODEL",
+        help="train nothing; examine a run, or a bundled model by its name, and print the figures of its card",
+    )
+    parser.add_argument("--episodes", type=int, default=1000, metavar="N", help="of each exam (default 1000)")
+    parser.add_argument("--checkpoint-every", type=int, default=500, metavar="N", help="iterations (default 500)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (default cpu)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of torch on the CPU (default 1)")
+    parser.add_argument("--compile", action="store_true", help="compile the step with torch.compile first")
+    for title, flags in (("how to train", TRAINING), ("the model", MODEL)):
+        group = parser.add_argument_group(title)
+        for name, (kind, help) in flags.items():
+            group.add_argument(f"--{name.replace('_', '-')}", type=kind, default=None, metavar=kind.__name__, help=help)
+    group = parser.add_argument_group("the task")
+    group.add_argument(
+        "--task-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="such as max_length=30; a wrong name lists the right ones",
+    )
+    group = parser.add_argument_group("pictures of the memory")
+    group.add_argument("--pictures-every", type=int, default=500, metavar="N", help="iterations (default 500)")
+    group.add_argument("--visdom", metavar="URL", help="show them in a Visdom server, such as http://localhost:8097")
+    group.add_argument("--tensorboard", type=Path, metavar="DIR", help="write them for TensorBoard")
+    group.add_argument("--png", type=Path, metavar="DIR", help="write them as PNG files")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains or examines; exit code 2 for wrong values, 1 for a run that failed or was interrupted."""
+    import torch
+
+    from dnc_serve.model.train import NotFiniteError
+
+    torch.set_num_threads(args.threads)
+    try:
+        return _evaluate(args) if args.evaluate else _train(args)
+    except (ValueError, TypeError, FileExistsError, FileNotFoundError) as exc:
+        print(f"dnc train: {exc}", file=sys.stderr)
+        return 2
+    except (NotFiniteError, ModuleNotFoundError, OSError) as exc:
+        print(f"dnc train: {exc}", file=sys.stderr)
+        return 1
+
+
+def _train(args: argparse.Namespace) -> int:
+    from dnc_serve.model.interrupt import Interrupt
+    from dnc_serve.model.pictures import heatmaps
+    from dnc_serve.model.progress import ProgressBar
+
+    if args.checkpoint_every < 1 or args.pictures_every < 1:
+        raise ValueError("--checkpoint-every and --pictures-every are expected to be at least 1")
+    galleries = _galleries(args)
+    last: deque[Any] = deque(maxlen=100)
+    with _open_run(args) as run, Interrupt() as interrupt, ProgressBar(run.training, run.plan.task.unit) as bar:
+
+        def each(progress: Any) -> None:
+            bar.show(progress)
+            last.append(progress)
+            batch = run.training.last_batch
+            if galleries and batch is not None and progress.iteration % args.pictures_every == 0:
+                pictures = heatmaps(run.training.model, batch.inputs)
+                for gallery in galleries:
+                    gallery.show(progress.iteration, pictures)
+
+        finished = run.train(each, checkpoint_every=args.checkpoint_every, stop=interrupt)
+    for gallery in galleries:
+        gallery.close()
+    if last:
+        loss = sum(progress.loss for progress in last) / len(last)
+        wrong = sum(progress.wrong for progress in last) / sum(progress.units for progress in last)
+        print(
+            f"{run.folder}: iteration {run.training.iteration}, loss {loss:.6f}, {wrong:.4%} {run.plan.task.unit} wrong"
+        )
+    if not finished:
+        print(f"interrupted; go on with: dnc train {run.plan.task.name} --resume {run.folder}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _open_run(args: argparse.Namespace) -> "Run":
+    from dnc_serve.model.runs import Plan, Run, new_folder
+    from dnc_serve.model.tasks import task_class
+
+    options = {"device": args.device, "compiled": args.compile}
+    if args.resume is None:
+        task = task_class(args.task).from_options(_task_options(args.task_option))
+        plan = Plan(task, _recipe(args, task.recipe), ["dnc", *sys.argv[1:]])
+        return Run.create(args.output or new_folder(args.task), plan, **options)
+    given = [name for name in (*TRAINING, *MODEL, "output") if getattr(args, name) is not None]
+    if given or args.task_option:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given) or "--task-option"
+        raise ValueError(f"{names} can't be changed by --resume: a resumed run goes on as it was planned")
+    plan = Plan.read(args.resume)
+    if plan.task.name != args.task:
+        raise ValueError(f"{args.resume} is a run of the task {plan.task.name}; expected one of {args.task}")
+    return Run.resume(args.resume, **options)
+
+
+def _recipe(args: argparse.Namespace, recipe: "Recipe") -> "Recipe":
+    changes = {name: getattr(args, name) for name in TRAINING if getattr(args, name) is not None}
+    model = {name: getattr(args, name) for name in MODEL if getattr(args, name) is not None}
+    return replace(recipe, **changes, model={**recipe.model, **model})
+
+
+def _task_options(pairs: list[str]) -> dict[str, Any]:
+    """NAME=VALUE pairs with values as whole numbers, numbers, or true and false."""
+    import json
+
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        try:
+            if not equals:
+                raise ValueError
+            options[name.replace("-", "_")] = json.loads(value)
+        except ValueError:
+            raise ValueError(f"--task-option is {pair!r}; expected NAME=VALUE with a number, true or false") from None
+    return options
+
+
+def _galleries(args: argparse.Namespace) -> "list[Gallery]":
+    from urllib.parse import urlsplit
+
+    from dnc_serve.model.pictures import PngGallery, TensorBoardGallery, VisdomGallery
+
+    galleries: list[Gallery] = []
+    if args.visdom:
+        url = urlsplit(args.visdom)
+        if not url.scheme or not url.hostname:
+            raise ValueError(f"--visdom is {args.visdom!r}; expected a URL such as http://localhost:8097")
+        galleries.append(VisdomGallery(f"{url.scheme}://{url.hostname}", url.port or 8097))
+    if args.tensorboard:
+        galleries.append(TensorBoardGallery(args.tensorboard))
+    if args.png:
+        galleries.append(PngGallery(args.png))
+    return galleries
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from dnc_serve.model.evaluate import evaluate
+    from dnc_serve.model.runs import Plan
+    from dnc_serve.model.weights import load_model
+
+    folder = _model_folder(args.evaluate)
+    plan: Plan = Plan.read(folder)
+    if plan.task.name != args.task:
+        raise ValueError(f"{args.evaluate} was trained on the task {plan.task.name}; expected {args.task}")
+    model = load_model(folder, nr_cells=args.nr_cells, device=args.device)
+    for figure in evaluate(plan.task, model, args.episodes):
+        print(figure, flush=True)
+    return 0
+
+
+def _model_folder(name: str) -> Path:
+    """A run's folder, or that of a bundled model."""
+    from dnc_serve.model import pretrained
+
+    return pretrained.path(name) if name in pretrained.NAMES and not Path(name).exists() else Path(name)

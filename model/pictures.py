@@ -1,0 +1,127 @@
+"""A DNC's memory as heatmaps: in a Visdom server, for TensorBoard, or as PNG files."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dnc_serve.model.dnc import DNC
+from dnc_serve.model.sequences import debug_table
+from dnc_serve.model.state import MemoryState
+
+Heatmap = npt.NDArray[np.float32]
+COLOURS = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], np.float32)
+VISDOM_HINT = (
+    "visdom isn't installed. Its package builds with an older setuptools only: "
+    'pip install "setuptools<80" && pip install --no-build-isolation "visdom==0.2.4", then start its server with '
+    "python -m visdom.server"
+)
+
+
+class Gallery(ABC):
+    """A place where heatmaps are shown; close it, or use it as a context."""
+
+    @abstractmethod
+    def show(self, iteration: int, heatmaps: Mapping[str, Heatmap]) -> None:
+        """Shows all heatmaps of one iteration, by the names of the debug table."""
+
+    def close(self) -> None:  # noqa: B027  most hold nothing
+        """Lets go of files and connections."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class VisdomGallery(Gallery):
+    """Windows of a running Visdom server, one for each heatmap, kept up to date.
+
+    Raises ModuleNotFoundError with a hint if visdom is missing, and ConnectionError if no server answers.
+    """
+
+    def __init__(self, server: str = "http://localhost", port: int = 8097, environment: str = "main") -> None:
+        try:
+            import visdom
+        except ModuleNotFoundError as exc:
+            raise ModuleNotFoundError(VISDOM_HINT) from exc
+        # Nothing is read back from the server, so no socket is held open for it.
+        self._visdom = visdom.Visdom(
+            server=server, port=port, env=environment, use_incoming_socket=False, raise_exceptions=True
+        )
+        if not self._visdom.check_connection():
+            raise ConnectionError(
+                f"no Visdom server answers at {server}:{port}; start one with python -m visdom.server"
+            )
+
+    def show(self, iteration: int, heatmaps: Mapping[str, Heatmap]) -> None:
+        for name, values in heatmaps.items():
+            options = {
+                "title": f"{name}, iteration {iteration}",
+                "xlabel": "slots and values",
+                "ylabel": "layer * time",
+            }
+            self._visdom.heatmap(values, win=name, opts=options)
+
+    def close(self) -> None:
+        self._visdom.session.close()
+
+
+class TensorBoardGallery(Gallery):
+    """Images in an event file that `tensorboard --logdir` shows."""
+
+    def __init__(self, folder: str | Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(folder))
+
+    def show(self, iteration: int, heatmaps: Mapping[str, Heatmap]) -> None:
+        for name, values in heatmaps.items():
+            self._writer.add_image(f"memory/{name}", coloured(values), iteration, dataformats="HWC")
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class PngGallery(Gallery):
+    """A PNG file for each heatmap and iteration."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def show(self, iteration: int, heatmaps: Mapping[str, Heatmap]) -> None:
+        from PIL import Image
+
+        for name, values in heatmaps.items():
+            Image.fromarray(enlarged(coloured(values))).save(self._folder / f"{iteration:07d}-{name}.png")
+
+
+@torch.no_grad()
+def heatmaps(model: DNC, inputs: torch.Tensor) -> dict[str, Heatmap]:
+    """The debug table of a run over the first sequence of inputs [T, B, I], from zeros: a row for each access."""
+    state = model.initial_state(1)
+    accesses: list[MemoryState] = []
+    for x in inputs[:, :1].unbind(0):
+        _, state = model.step_observed(x, state, True, accesses)
+    return debug_table(accesses)
+
+
+def coloured(values: Heatmap) -> npt.NDArray[np.uint8]:
+    """Values [rows, columns] as pixels [rows, columns, 3], dark blue at the smallest, yellow at the largest."""
+    lowest, highest = float(values.min()), float(values.max())
+    share = (values - lowest) / (highest - lowest) if highest > lowest else np.zeros_like(values)
+    stops = np.linspace(0, 1, len(COLOURS))
+    return np.stack([np.interp(share, stops, COLOURS[:, channel]) for channel in range(3)], -1).astype(np.uint8)
+
+
+def enlarged(pixels: npt.NDArray[np.uint8], side: int = 400) -> npt.NDArray[np.uint8]:
+    """Pixels repeated, in each direction on its own, until both sides have at least `side`."""
+    rows, columns = (max(1, -(-side // length)) for length in pixels.shape[:2])
+    return pixels.repeat(rows, 0).repeat(columns, 1)

@@ -1,0 +1,157 @@
+"""Graph traversal, after the paper's: told a map of stations and lines, then asked where a journey leads."""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, one_hot
+
+from dnc_serve.model.recipe import Recipe, Start
+from dnc_serve.model.tasks.task import Batch, Task, check_range, option, random_int
+
+DIGITS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph(Task):
+    """Triples (from, line, to), one a timestep; then a start with the first line to take, and each further line.
+
+    Stations are numbers below 100, written as two one-hot digits; an input holds from [20], line [lines], to [20] and
+    two flags: told, asked. In a question, `from` is the start at the first hop and empty at the others, `to` is empty,
+    and the station reached is due in the same timestep, as logits of two digits.
+    """
+
+    name = "graph"
+    unit = "digits"
+    recipe = Recipe(
+        model={"hidden_size": 64, "num_hidden_layers": 1, "nr_cells": 32, "cell_size": 32, "read_heads": 1},
+        start=Start(
+            biases={
+                "allocation_gates": 2.0,
+                "write_gates": 1.0,
+                "free_gates": -2.0,
+                "read_strengths": 10.0,
+                "content_mode": 2.0,
+            },
+            forget_bias=-1.0,
+            input_scale=2.0,
+        ),
+        iterations=6000,
+        batch_size=32,
+        lr=3e-3,
+        final_lr=2e-4,
+        carry=0.7,
+    )
+
+    min_stations: int = option(6, "stations of the smallest map")
+    max_stations: int = option(10, "stations of the largest map")
+    lines: int = option(3, "lines; each leaves a station at most once")
+    min_triples: int = option(12, "triples of the smallest map")
+    max_triples: int = option(20, "triples of the largest map")
+    hops: int = option(4, "lines taken on a journey")
+
+    def __post_init__(self) -> None:
+        check_range("the number of stations", self.min_stations, self.max_stations, at_most=DIGITS * DIGITS)
+        check_range("the number of triples", self.min_triples, self.max_triples)
+
+    @property
+    def input_size(self) -> int:
+        return 4 * DIGITS + self.lines + 2
+
+    @property
+    def output_size(self) -> int:
+        return 2 * DIGITS
+
+    def draw(self, batch_size: int, generator: torch.Generator) -> Batch:
+        triples = random_int(self.min_triples, self.max_triples, generator)
+        # enough stations for as many triples, no two of which leave one station by one line
+        fewest = max(self.min_stations, -(-triples // self.lines))
+        stations = random_int(fewest, max(fewest, self.max_stations), generator)
+        sources, lines, targets, journey, reached = self._random_maps(triples, stations, batch_size, generator)
+        names = torch.rand(DIGITS * DIGITS, batch_size, generator=generator).argsort(0)
+        rows = torch.arange(batch_size)
+        return self.episode(
+            torch.stack((names[sources, rows], lines, names[targets, rows]), 2),
+            names[reached[0], rows],
+            journey,
+            names[reached[1:], rows],
+        )
+
+    def episode(self, triples: Tensor, start: Tensor, journey: Tensor, reached: Tensor) -> Batch:
+        """The whole episode: triples [n, B, 3] of (from, line, to), start [B], lines and stations [hops, B]."""
+        told, hops, batch_size = len(triples), len(journey), len(start)
+        inputs = torch.zeros(told + hops, batch_size, self.input_size)
+        start_of_line, start_of_to = 2 * DIGITS, 2 * DIGITS + self.lines
+        inputs[:told, :, :start_of_line] = two_digits(triples[:, :, 0])
+        inputs[:told, :, start_of_line:start_of_to] = one_hot(triples[:, :, 1], self.lines).float()
+        inputs[:told, :, start_of_to:-2] = two_digits(triples[:, :, 2])
+        inputs[:told, :, -2] = 1
+        inputs[told : told + 1, :, :start_of_line] = two_digits(start)
+        inputs[told:, :, start_of_line:start_of_to] = one_hot(journey, self.lines).float()
+        inputs[told:, :, -1] = 1
+        targets = torch.zeros(told + hops, batch_size, self.output_size)
+        targets[told:] = two_digits(reached)
+        due = torch.zeros(told + hops, batch_size)
+        due[told:] = 1
+        return Batch(inputs, targets, due)
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Mean cross-entropy of the digits that are due, in nats."""
+        due = batch.due > 0
+        logits = outputs[due].view(-1, DIGITS)
+        return cross_entropy(logits, batch.targets[due].view(-1, DIGITS))
+
+    def wrong(self, outputs: Tensor, batch: Batch) -> Tensor:
+        said = outputs.view(*outputs.shape[:2], 2, DIGITS).argmax(3)
+        right = batch.targets.view(*outputs.shape[:2], 2, DIGITS).argmax(3)
+        return torch.sum(said != right, 2) * batch.due
+
+    def units(self, batch: Batch) -> int:
+        return 2 * int(batch.due.sum())
+
+    def _random_maps(
+        self, triples: int, stations: int, batch_size: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Stations by number: from, line, to [triples, B], lines taken [hops, B], stations passed [hops + 1, B].
+
+        A journey that comes to a station without a line out is mended by leading its last triple somewhere else, so
+        that every journey is possible whatever the draw.
+        """
+        exits = torch.rand(stations * self.lines, batch_size, generator=generator).argsort(0)[:triples]
+        sources, lines = exits // self.lines, exits % self.lines
+        has_exit = torch.zeros(stations, batch_size, dtype=torch.bool).scatter_(0, sources, True)
+        targets = torch.randint(0, stations, (triples, batch_size), generator=generator)
+        rows = torch.arange(batch_size)
+        here = sources[0]  # triples come in random order
+        journey, reached = [], [here]
+        for _ in range(self.hops):
+            # A random triple out of here: the choice among those is by the largest random number.
+            choice = torch.rand(triples, batch_size, generator=generator).masked_fill(sources != here, -1.0).argmax(0)
+            elsewhere = sources[torch.randint(0, triples, (batch_size,), generator=generator), rows]
+            there = targets[choice, rows]
+            there = torch.where(has_exit[there, rows], there, elsewhere)
+            targets[choice, rows] = there
+            journey.append(lines[choice, rows])
+            reached.append(there)
+            here = there
+        return sources, lines, targets, torch.stack(journey), torch.stack(reached)
+
+    def lengthened(self, by: int) -> Self:
+        return replace(self, hops=self.hops + by)
+
+    def exams(self) -> dict[str, Task]:
+        return {
+            f"{self.min_triples} to {self.max_triples} triples": self,
+            "8 hops": replace(self, hops=8),
+            "3 to 11 triples": replace(self, min_stations=2, min_triples=3, max_triples=11),
+        }
+
+
+BUNDLED = Graph()
+"""The task of the bundled model."""
+
+
+def two_digits(stations: Tensor) -> Tensor:
+    """Numbers below 100, [...], as two one-hot digits, [..., 20]."""
+    return torch.cat((one_hot(stations // DIGITS, DIGITS), one_hot(stations % DIGITS, DIGITS)), -1).float()
