@@ -23,12 +23,14 @@ STARTUP_TIMEOUT_S = 900
 RETRY_S = 24 * 3600
 # The first instant that a zip can hold: no clock, so that equal contents are equal files.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+_CREATED_ON = "01/01/1980 00:00:00"  # TorchServe warns without one
 
 
 def write_archive(artifact: Path, target: Path, config: ServeConfig) -> None:
     """Writes the archive of an artifact folder, replacing `target` as a whole."""
     entry = Path(dnc_serve_entry.__file__)
     manifest = {
+        "createdOn": _CREATED_ON,
         "runtime": "python",
         "model": {
             "modelName": MODEL_NAME,

@@ -40,7 +40,7 @@ def call_from_json(payload: Any) -> pb.Call:
     try:
         call = json_format.ParseDict(fields, pb.Call())
     except (json_format.ParseError, RecursionError) as exc:
-        raise ServeError("BAD_REQUEST", f"not a call: {exc}") from exc
+        raise ServeError("BAD_REQUEST", f"not a call: {' '.join(str(exc).split())}") from exc
     if inputs is not None:
         call.step.chunk.inputs.CopyFrom(inputs)
     return call
@@ -79,9 +79,9 @@ def _taken_inputs(fields: dict[str, Any]) -> pb.Array | None:
     if dtype is None:
         raise ServeError(
             "BAD_DTYPE",
-            f"inputs hold {values.dtype.name} values, expected numbers",
+            f"inputs hold values of type {values.dtype.name}, expected numbers",
             expected="numbers",
-            got=values.dtype,
+            got=values.dtype.name,
         )
     return pb.Array(shape=values.shape, data=values.astype(values.dtype.newbyteorder("<")).tobytes(), dtype=dtype)
 

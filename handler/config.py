@@ -23,7 +23,7 @@ from pydantic_settings import (
 
 ENVIRONMENT_PREFIX = "DNC_"
 DEFAULT_FILE = Path("dnc.toml")
-STORES = ("redis", "rediss")
+STORES = ("redis", "rediss", "unix")
 
 
 class ConfigError(ValueError):
@@ -38,7 +38,7 @@ def default_state_dir() -> Path:
 
 def _store(value: str) -> str:
     if value != "sqlite" and urlsplit(value).scheme not in STORES:
-        raise ValueError("expected sqlite, redis://HOST:PORT/DB or rediss://HOST:PORT/DB")
+        raise ValueError("expected sqlite, redis://HOST:PORT/DB, rediss://… or unix://PATH")
     return value
 
 
@@ -117,7 +117,9 @@ class ServeConfig(BaseSettings):
 
     # What survives.
     state_dir: Path = Field(default_factory=default_state_dir, description="folder of the sessions' store and caches")
-    store: Annotated[str, AfterValidator(_store)] = Field("sqlite", description="sqlite, redis://… or rediss://…")
+    store: Annotated[str, AfterValidator(_store)] = Field(
+        "sqlite", description="sqlite, redis://…, rediss://… or unix://…"
+    )
     durability: Literal["off", "async", "sync"] = Field("async", description="what a reply waits for: off, async, sync")
     sync_interval_ms: float = Field(5.0, gt=0, description="milliseconds within which async mode syncs to disk")
     snapshot_every_timesteps: Count = Field(1024, description="timesteps of a session between two snapshots")

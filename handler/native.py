@@ -108,7 +108,7 @@ def _speaks_json(row: Row, content_type: str) -> bool:
     """Whether the caller gets JSON: if that is what was sent, and over HTTP also if nobody could tell what it was."""
     if "protobuf" in content_type or "octet-stream" in content_type:
         return False
-    return HTTP_BODY in row or any(_is_json(value, content_type) for value in row.values())
+    return bool(content_type) or HTTP_BODY in row or any(_is_json(value, content_type) for value in row.values())
 
 
 def _encoded(result: pb.CallResult, as_json: bool, context: Any, index: int) -> bytes:
