@@ -131,7 +131,13 @@ class LeaseHeld(Exception):
 
 
 class Fenced(Exception):
-    """The write carried an old token: another server has taken the session over."""
+    """The write does not go on from what the store holds: the session has ended or begun anew, another server has
+    taken it over, or records before this one are missing."""
+
+
+class StoreRefused(Exception):
+    """The store can't be used as it is, and waiting won't help: another server holds it, its schema is newer, or its
+    settings would lose data. The message says what to do."""
 
 
 class Store(Protocol):
@@ -140,14 +146,16 @@ class Store(Protocol):
     shared: bool  # several servers use it: leases matter
 
     def open(self) -> None:
-        """Takes the store for this server; raises if another holds it exclusively or its schema is too new."""
+        """Takes the store for this server; raises `StoreRefused` where only a person can help."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Syncs, and gives the store back."""
 
     def commit(self, mutations: Sequence[Mutation]) -> list[Fenced | None]:
         """Writes all of them, handed to the operating system (or acknowledged by the shared store), one outcome each.
 
-        When it raises, the outcome is unknown, and the next `Append` at the same ordinal replaces what may be there.
+        When it raises, the outcome is unknown, and the next `Append` at the same ordinal replaces what may be there. A
+        shared store writes only sessions whose lease this server acquired, and keeps their tokens itself.
         """
 
     def sync(self) -> None:
@@ -160,12 +168,14 @@ class Store(Protocol):
         """All heads, tombstones included."""
 
     def records(self, session_id: str, incarnation: int, after: int, up_to: int | None = None) -> Iterator[Record]:
-        """Records with after < ordinal <= up_to, in order."""
+        """Records with after < ordinal <= up_to, in order and without gaps: those pruned before are not there, and it
+        ends before the first that is lost. Whoever needs them all compares the ordinals."""
 
     def snapshots(self, session_id: str, incarnation: int) -> list[SnapshotInfo]:
         """Which snapshots there are, newest first."""
 
-    def snapshot(self, session_id: str, incarnation: int, ordinal: int) -> Snapshot | None: ...
+    def snapshot(self, session_id: str, incarnation: int, ordinal: int) -> Snapshot | None:
+        """The snapshot as of record `ordinal`."""
 
     def forget_tombstones(self, before: float, at_most: int) -> int:
         """Drops tombstones that ended before a time, and the oldest beyond a number; returns how many went."""
@@ -182,4 +192,5 @@ class Store(Protocol):
     def renew(self, leases: Sequence[Lease]) -> list[Lease | None]:
         """Renewed leases; None where another server has taken over."""
 
-    def release(self, leases: Sequence[Lease]) -> None: ...
+    def release(self, leases: Sequence[Lease]) -> None:
+        """Lets other servers have the sessions at once."""
