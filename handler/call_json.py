@@ -61,12 +61,11 @@ def _unwrapped(name: str, value: Any) -> Any:
 
 def _taken_inputs(fields: dict[str, Any]) -> pb.Array | None:
     """Takes nested lists out of a step, as the array that they stand for."""
-    step = fields.get("step")
-    chunk = step.get("chunk") if isinstance(step, dict) else None
-    if not isinstance(chunk, dict) or not isinstance(chunk.get("inputs"), list):
-        return None
-    rows = chunk["inputs"]
-    fields["step"] = {**step, "chunk": {name: value for name, value in chunk.items() if name != "inputs"}}
+    match fields.get("step"):
+        case {"chunk": {"inputs": list(rows), **chunk}, **step}:
+            fields["step"] = {**step, "chunk": chunk}
+        case _:
+            return None
     try:
         values = np.array(rows)
     except (ValueError, OverflowError, RecursionError) as exc:
@@ -108,7 +107,7 @@ def _plain(message: Message) -> Any:
     return plain
 
 
-def _plain_value(field: FieldDescriptor, value: Any) -> Any:
+def _plain_value(field: Any, value: Any) -> Any:
     if field.message_type is not None:
         return _plain(value)
     if field.enum_type is not None:

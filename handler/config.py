@@ -70,73 +70,95 @@ class ServeConfig(BaseSettings):
     )
 
     # What is served.
-    model: str = Field("copy", min_length=1, description="a bundled name, a run, an artifact folder or a .mar")
-    nr_cells: Count | None = Field(None, description="memory slots of a run that is exported; as trained if not set")
-    device: Annotated[str, AfterValidator(_device)] = Field(
-        "auto", description="auto (what TorchServe assigns), cpu, cuda or cuda:INDEX"
+    model: str = Field(default="copy", min_length=1, description="a bundled name, a run, an artifact folder or a .mar")
+    nr_cells: Count | None = Field(
+        default=None, description="memory slots of a run that is exported; as trained if not set"
     )
-    compile: bool = Field(False, description="build a compiled artifact for this host beside the TorchScript one")
+    device: Annotated[str, AfterValidator(_device)] = Field(
+        default="auto", description="auto (what TorchServe assigns), cpu, cuda or cuda:INDEX"
+    )
+    compile: bool = Field(
+        default=False, description="build a compiled artifact for this host beside the TorchScript one"
+    )
 
     # Where it listens.
-    host: str = Field("127.0.0.1", min_length=1, description="address of the streaming door and of the metrics")
-    port: Port = Field(8500, description="port of the streaming door")
-    metrics_port: Port = Field(8502, description="port of the Prometheus metrics")
-    torchserve_http_port: Port = Field(8080, description="TorchServe's HTTP inference port, on loopback")
-    torchserve_management_port: Port = Field(8081, description="TorchServe's HTTP management port, on loopback")
-    torchserve_metrics_port: Port = Field(8082, description="TorchServe's HTTP metrics port, on loopback")
-    torchserve_grpc_port: Port = Field(7070, description="TorchServe's gRPC inference port, on loopback")
-    torchserve_grpc_management_port: Port = Field(7071, description="TorchServe's gRPC management port, on loopback")
+    host: str = Field(default="127.0.0.1", min_length=1, description="address of the streaming door and of the metrics")
+    port: Port = Field(default=8500, description="port of the streaming door")
+    metrics_port: Port = Field(default=8502, description="port of the Prometheus metrics")
+    torchserve_http_port: Port = Field(default=8080, description="TorchServe's HTTP inference port, on loopback")
+    torchserve_management_port: Port = Field(default=8081, description="TorchServe's HTTP management port, on loopback")
+    torchserve_metrics_port: Port = Field(default=8082, description="TorchServe's HTTP metrics port, on loopback")
+    torchserve_grpc_port: Port = Field(default=7070, description="TorchServe's gRPC inference port, on loopback")
+    torchserve_grpc_management_port: Port = Field(
+        default=7071, description="TorchServe's gRPC management port, on loopback"
+    )
     advertise: Annotated[str, AfterValidator(_host_port)] = Field(
-        "", description="host:port under which clients and other servers reach the streaming door"
+        default="", description="host:port under which clients and other servers reach the streaming door"
     )
 
     # Who may come in.
-    tokens: str = Field("", description="file of bearer tokens; without one, no token is asked for")
-    tls_certificate: str = Field("", description="PEM file of the certificate chain")
-    tls_key: str = Field("", description="PEM file of the private key")
-    tls_client_ca: str = Field("", description="PEM file of the authority whose client certificates are accepted")
-    insecure: bool = Field(False, description="allow a door beyond loopback that asks for neither TLS nor credentials")
+    tokens: str = Field(default="", description="file of bearer tokens; without one, no token is asked for")
+    tls_certificate: str = Field(default="", description="PEM file of the certificate chain")
+    tls_key: str = Field(default="", description="PEM file of the private key")
+    tls_client_ca: str = Field(
+        default="", description="PEM file of the authority whose client certificates are accepted"
+    )
+    insecure: bool = Field(
+        default=False, description="allow a door beyond loopback that asks for neither TLS nor credentials"
+    )
 
     # What a session may hold and how long it lives.
-    max_sessions: Count = Field(100_000, description="sessions alive at once")
-    slots: Count = Field(256, description="sessions whose state is on the device")
-    host_bytes: Size = Field(ByteSize(256 * 2**20), description="bytes of session states in host memory")
-    idle_timeout_s: Seconds = Field(7 * 86_400.0, description="seconds without a commit after which a session ends")
-    max_age_s: float = Field(0.0, ge=0, allow_inf_nan=False, description="seconds after which it ends anyway; 0: never")
-    tombstone_days: Seconds = Field(7.0, description="days for which the end of a session is remembered")
-    max_tombstones: Count = Field(100_000, description="ended sessions that are remembered")
+    max_sessions: Count = Field(default=100_000, description="sessions alive at once")
+    slots: Count = Field(default=256, description="sessions whose state is on the device")
+    host_bytes: Size = Field(default=ByteSize(256 * 2**20), description="bytes of session states in host memory")
+    idle_timeout_s: Seconds = Field(
+        default=7 * 86_400.0, description="seconds without a commit after which a session ends"
+    )
+    max_age_s: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="seconds after which it ends anyway; 0: never"
+    )
+    tombstone_days: Seconds = Field(default=7.0, description="days for which the end of a session is remembered")
+    max_tombstones: Count = Field(default=100_000, description="ended sessions that are remembered")
 
     # What may be under way at once.
-    max_chunk_timesteps: Count = Field(4096, description="timesteps of one chunk")
-    max_queued_chunks: Count = Field(64, description="chunks waiting in one session's queue")
-    max_queued_chunks_total: Count = Field(8192, description="chunks waiting in all queues")
-    max_message_bytes: Size = Field(ByteSize(4 * 2**20), description="bytes of one gRPC message")
-    max_streams: Count = Field(1024, description="streams open at once")
-    reply_window_chunks: Count = Field(64, description="latest replies of a session that are kept in memory")
-    reply_window_bytes: Size = Field(ByteSize(2**20), description="bytes of these replies, for each session")
+    max_chunk_timesteps: Count = Field(default=4096, description="timesteps of one chunk")
+    max_queued_chunks: Count = Field(default=64, description="chunks waiting in one session's queue")
+    max_queued_chunks_total: Count = Field(default=8192, description="chunks waiting in all queues")
+    max_message_bytes: Size = Field(default=ByteSize(4 * 2**20), description="bytes of one gRPC message")
+    max_streams: Count = Field(default=1024, description="streams open at once")
+    reply_window_chunks: Count = Field(default=64, description="latest replies of a session that are kept in memory")
+    reply_window_bytes: Size = Field(default=ByteSize(2**20), description="bytes of these replies, for each session")
 
     # What survives.
     state_dir: Path = Field(default_factory=default_state_dir, description="folder of the sessions' store and caches")
     store: Annotated[str, AfterValidator(_store)] = Field(
-        "sqlite", description="sqlite, redis://…, rediss://… or unix://…"
+        default="sqlite", description="sqlite, redis://…, rediss://… or unix://…"
     )
-    durability: Literal["off", "async", "sync"] = Field("async", description="what a reply waits for: off, async, sync")
-    sync_interval_ms: float = Field(5.0, gt=0, description="milliseconds within which async mode syncs to disk")
-    snapshot_every_timesteps: Count = Field(1024, description="timesteps of a session between two snapshots")
-    snapshot_every_bytes: Size = Field(ByteSize(2**20), description="bytes of its records between two snapshots")
-    history_bytes: Size = Field(ByteSize(256 * 2**20), description="bytes of records older than the last snapshot")
-    history_hours: float = Field(24.0, ge=0, description="hours for which such records are kept")
-    lease_s: Seconds = Field(10.0, description="seconds for which a server owns a session in a shared store")
+    durability: Literal["off", "async", "sync"] = Field(
+        default="async", description="what a reply waits for: off, async, sync"
+    )
+    sync_interval_ms: float = Field(default=5.0, gt=0, description="milliseconds within which async mode syncs to disk")
+    snapshot_every_timesteps: Count = Field(default=1024, description="timesteps of a session between two snapshots")
+    snapshot_every_bytes: Size = Field(
+        default=ByteSize(2**20), description="bytes of its records between two snapshots"
+    )
+    history_bytes: Size = Field(
+        default=ByteSize(256 * 2**20), description="bytes of records older than the last snapshot"
+    )
+    history_hours: float = Field(default=24.0, ge=0, description="hours for which such records are kept")
+    lease_s: Seconds = Field(default=10.0, description="seconds for which a server owns a session in a shared store")
 
     # TorchServe and its own door.
-    batch_size: Count = Field(64, description="calls that TorchServe hands over at once")
-    max_batch_delay_ms: Count = Field(1, description="milliseconds that TorchServe waits for such a batch")
-    response_timeout_s: int = Field(120, ge=2, description="seconds after which TorchServe gives a worker up")
+    batch_size: Count = Field(default=64, description="calls that TorchServe hands over at once")
+    max_batch_delay_ms: Count = Field(default=1, description="milliseconds that TorchServe waits for such a batch")
+    response_timeout_s: int = Field(default=120, ge=2, description="seconds after which TorchServe gives a worker up")
 
     # Operation.
-    grace_s: Seconds = Field(20.0, description="seconds from the first SIGTERM to the end of all processes")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
-    otlp_endpoint: str = Field("", description="OpenTelemetry collector (OTLP over gRPC) that gets the traces")
+    grace_s: Seconds = Field(default=20.0, description="seconds from the first SIGTERM to the end of all processes")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least level that is logged"
+    )
+    otlp_endpoint: str = Field(default="", description="OpenTelemetry collector (OTLP over gRPC) that gets the traces")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -2,23 +2,17 @@
 
 import errno
 import socket
-from dataclasses import dataclass
 
 from dnc_serve.handler.config import PORTS, ServeConfig
 
 LOOPBACK = "127.0.0.1"
 
 
-@dataclass(frozen=True)
 class PortTaken(Exception):
     """A configured port is in use."""
 
-    setting: str
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"{self.setting} is {self.port}; expected a free port on {self.host}, but that one is taken"
+    def __init__(self, setting: str, host: str, port: int) -> None:
+        super().__init__(f"{setting} is {port}; expected a free port on {host}, but that one is taken")
 
 
 def host_of(config: ServeConfig, setting: str) -> str:

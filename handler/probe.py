@@ -4,6 +4,7 @@ import contextlib
 import socket
 import ssl
 import time
+from typing import Any
 
 from dnc_serve.handler.config import ServeConfig
 
@@ -40,7 +41,7 @@ def health(address: str, config: ServeConfig, timeout_s: float) -> str:
     host, port = split_address(address)
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
+        stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
             answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s, wait_for_ready=True)
         except grpc.RpcError as exc:
