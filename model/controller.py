@@ -103,9 +103,7 @@ class Controller(nn.Module):
         hiddens = _stack(next_hiddens)
         if self.clip_hidden:
             hiddens = hiddens.clamp(-self.clip, self.clip)
-        output = hiddens[depth - 1]
-        if self.clip_output:
-            output = output.clamp(-self.clip, self.clip)
+        output = self.output(hiddens)
         state: ControllerHidden = hiddens
         if self.has_cell_state:
             cells = _stack(next_cells)
@@ -113,6 +111,15 @@ class Controller(nn.Module):
                 cells = cells.clamp(-self.clip, self.clip)
             state = (hiddens, cells)
         return output, state
+
+    @torch.jit.export
+    def output(self, hidden: ControllerHidden) -> Tensor:
+        """The output [B, H] of the timestep that led to a state."""
+        hiddens = hidden if isinstance(hidden, Tensor) else hidden[0]
+        output = hiddens[len(self.cells) - 1]
+        if self.clip_output:
+            output = output.clamp(-self.clip, self.clip)
+        return output
 
 
 def _stack(layers: list[Tensor]) -> Tensor:

@@ -27,7 +27,7 @@ class ArtifactError(Exception):
 
 @dataclass(frozen=True)
 class Artifact:
-    """A loaded artifact. `module` is a `TickModule`, scripted: `module(inputs, packed)` and `module.trace_debug`."""
+    """A loaded artifact. `module` is a `TickModule`, scripted: `module(inputs, packed)`, `trace_debug`, `interface`."""
 
     manifest: dict[str, Any]
     module: torch.jit.ScriptModule
@@ -39,7 +39,7 @@ class Artifact:
 def script(dnc: DNC) -> torch.jit.ScriptModule:
     """The model's `TickModule` compiled by TorchScript, in evaluation mode, its weights frozen in."""
     module = torch.jit.script(TickModule(dnc).eval())
-    frozen: torch.jit.ScriptModule = torch.jit.freeze(module, preserved_attrs=["trace_debug"])
+    frozen: torch.jit.ScriptModule = torch.jit.freeze(module, preserved_attrs=["trace_debug", "interface"])
     return frozen
 
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from dnc_serve.model.dnc import DNC
+from dnc_serve.model.interface import Interface
 from dnc_serve.model.layout import StateLayout
 from dnc_serve.model.state import MemoryState
 
@@ -47,6 +48,31 @@ class TickModule(nn.Module):
             "usage_vector": _stack([access.usage_vector for access in accesses], len(outputs)),
         }
         return torch.stack(outputs), self.packing.pack(state), observed
+
+    @torch.jit.export
+    def interface(self, packed: Tensor) -> dict[str, Tensor]:
+        """What each layer's controller asked of its memory at the timestep that led to states [B, S].
+
+        It is no part of the state, but follows from the controller's. The dict has the gates, read modes and strengths
+        of `Interface`, each [L, B, ...]; the strengths of write and read heads apart.
+        """
+        state = self.packing.unpack(packed)
+        asked: list[Interface] = []
+        for tower in self.dnc.towers:
+            for controller in tower.controllers:  # type: ignore[union-attr]
+                output = controller.output(state.controller_hidden[len(asked)])
+                interface = tower.access.interface  # type: ignore[union-attr]
+                asked.append(interface(output))  # type: ignore[operator]
+        write_heads = self.packing.write_heads
+        strengths = torch.stack([layer.strengths for layer in asked])
+        return {
+            "allocation_gates": torch.stack([layer.allocation_gates for layer in asked]),
+            "write_gates": torch.stack([layer.write_gates for layer in asked]),
+            "free_gates": torch.stack([layer.free_gates for layer in asked]),
+            "read_modes": torch.stack([layer.read_modes for layer in asked]),
+            "write_strengths": strengths[:, :, :write_heads],
+            "read_strengths": strengths[:, :, write_heads:],
+        }
 
 
 def _stack(accesses: list[Tensor], timesteps: int) -> Tensor:

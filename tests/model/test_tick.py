@@ -56,6 +56,37 @@ def test_a_traced_chunk_gives_every_rows_debug_table(options, no_gradients):
             torch.testing.assert_close(served, torch.from_numpy(array), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_layers": 3, "share_memory": False, "write_heads": 2, "read_heads": 3, "rnn_type": "gru"},
+        {"rnn_type": "rnn", "nonlinearity": "relu", "clip": 0.1, "clip_scope": "controller_output"},
+    ],
+)
+def test_the_interface_is_what_the_last_timestep_asked_of_the_memory(options, no_gradients):
+    dnc = make(nr_cells=10, **options)
+    module = script(dnc)
+    asked = []
+    for layer in dnc.interfaces():
+        layer.register_forward_hook(lambda layer, inputs, interface: asked.append(interface))
+    packed = torch.zeros(3, StateLayout(dnc.config).size)
+    for x in torch.randn(4, 3, 8):
+        asked.clear()
+        _, packed = TickModule(dnc)(x[None], packed)
+    write_heads = dnc.config.write_heads
+    expected = {
+        name: torch.stack([getattr(interface, name) for interface in asked])
+        for name in ("allocation_gates", "write_gates", "free_gates", "read_modes")
+    }
+    strengths = torch.stack([interface.strengths for interface in asked])
+    expected["write_strengths"], expected["read_strengths"] = strengths[..., :write_heads], strengths[..., write_heads:]
+    for found in (TickModule(dnc).interface(packed), module.interface(packed)):
+        assert set(found) == set(expected)
+        for name, values in expected.items():
+            torch.testing.assert_close(found[name], values, rtol=0, atol=1e-6)
+
+
 def test_a_rows_bits_are_the_same_in_every_tile_and_position(no_gradients):
     dnc = make()
     module = script(dnc)
