@@ -1,0 +1,168 @@
+"""`AsyncClient`: the calls that belong to no session, and the way to sessions."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Self
+
+from dnc_serve.client.arrays import Float32
+from dnc_serve.client.calls import Calls
+from dnc_serve.client.errors import DncError
+from dnc_serve.client.hosts import DEFAULT_TARGET, TLS, Hosts, Metadata, Route, Token
+from dnc_serve.client.info import ModelInfo, SessionInfo
+from dnc_serve.client.pipe import Pipe
+from dnc_serve.client.resume import Entry
+from dnc_serve.client.retry import Retry
+from dnc_serve.client.session import AsyncSession
+from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+
+BLOB_PART_BYTES = 1 << 20
+
+
+class AsyncClient:
+    """A client of one server, or of several that share a store.
+
+    - `targets`: host:port, or a list of them; a session's calls go to no other host.
+    - `token`: the bearer token, or a function that returns the present one.
+    - `tls`: True for the system's authorities, or a `TLS` with files.
+    - `timeout_s`: how long a call waits for its answer, all attempts together; a stream, for its next output.
+    - `retry`: how it waits between attempts; None makes one attempt only.
+    """
+
+    def __init__(
+        self,
+        targets: str | Sequence[str] = DEFAULT_TARGET,
+        *,
+        token: Token | None = None,
+        tls: TLS | bool | None = None,
+        timeout_s: float = 60.0,
+        retry: Retry | None = Retry(),  # noqa: B008  frozen
+    ) -> None:
+        if not timeout_s > 0:
+            raise ValueError(f"timeout_s is {timeout_s}; expected more than 0")
+        self.calls = Calls(Hosts(targets, token, tls), retry, timeout_s)
+        self._model: ModelInfo | None = None
+        self._sessions: set[AsyncSession] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Leaves all sessions and closes the connections; the sessions stay on the server."""
+        for session in list(self._sessions):
+            await session.close()
+        await self.calls.hosts.close()
+
+    def session(self, id: str | None = None, *, allow_existing: bool = True) -> AsyncSession:
+        """A session with a stream of its own; one with a random id if none is given.
+
+        Enter it with `async with`, or await it; it is created, or taken up where it was left.
+        """
+        return AsyncSession(self, id, allow_existing, self._open_pipe)
+
+    def multiplex(self) -> "AsyncMultiplex":
+        """Many sessions on one stream: fewer messages on the way for whoever steps many at once."""
+        return AsyncMultiplex(self)
+
+    async def model(self) -> ModelInfo:
+        """What the server serves; asked for once."""
+        if self._model is None:
+            self._model = ModelInfo.from_wire(await self._unary("GetModel", pb.GetModelRequest()))
+        return self._model
+
+    async def sessions(self, prefix: str = "", page_size: int = 100) -> AsyncIterator[SessionInfo]:
+        """All sessions that this client may see, by id."""
+        token = ""
+        while True:
+            request = pb.ListSessionsRequest(page_size=page_size, page_token=token, prefix=prefix)
+            page = await self._unary("ListSessions", request)
+            for session in page.sessions:
+                yield SessionInfo.from_wire(session)
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def import_session(self, id: str, blob: bytes) -> AsyncSession:
+        """An exported session under the given id, opened. Raises BadBlob, ModelMismatch or SessionExists."""
+        session = self.session(id)
+        route = self.calls.hosts.route(id)
+
+        async def attempt(stub: Any, timeout_s: float, metadata: Metadata) -> Any:
+            return await stub.ImportSession(_parts(id, blob), timeout=timeout_s, metadata=metadata)
+
+        response = await self.calls.persist(attempt, route, id)
+        session.created = True
+        await session.take_up(SessionInfo.from_wire(response.session))
+        return session
+
+    def opened(self, session: AsyncSession) -> None:
+        """The session is to be closed with the client."""
+        self._sessions.add(session)
+
+    def forget(self, session: AsyncSession) -> None:
+        """The session was closed."""
+        self._sessions.discard(session)
+
+    def _open_pipe(self, route: Route, session_id: str) -> Pipe:
+        hosts = self.calls.hosts
+        return Pipe(hosts.stub(route.target), route.target, hosts.metadata(session_id))
+
+    async def _unary(self, method: str, request: Any) -> Any:
+        return await self.calls.unary(method, request, self.calls.hosts.route(""))
+
+
+class AsyncMultiplex:
+    """Sessions that share one stream to each server."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+        self._pipes: dict[str, Pipe] = {}
+        self._sessions: list[AsyncSession] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Leaves all its sessions and ends the stream."""
+        for session in self._sessions:
+            await session.close()
+
+    def session(self, id: str | None = None, *, allow_existing: bool = True) -> AsyncSession:
+        """As `AsyncClient.session`, on the common stream."""
+        session = AsyncSession(self._client, id, allow_existing, self._open_pipe)
+        self._sessions.append(session)
+        return session
+
+    async def step(self, inputs: Mapping[AsyncSession, Any]) -> dict[AsyncSession, Float32 | DncError]:
+        """Outputs [T, O] for inputs [T, I] of several sessions at once; in the place of what failed, its error."""
+        groups: dict[AsyncSession, list[Entry]] = {}
+        outputs: dict[AsyncSession, Float32 | DncError] = {}
+        for session, values in inputs.items():
+            try:
+                groups[session] = session.enter(values)
+            except DncError as error:
+                outputs[session] = error
+        for session, group in groups.items():
+            try:
+                outputs[session] = await session.outputs(group)
+            except DncError as error:
+                outputs[session] = error
+        return outputs
+
+    def _open_pipe(self, route: Route, session_id: str) -> Pipe:
+        pipe = self._pipes.get(route.target)
+        if pipe is None or not pipe.is_open:
+            hosts = self._client.calls.hosts
+            pipe = self._pipes[route.target] = Pipe(hosts.stub(route.target), route.target, hosts.metadata())
+        return pipe
+
+
+async def _parts(session_id: str, blob: bytes) -> AsyncIterator[pb.ImportSessionRequest]:
+    first = pb.ImportSessionRequest(session_id=session_id, total_bytes=len(blob), data=blob[:BLOB_PART_BYTES])
+    yield first
+    for offset in range(BLOB_PART_BYTES, len(blob), BLOB_PART_BYTES):
+        yield pb.ImportSessionRequest(data=blob[offset : offset + BLOB_PART_BYTES])

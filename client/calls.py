@@ -1,0 +1,91 @@
+"""Calls with one answer, or with one that comes in parts: tried again, at other hosts too, until the timeout."""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+from dnc_serve.client.errors import DeadlineExceeded, DncError, SessionMoved, Unavailable, translated
+from dnc_serve.client.hosts import Hosts, Metadata, Route
+from dnc_serve.client.retry import Retry, persist
+from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
+
+Result = TypeVar("Result")
+Stub = dnc_pb2_grpc.DncServiceStub
+Attempt = Callable[[Stub, float, Metadata], Awaitable[Result]]
+
+
+class Calls:
+    """Makes one client's calls; each may be sent more than once, so it must change nothing when repeated."""
+
+    def __init__(self, hosts: Hosts, retry: Retry | None, timeout_s: float) -> None:
+        self.hosts = hosts
+        self.retry = retry
+        self.timeout_s = timeout_s
+
+    async def unary(self, method: str, request: Any, route: Route, session_id: str | None = None) -> Any:
+        """The answer to one request."""
+
+        async def attempt(stub: Stub, timeout_s: float, metadata: Metadata) -> Any:
+            return await getattr(stub, method)(request, timeout=timeout_s, metadata=metadata)
+
+        return await self.persist(attempt, route, session_id)
+
+    async def collect(self, method: str, request: Any, route: Route, session_id: str) -> list[Any]:
+        """All parts of an answer, from one attempt."""
+
+        async def attempt(stub: Stub, timeout_s: float, metadata: Metadata) -> list[Any]:
+            return [part async for part in getattr(stub, method)(request, timeout=timeout_s, metadata=metadata)]
+
+        return await self.persist(attempt, route, session_id)
+
+    async def persist(self, attempt: Attempt[Result], route: Route, session_id: str | None) -> Result:
+        """The result of the first attempt that no passing trouble ends."""
+        deadline = time.monotonic() + self.timeout_s
+        last_failure: DncError | None = None
+
+        async def once() -> Result:
+            nonlocal last_failure
+            target = route.target
+            remaining_s = max(0.001, deadline - time.monotonic())
+            try:
+                with translated():
+                    return await attempt(self.hosts.stub(target), remaining_s, self.hosts.metadata(session_id))
+            except SessionMoved as error:
+                route.follow(error)
+                raise
+            except Unavailable as error:
+                last_failure = error
+                route.go_on(away_from=target)
+                raise
+            except DeadlineExceeded as error:
+                if last_failure is not None:
+                    raise last_failure from error
+                raise
+
+        return await persist(once, self.retry, self.timeout_s)
+
+    async def persist_stream(
+        self, open_call: Callable[[Stub, Metadata], AsyncIterator[Any]], route: Route, session_id: str
+    ) -> AsyncIterator[Any]:
+        """What a call without an end sends; opened again after a lost connection."""
+        failure: DncError | None = None
+        while True:
+            target = route.target
+
+            async def first(target: str = target) -> tuple[Any, AsyncIterator[Any]]:
+                with translated():
+                    call = open_call(self.hosts.stub(target), self.hosts.metadata(session_id))
+                    return await anext(call), call
+
+            message, call = await persist(first, self.retry, self.timeout_s, failure)
+            yield message
+            try:
+                with translated():
+                    async for message in call:
+                        yield message
+                return
+            except DncError as error:
+                if not error.transient:
+                    raise
+                failure = error
+                route.go_on(away_from=target)

@@ -1,0 +1,251 @@
+"""Gets the entries of one session's ledger answered, whatever happens to connections and servers.
+
+Everything on the fast path happens in plain calls: `push` sends what the window lets, `receive` settles what was
+answered. Only trouble starts a task, which waits and tries again until an answer comes or the timeout has passed.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from dnc_serve.client.calls import Calls
+from dnc_serve.client.errors import (
+    AccessError,
+    ClientClosed,
+    DeadlineExceeded,
+    DncError,
+    Draining,
+    InvalidRequest,
+    LimitError,
+    PositionError,
+    ResultError,
+    SessionMoved,
+    StepGap,
+    from_status,
+)
+from dnc_serve.client.hosts import Route
+from dnc_serve.client.pipe import Pipe
+from dnc_serve.client.resume import Entry, Ledger, Mark
+from dnc_serve.client.retry import may_pass, persist
+from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+
+# Refusals that tell for certain that the refused was not applied.
+_NOTHING_APPLIED = (InvalidRequest, PositionError, ResultError, LimitError, AccessError)
+
+OpenPipe = Callable[[Route, str], Pipe]
+"""A pipe for a session: its own, or one that it shares with others."""
+
+
+class Delivery:
+    """One session's entries on their way. All methods are called on the client's event loop."""
+
+    def __init__(self, session_id: str, ledger: Ledger, route: Route, calls: Calls, open_pipe: OpenPipe) -> None:
+        self.ledger = ledger
+        self.route = route
+        self._session_id = session_id
+        self._calls = calls
+        self._open_pipe = open_pipe
+        self._pipe: Pipe | None = None
+        self._recovery: asyncio.Task[None] | None = None
+        self._attempt: asyncio.Future[None] | None = None
+        self._latest_trouble: DncError | None = None
+        self._next_trouble: DncError | None = None
+        self._room = asyncio.Event()
+        self._closed = False
+
+    def push(self) -> None:
+        """Sends what may be sent now. Raises ClientClosed."""
+        if self._closed:
+            raise ClientClosed(f"session {self._session_id!r} was closed")
+        if self._recovery is not None and self._attempt is None:
+            return  # the server has asked for a pause, or can't be reached
+        if not self.ledger.unsettled:
+            return
+        pipe = self._pipe
+        if pipe is None:
+            pipe = self._pipe = self._open_pipe(self.route, self._session_id)
+            pipe.join(self._session_id, self)
+        if not pipe.is_open:
+            return  # it will tell when it has ended
+        for entry in self.ledger.due():
+            message = entry.request.chunk if entry.timesteps else entry.request.reset
+            message.request_id = entry.request_id
+            pipe.send(entry.request)
+
+    async def settled(self, entry: Entry) -> None:
+        """Returns when the entry has been answered; raises what it failed with.
+
+        If nothing comes within the timeout, all that is unanswered fails.
+        """
+        if not entry.settled:
+            waiter = asyncio.get_running_loop().create_future()
+            entry.waiters.append(waiter)
+            try:
+                async with asyncio.timeout(self._calls.timeout_s):
+                    await waiter
+            except TimeoutError:
+                timeout = DeadlineExceeded(f"no answer within {self._calls.timeout_s:g} s")
+                self._drop_pipe()
+                self._give_up(self._latest_trouble or timeout)
+        if entry.failure is not None:
+            raise entry.failure
+
+    async def room(self) -> None:
+        """Returns when one more entry would be sent at once."""
+        while not self.ledger.has_room:
+            self._room.clear()
+            await self._room.wait()
+
+    def withdraw(self, mark: Mark, error: DncError) -> None:
+        """Gives up all that was entered after the mark."""
+        self._wake(self.ledger.withdraw(mark, error))
+
+    async def close(self) -> None:
+        """Leaves the session as it is on the server."""
+        self._closed = True
+        if self._recovery is not None:
+            self._recovery.cancel()
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            pipe.leave(self._session_id)
+            if pipe.is_empty:
+                await pipe.close()
+        self._wake(self.ledger.withdraw_unsettled(ClientClosed(f"session {self._session_id!r} was closed")))
+
+    # What a pipe tells.
+
+    def receive(self, response: pb.StreamResponse, kind: str) -> None:
+        ledger = self.ledger
+        try:
+            if kind == "chunk":
+                chunk = response.chunk
+                entry = ledger.answer(
+                    chunk.request_id,
+                    position=chunk.position,
+                    durable_position=chunk.durable_position,
+                    experience=chunk.experience,
+                    outputs=chunk.outputs.data,
+                    result=chunk,
+                )
+            elif kind == "reset":
+                reset, session = response.reset, response.reset.session
+                entry = ledger.answer(
+                    reset.request_id,
+                    position=session.position,
+                    durable_position=session.durable_position,
+                    experience=session.experience,
+                    outputs=b"",
+                    result=reset,
+                )
+            else:
+                ledger.refuse(response.error.request_id, from_status(response.error.status))
+                entry = None
+        except DncError as error:
+            self._give_up(error)
+            return
+        if entry is not None:
+            self._latest_trouble = None
+            self._wake([entry])
+            if self._attempt is not None and not self._attempt.done():
+                self._attempt.set_result(None)
+        trouble = ledger.trouble
+        if trouble is not None:
+            self._react(trouble)
+        elif not self._closed:
+            self.push()
+
+    def lose(self, pipe: Pipe, error: DncError) -> None:
+        if pipe is not self._pipe:
+            return
+        self._pipe = None
+        self.route.go_on(away_from=pipe.target)
+        self.ledger.resend()
+        self._try_later(error)
+
+    # What follows from trouble.
+
+    def _react(self, refusal: DncError) -> None:
+        """The first of what is in flight was refused."""
+        try:
+            if isinstance(refusal, StepGap):
+                self._go_back(refusal)
+                return
+            if isinstance(refusal, SessionMoved):
+                self.route.follow(refusal)
+                self._drop_pipe()
+            elif isinstance(refusal, Draining):
+                self.route.go_on(away_from=self.route.target)
+                self._drop_pipe()
+        except DncError as error:
+            self._give_up(error)
+            return
+        if may_pass(refusal):
+            self.ledger.resend()
+        self._try_later(refusal)
+
+    def _go_back(self, gap: StepGap) -> None:
+        expected = gap.metadata.get("expected_position", "")
+        if not expected.isdecimal() or not self.ledger.rewind(int(expected)):
+            raise gap.with_note("what it lost is not kept by this client any more")
+        self.push()
+
+    def _try_later(self, error: DncError) -> None:
+        if not self.ledger.unsettled or self._closed:
+            return
+        if not may_pass(error):
+            self._give_up(error)
+            return
+        self._latest_trouble = error
+        if self._recovery is None:
+            self._recovery = asyncio.create_task(self._recover(error))
+        elif self._attempt is not None and self._attempt.done():
+            self._next_trouble = error
+        elif self._attempt is not None:
+            self._attempt.set_exception(error)
+
+    async def _recover(self, error: DncError) -> None:
+        trouble: DncError | None = error
+        try:
+            while trouble is not None:
+                await persist(self._try_again, self._calls.retry, self._calls.timeout_s, trouble)
+                trouble, self._next_trouble = self._next_trouble, None
+        except DncError as last:
+            self._give_up(last)
+        finally:
+            self._recovery = None
+
+    async def _try_again(self) -> None:
+        """Sends, and returns with the first answer."""
+        if not self.ledger.unsettled:
+            return
+        self._attempt = asyncio.get_running_loop().create_future()
+        try:
+            self.push()
+            await self._attempt
+        finally:
+            self._attempt = None
+
+    def _give_up(self, error: DncError) -> None:
+        """All that is unanswered fails, with what is known of it."""
+        position = self.ledger.settled_position
+        certain = isinstance(error, _NOTHING_APPLIED)
+        rest = "nothing after it was applied" if certain else "what was sent after it may or may not have been applied"
+        noted = error.with_note(
+            f"session {self._session_id!r} was answered up to position {position}, {rest}", position=position
+        )
+        self._wake(self.ledger.withdraw_unsettled(noted))
+
+    def _drop_pipe(self) -> None:
+        """Leaves the pipe; if nobody else uses it, it ends."""
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            pipe.leave(self._session_id)
+            if pipe.is_empty:
+                pipe.abandon()
+
+    def _wake(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            for waiter in entry.waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+        if entries:
+            self._room.set()

@@ -1,0 +1,133 @@
+"""What the server says about its model and its sessions, as plain values."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnc_serve.client.arrays import from_wire
+from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+
+# gRPC's own limit on a message is 4 MiB; ids and numbers take little of it.
+MAX_ARRAY_BYTES = (4 << 20) - (64 << 10)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a server serves, and what it takes at once."""
+
+    name: str
+    input_size: int
+    output_size: int
+    config: Mapping[str, Any]  # DNCConfig
+    digest: str  # of weights and sizes
+    artifact: str  # torchscript or aotinductor
+    artifact_note: str  # why a faster artifact is not used
+    fingerprint: str  # what the promise of equal bits holds for
+    device: str
+    state_bytes: int  # of one session
+    server_epoch: str  # new at each start of the server
+    server_version: str
+    durability: str  # off, async or sync
+    max_chunk_timesteps: int
+    max_in_flight_chunks: int  # of one session
+    tile_rows: tuple[int, ...]
+
+    def chunk_timesteps(self, debug: bool = False) -> int:
+        """The longest chunk that neither the server's limit nor that of a message forbids, there or back."""
+        bytes_a_timestep = 4 * max(self.input_size, self.output_size + (self._debug_size() if debug else 0))
+        return max(1, min(self.max_chunk_timesteps, MAX_ARRAY_BYTES // bytes_a_timestep))
+
+    def _debug_size(self) -> int:
+        """Numbers of one timestep's debug arrays: each layer's memory, links, weightings and usage."""
+        slots, word, reads, writes, layers = (
+            int(self.config[name]) for name in ("nr_cells", "cell_size", "read_heads", "write_heads", "num_layers")
+        )
+        return layers * slots * (word + writes * slots + 2 * writes + reads + 1)
+
+    @classmethod
+    def from_wire(cls, message: pb.GetModelResponse) -> Self:
+        return cls(
+            name=message.name,
+            input_size=message.input_size,
+            output_size=message.output_size,
+            config=json.loads(message.config_json or "{}"),
+            digest=message.model_digest,
+            artifact=message.artifact,
+            artifact_note=message.artifact_note,
+            fingerprint=message.fingerprint,
+            device=message.device,
+            state_bytes=message.state_bytes,
+            server_epoch=message.server_epoch,
+            server_version=message.server_version,
+            durability=message.durability,
+            max_chunk_timesteps=message.max_chunk_timesteps,
+            max_in_flight_chunks=message.max_in_flight_chunks,
+            tile_rows=tuple(message.tile_rows),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """A session as its server describes it."""
+
+    id: str
+    incarnation: int
+    position: int  # timesteps consumed
+    durable_position: int  # timesteps that survive a power loss
+    experience: int  # resets done
+    model_digest: str
+    tier: str  # slot, host or store
+    state_bytes: int
+    created: datetime
+    last_used: datetime
+    earliest_position: int  # that a fork or a dump can go back to
+    replayed_elsewhere: bool  # a replay had to use another artifact
+    fingerprint: str
+
+    @classmethod
+    def from_wire(cls, message: pb.Session) -> Self:
+        return cls(
+            id=message.session_id,
+            incarnation=message.incarnation,
+            position=message.position,
+            durable_position=message.durable_position,
+            experience=message.experience,
+            model_digest=message.model_digest,
+            tier=pb.Tier.Name(message.tier).removeprefix("TIER_").lower(),
+            state_bytes=message.state_bytes,
+            created=message.created.ToDatetime(UTC),
+            last_used=message.last_used.ToDatetime(UTC),
+            earliest_position=message.earliest_position,
+            replayed_elsewhere=message.replayed_elsewhere,
+            fingerprint=message.fingerprint,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFrame:
+    """One look at a session's memory while it works."""
+
+    position: int
+    experience: int
+    tier: str
+    arrays: dict[str, NDArray[np.float32]]  # thinned: a cell is the value of largest magnitude that it stands for
+    full_shapes: dict[str, tuple[int, ...]]
+    skipped_frames: int  # since the frame before
+    at: datetime
+
+    @classmethod
+    def from_wire(cls, message: pb.WatchMemoryResponse) -> Self:
+        return cls(
+            position=message.position,
+            experience=message.experience,
+            tier=pb.Tier.Name(message.tier).removeprefix("TIER_").lower(),
+            arrays={name: from_wire(watched.array) for name, watched in message.arrays.items()},
+            full_shapes={name: tuple(watched.full_shape) for name, watched in message.arrays.items()},
+            skipped_frames=message.skipped_frames,
+            at=message.at.ToDatetime(UTC),
+        )

@@ -1,0 +1,52 @@
+"""An event loop in a thread of its own, for callers that have none."""
+
+import asyncio
+import os
+import threading
+import weakref
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from dnc_serve.client.errors import ClientClosed
+
+Result = TypeVar("Result")
+
+
+class LoopThread:
+    """Runs coroutines for any number of other threads."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._pid = os.getpid()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="dnc-client", daemon=True)
+        self._thread.start()
+        # Also at the interpreter's exit, if nobody stops it before.
+        self._finalizer = weakref.finalize(self, _stop, self._loop, self._thread, self._pid)
+
+    def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        """The coroutine's result; it is cancelled if the waiting thread is interrupted. Raises ClientClosed."""
+        if os.getpid() != self._pid:
+            coroutine.close()
+            raise ClientClosed("this client belongs to the process that forked this one: make a new one after the fork")
+        if not self._finalizer.alive:
+            coroutine.close()
+            raise ClientClosed("the client was closed")
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        """Ends the thread."""
+        self._finalizer()
+
+
+def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, pid: int) -> None:
+    if os.getpid() != pid:
+        return  # the thread did not come along through the fork
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(timeout=5.0)
+    if not loop.is_running():
+        loop.close()

@@ -1,0 +1,285 @@
+"""What a client has sent to one session, and what became of it: the client's half of "exactly once".
+
+A `Ledger` holds, in order, the chunks and resets of one session that may still have to be sent (again):
+
+    kept        answered, but not yet safe from a power loss of the server: `durable_position` is not past them
+    in flight   sent on the present connection, and not answered on it
+    waiting     entered, and held back by the window
+
+A lost connection turns everything unanswered into waiting. A server that comes back behind what it had answered makes
+kept entries go out again; their outputs are compared with those delivered before, and never delivered twice. Whatever
+fails is withdrawn together with all that follows it, so that `position` is again what the user has been given.
+
+Nothing here does I/O.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dnc_serve.client.errors import CorruptState, DncError, Internal
+
+# Outputs that a server computes again, perhaps with another artifact, come this close to the first ones.
+RECOMPUTED_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place between two entries."""
+
+    serial: int
+    position: int
+    experience: int
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One chunk, or one reset, which takes no timesteps."""
+
+    serial: int
+    start: int  # the position that it follows
+    experience: int  # the experience that it follows
+    timesteps: int
+    resets: bool
+    request: Any
+    nbytes: int
+    request_id: int = 0  # of the latest sending
+    outputs: bytes = b""
+    result: Any = None  # the answer, until somebody takes it
+    failure: DncError | None = None
+    refusal: DncError | None = None  # of the latest sending
+    settled: bool = False
+    waiters: list[Any] = field(default_factory=list)
+
+    @property
+    def end(self) -> int:
+        return self.start + self.timesteps
+
+    def take(self) -> Any:
+        """The answer, which is kept no longer."""
+        result, self.result = self.result, None
+        return result
+
+    @property
+    def mark(self) -> Mark:
+        """The place before it."""
+        return Mark(self.serial, self.start, self.experience)
+
+    def is_durable(self, durable_position: int) -> bool:
+        """Whether a power loss can't undo it. A reset's own durability shows only in that of a later chunk."""
+        return self.end <= durable_position if self.timesteps else self.start < durable_position
+
+
+class Ledger:
+    """The entries of one session, each applied once and answered once."""
+
+    def __init__(
+        self,
+        position: int = 0,
+        experience: int = 0,
+        *,
+        window: int = 16,
+        window_bytes: int = 16 << 20,
+        keep_bytes: int = 64 << 20,
+    ) -> None:
+        self.position = position
+        self.experience = experience
+        self.durable_position = 0
+        self._window = max(1, window)
+        self._window_bytes = window_bytes
+        self._keep_bytes = keep_bytes
+        self._entries: list[Entry] = []
+        # Entries before `_settled` have been answered once and for all; those before `_confirmed` need nothing more on
+        # the present connection; those before `_sent` have been sent on it.
+        self._settled = 0
+        self._confirmed = 0
+        self._sent = 0
+        self._next_serial = 0
+        self._last_request_id = 0
+        self._kept_bytes = 0
+        self._bytes_in_flight = 0
+        self._refused = False
+        self._rewound_to: int | None = None
+
+    @property
+    def unsettled(self) -> int:
+        """Entries that have not been answered."""
+        return len(self._entries) - self._settled
+
+    @property
+    def settled_position(self) -> int:
+        """The position up to which everything has been answered."""
+        return self._entries[self._settled].start if self.unsettled else self.position
+
+    @property
+    def last(self) -> Entry | None:
+        """The last entry, if it is kept."""
+        return self._entries[-1] if self._entries else None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more entry would be sent at once."""
+        return self.unsettled < self._window
+
+    @property
+    def mark(self) -> Mark:
+        """The place after all entries."""
+        return Mark(self._next_serial, self.position, self.experience)
+
+    def enter(self, request: Any, nbytes: int, *, timesteps: int = 0, resets: bool = False) -> Entry:
+        """One more chunk or reset, at the end."""
+        entry = Entry(self._next_serial, self.position, self.experience, timesteps, resets, request, nbytes)
+        self._next_serial += 1
+        self.position += timesteps
+        self.experience += resets
+        self._entries.append(entry)
+        return entry
+
+    def due(self) -> Iterator[Entry]:
+        """Takes what is to be sent now, in order; each gets a fresh request id."""
+        while (
+            self._sent < len(self._entries)
+            and not self._refused
+            and (
+                self._sent == self._confirmed
+                or (self._sent - self._confirmed < self._window and self._bytes_in_flight < self._window_bytes)
+            )
+        ):
+            entry = self._entries[self._sent]
+            self._sent += 1
+            self._last_request_id += 1
+            entry.request_id = self._last_request_id
+            self._bytes_in_flight += entry.nbytes
+            yield entry
+
+    # What the server says.
+
+    def answer(
+        self, request_id: int, *, position: int, durable_position: int, experience: int, outputs: bytes, result: Any
+    ) -> Entry | None:
+        """The entry that is settled by an answer; None if the answer is stale or repeats one that was delivered.
+
+        Raises CorruptState for a repeated chunk with other outputs, Internal for an answer that fits no question.
+        """
+        entry = self._first_in_flight()
+        if entry is None or entry.request_id != request_id:
+            return None
+        if entry.timesteps and position != entry.end:
+            raise Internal(f"the chunk that ends at {entry.end} was answered as one that ends at {position}")
+        again = self._confirmed < self._settled
+        if again and not _agree(entry.outputs, outputs):
+            raise CorruptState(
+                f"the server lost timesteps {entry.start} to {entry.end} and computed them again with other outputs "
+                "than those that were delivered"
+            )
+        self._confirmed += 1
+        self._bytes_in_flight -= entry.nbytes
+        self._rewound_to = None
+        self.durable_position = max(self.durable_position, durable_position)
+        if not again:
+            self._settled += 1
+            entry.settled, entry.result, entry.outputs = True, result, outputs
+            entry.nbytes += len(outputs)
+            self._kept_bytes += entry.nbytes
+            if not self.unsettled:
+                self.experience = experience
+        self._prune()
+        return None if again else entry
+
+    def refuse(self, request_id: int, error: DncError) -> None:
+        """The server refused the sending of that id, and with it whatever followed."""
+        for entry in self._entries[self._confirmed : self._sent]:
+            if entry.request_id == request_id:
+                entry.refusal = error
+                self._refused = True
+
+    @property
+    def trouble(self) -> DncError | None:
+        """The refusal that stands first, once everything before it has been answered."""
+        entry = self._first_in_flight()
+        return entry.refusal if entry is not None else None
+
+    def rewind(self, expected_position: int) -> bool:
+        """The server stands at an earlier position: sends again from there. False if that isn't kept any more, or if
+        the server went back again at once."""
+        first = next(
+            (i for i, entry in enumerate(self._entries[: self._confirmed]) if entry.start >= expected_position), None
+        )
+        if first is None or self._entries[first].start != expected_position or expected_position == self._rewound_to:
+            return False
+        self._rewound_to = expected_position
+        self._send_from(first)
+        return True
+
+    def resend(self) -> None:
+        """Sends everything unanswered again. What was answered last and was a reset goes before it, since the position
+        of what follows would not show its loss; repeated, it changes nothing."""
+        first = self._settled
+        position = self._entries[first].start if first < len(self._entries) else self.position
+        while first and not self._entries[first - 1].timesteps and self._entries[first - 1].start == position:
+            first -= 1
+        self._rewound_to = None
+        self._send_from(first)
+
+    # What the user gives up.
+
+    def withdraw(self, mark: Mark, error: DncError) -> list[Entry]:
+        """Takes out all that was entered after the mark; returns what of it was unsettled, failed with the error."""
+        if mark.serial >= self._next_serial:
+            return []
+        first = max(0, len(self._entries) - (self._next_serial - mark.serial))
+        withdrawn = self._entries[first:]
+        failed = [entry for entry in withdrawn if not entry.settled]
+        for entry in failed:
+            entry.settled, entry.failure = True, error
+        self._kept_bytes -= sum(entry.nbytes for entry in withdrawn[: max(0, self._settled - first)])
+        self._bytes_in_flight -= sum(
+            entry.nbytes for entry in self._entries[max(first, self._confirmed) : max(first, self._sent)]
+        )
+        del self._entries[first:]
+        self._settled, self._confirmed, self._sent = (
+            min(first, end) for end in (self._settled, self._confirmed, self._sent)
+        )
+        self._refused = any(entry.refusal for entry in self._entries[self._confirmed : self._sent])
+        self._next_serial, self.position, self.experience = mark.serial, mark.position, mark.experience
+        return failed
+
+    def withdraw_unsettled(self, error: DncError) -> list[Entry]:
+        """Takes out all that has not been answered."""
+        failed = self.withdraw(self._entries[self._settled].mark, error) if self.unsettled else []
+        self.resend()
+        return failed
+
+    def _first_in_flight(self) -> Entry | None:
+        return self._entries[self._confirmed] if self._confirmed < self._sent else None
+
+    def _send_from(self, first: int) -> None:
+        for entry in self._entries[first : self._sent]:
+            entry.request_id, entry.refusal = 0, None
+        self._confirmed = self._sent = first
+        self._bytes_in_flight = 0
+        self._refused = False
+
+    def _prune(self) -> None:
+        """Forgets what a power loss can't undo, and the oldest of the rest when it grows too large."""
+        count = 0
+        while count < min(self._settled, self._confirmed):
+            entry = self._entries[count]
+            if not entry.is_durable(self.durable_position) and self._kept_bytes <= self._keep_bytes:
+                break
+            self._kept_bytes -= entry.nbytes
+            count += 1
+        if count:
+            del self._entries[:count]
+            self._settled -= count
+            self._confirmed -= count
+            self._sent -= count
+
+
+def _agree(first: bytes, second: bytes) -> bool:
+    return first == second or (
+        len(first) == len(second)
+        and np.allclose(np.frombuffer(first, "<f4"), np.frombuffer(second, "<f4"), rtol=0.0, atol=RECOMPUTED_TOLERANCE)
+    )

@@ -1,0 +1,348 @@
+"""`AsyncSession`: one session of a server, as its user sees it."""
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
+
+import numpy as np
+
+from dnc_serve.client.arrays import Float32, as_inputs, from_wire
+from dnc_serve.client.delivery import Delivery, OpenPipe
+from dnc_serve.client.errors import BadRequest, Cancelled, DncError, Internal, SessionError
+from dnc_serve.client.info import MemoryFrame, ModelInfo, SessionInfo
+from dnc_serve.client.resume import Entry, Ledger
+from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+
+if TYPE_CHECKING:
+    from dnc_serve.client.async_client import AsyncClient
+
+Scope = Literal["experience", "all"]
+_SCOPES = {"experience": pb.RESET_SCOPE_EXPERIENCE, "all": pb.RESET_SCOPE_ALL}
+
+
+class AsyncSession:
+    """A session that is created, or taken up where it was left, by `async with` or `await`.
+
+    Calls may overlap: they are applied in the order in which they were made. A `step` that fails counts as not made:
+    `position` is as before, and the same step with the same inputs may be made again, whatever became of the first
+    one; the server applies it once.
+    """
+
+    def __init__(
+        self, client: "AsyncClient", session_id: str | None, allow_existing: bool, open_pipe: OpenPipe
+    ) -> None:
+        self.id = new_session_id() if session_id is None else session_id
+        self.created = False
+        self.incarnation = 0
+        self._client = client
+        self._allow_existing = allow_existing
+        self._open_pipe = open_pipe
+        self._route = client.calls.hosts.route(self.id)
+        self._turn = asyncio.Lock()
+        self._delivery: Delivery | None = None
+        self._model: ModelInfo | None = None
+
+    async def open(self) -> Self:
+        """Creates the session, or takes it up. Raises SessionExists if that is not allowed."""
+        request = pb.CreateSessionRequest(session_id=self.id, allow_existing=self._allow_existing)
+        response = await self._client.calls.unary("CreateSession", request, self._route, self.id)
+        self.created = response.created
+        await self.take_up(SessionInfo.from_wire(response.session))
+        return self
+
+    async def take_up(self, info: SessionInfo) -> None:
+        """Goes on from where the server says that the session stands."""
+        model = self._model = await self._client.model()
+        self.incarnation = info.incarnation
+        ledger = Ledger(
+            info.position,
+            info.experience,
+            window=model.max_in_flight_chunks,
+            keep_bytes=0 if model.durability == "off" else KEEP_BYTES,
+        )
+        if self._delivery is not None:
+            await self._delivery.close()
+        self._delivery = Delivery(self.id, ledger, self._route, self._client.calls, self._open_pipe)
+        self._client.opened(self)
+
+    async def close(self) -> None:
+        """Leaves the session; on the server it stays as it is."""
+        if self._delivery is not None:
+            await self._delivery.close()
+        self._client.forget(self)
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self.open().__await__()
+
+    @property
+    def position(self) -> int:
+        """Timesteps that were consumed and answered."""
+        return self._opened.ledger.settled_position
+
+    @property
+    def durable_position(self) -> int:
+        """Timesteps that survive a power loss of the server, as far as it has said so."""
+        return self._opened.ledger.durable_position
+
+    @property
+    def experience(self) -> int:
+        """How often the experience was reset."""
+        return self._opened.ledger.experience
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the window lets one more chunk go out at once."""
+        return self._opened.ledger.has_room
+
+    # Timesteps.
+
+    @overload
+    async def step(self, inputs: Any, *, reset_experience: bool = False) -> Float32: ...
+    @overload
+    async def step(
+        self, inputs: Any, *, reset_experience: bool = False, debug: Literal[True]
+    ) -> tuple[Float32, dict[str, Float32]]: ...
+    async def step(
+        self, inputs: Any, *, reset_experience: bool = False, debug: bool = False
+    ) -> Float32 | tuple[Float32, dict[str, Float32]]:
+        """Outputs [T, O] for inputs [T, I] of any length; with `debug` also the memory after each timestep.
+
+        `reset_experience` zeroes the memory first, as one operation with the first timesteps. The debug arrays are
+        [layer × time, …] under the seed library's names.
+        """
+        async with self._turn:
+            group = self.enter(inputs, reset_experience=reset_experience, debug=debug)
+            results = await self.results(group)
+        outputs = _joined([result.outputs for result in results])
+        if not debug:
+            return outputs
+        return outputs, {name: _joined([result.debug[name] for result in results]) for name in results[0].debug}
+
+    async def stream(self, chunks: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Float32]:
+        """Outputs for each chunk of inputs [T, I], in order, with many chunks under way at once.
+
+        Chunks are taken from the iterable as the window has room, ahead of the outputs; those that were taken are
+        applied, also if the outputs are not waited for. After a lost connection it goes on where it was.
+        """
+        groups: deque[list[Entry]] = deque()
+        if isinstance(chunks, AsyncIterable):
+            async for outputs in self._stream_fed(chunks, groups):
+                yield outputs
+            return
+        for chunk in chunks:
+            groups.append(self.enter(chunk))
+            while groups and (groups[0][-1].settled or not self.has_room):
+                yield await self.outputs(groups.popleft())
+        while groups:
+            yield await self.outputs(groups.popleft())
+
+    async def _stream_fed(self, chunks: AsyncIterable[Any], groups: deque[list[Entry]]) -> AsyncIterator[Float32]:
+        """The same where waiting for the next chunk must not hold up the outputs of those before."""
+        fed = asyncio.Event()
+
+        async def feed() -> None:
+            async for chunk in chunks:
+                await self._opened.room()
+                groups.append(self.enter(chunk))
+                fed.set()
+
+        feeder = asyncio.create_task(feed())
+        feeder.add_done_callback(lambda _: fed.set())
+        try:
+            while groups or not feeder.done():
+                while groups:
+                    yield await self.outputs(groups.popleft())
+                fed.clear()
+                if not feeder.done():
+                    await fed.wait()
+            feeder.result()
+        finally:
+            feeder.cancel()
+
+    def enter(self, inputs: Any, *, reset_experience: bool = False, debug: bool = False) -> list[Entry]:
+        """Sends inputs on their way, in as many pieces as the server's limits ask for, without waiting."""
+        delivery, model = self._opened, self._model
+        assert model is not None
+        array = as_inputs(inputs, model.input_size)
+        at_most = model.chunk_timesteps(debug)
+        group = [
+            self._enter_piece(delivery.ledger, array[start : start + at_most], reset_experience and not start, debug)
+            for start in range(0, len(array), at_most)
+        ]
+        delivery.push()
+        return group
+
+    def _enter_piece(self, ledger: Ledger, piece: Float32, reset_experience: bool, debug: bool) -> Entry:
+        request = pb.StreamRequest()
+        chunk = request.chunk
+        chunk.session_id = self.id
+        chunk.incarnation = self.incarnation
+        chunk.position = ledger.position
+        chunk.inputs.shape.extend(piece.shape)
+        chunk.inputs.data = piece.tobytes()
+        chunk.inputs.dtype = pb.DATA_TYPE_FLOAT32
+        chunk.reset_experience = reset_experience
+        chunk.debug = debug
+        return ledger.enter(request, piece.nbytes, timesteps=len(piece), resets=reset_experience)
+
+    async def results(self, group: list[Entry]) -> list[Any]:
+        """The answers to all pieces; if one fails, or the caller gives up, none of them counts as made."""
+        delivery = self._opened
+        try:
+            for entry in group:
+                await delivery.settled(entry)
+        except BaseException as exc:
+            delivery.withdraw(group[0].mark, exc if isinstance(exc, DncError) else Cancelled("the step was given up"))
+            raise
+        return [entry.take() for entry in group]
+
+    async def outputs(self, group: list[Entry]) -> Float32:
+        """The outputs of all pieces as one array."""
+        return _joined([result.outputs for result in await self.results(group)])
+
+    async def reset(self, scope: Scope = "experience") -> None:
+        """Zeroes the memory (`experience`; controller state and read vectors stay), or makes all as new (`all`)."""
+        if scope not in _SCOPES:
+            raise BadRequest(f"scope is {scope!r}, expected 'experience' or 'all'")
+        async with self._turn:
+            delivery = self._opened
+            ledger = delivery.ledger
+            reset = pb.Reset(
+                session_id=self.id,
+                incarnation=self.incarnation,
+                position=ledger.position,
+                experience=ledger.experience,
+                scope=_SCOPES[scope],
+            )
+            group = [ledger.enter(pb.StreamRequest(reset=reset), 0, resets=True)]
+            delivery.push()
+            await self.results(group)
+
+    # Looks, copies, and the end.
+
+    async def info(self) -> SessionInfo:
+        """The session as the server describes it."""
+        await self._quiet()
+        response = await self._unary("GetSession", pb.GetSessionRequest(session_id=self.id))
+        return SessionInfo.from_wire(response.session)
+
+    async def resync(self) -> SessionInfo:
+        """Goes on from where the server stands, whatever this client knew: after StepConflict, ReplyGone or
+        SessionReplaced, where somebody else has used the session, or a step was given up for another one."""
+        response = await self._unary("GetSession", pb.GetSessionRequest(session_id=self.id))
+        info = SessionInfo.from_wire(response.session)
+        await self.take_up(info)
+        return info
+
+    async def dump(self, names: Sequence[str] = (), position: int | None = None) -> dict[str, Float32]:
+        """The session's memory and controller state by name, now or at an earlier position.
+
+        The first axis counts memories (or layers, for the controller's), the second holds the flattened array.
+        """
+        await self._quiet()
+        dump = pb.Dump(session_id=self.id, names=list(names), position=position)
+        responses = await self._client.calls.collect(
+            "DumpMemory", pb.DumpMemoryRequest(dump=dump), self._route, self.id
+        )
+        return assemble([response.part for response in responses])
+
+    async def watch(
+        self, names: Sequence[str] = (), max_frames_per_second: float = 30.0, max_cells: int = 65_536
+    ) -> AsyncIterator[MemoryFrame]:
+        """The session's memory while it works; frames that come faster than they are taken are skipped."""
+        request = pb.WatchMemoryRequest(
+            session_id=self.id, names=list(names), max_frames_per_second=max_frames_per_second, max_cells=max_cells
+        )
+        frames = self._client.calls.persist_stream(
+            lambda stub, metadata: aiter(stub.WatchMemory(request, metadata=metadata)), self._route, self.id
+        )
+        async for frame in frames:
+            yield MemoryFrame.from_wire(frame)
+
+    async def fork(self, id: str | None = None, position: int | None = None) -> "AsyncSession":
+        """An independent copy under another id, now or at an earlier position, opened."""
+        await self._quiet()
+        fork_id = new_session_id() if id is None else id
+        request = pb.ForkSessionRequest(
+            session_id=self.id,
+            fork_session_id=fork_id,
+            incarnation=self.incarnation,
+            position=self._opened.ledger.position if position is None else position,
+        )
+        response = await self._unary("ForkSession", request)
+        fork = AsyncSession(self._client, fork_id, True, self._open_pipe)
+        fork.created = response.created
+        await fork.take_up(SessionInfo.from_wire(response.session))
+        return fork
+
+    async def export(self) -> bytes:
+        """The session as a `safetensors` blob that `import_session` takes up elsewhere."""
+        await self._quiet()
+        parts = await self._client.calls.collect(
+            "ExportSession", pb.ExportSessionRequest(session_id=self.id), self._route, self.id
+        )
+        blob = b"".join(part.data for part in parts)
+        if not parts or len(blob) != parts[0].total_bytes:
+            raise Internal(f"the export of session {self.id!r} came in {len(blob)} bytes, not as many as announced")
+        return blob
+
+    async def delete(self) -> bool:
+        """Ends the session on the server; False if it had ended already."""
+        await self._quiet()
+        request = pb.DeleteSessionRequest(session_id=self.id, incarnation=self.incarnation)
+        response = await self._unary("DeleteSession", request)
+        await self.close()
+        return bool(response.deleted)
+
+    @property
+    def _opened(self) -> Delivery:
+        if self._delivery is None:
+            raise SessionError(
+                f"session {self.id!r} is not open: use `async with client.session(…)`, or await it", reason="NOT_OPEN"
+            )
+        return self._delivery
+
+    async def _quiet(self) -> None:
+        """Returns when everything that was sent has been answered."""
+        last = self._opened.ledger.last
+        if last is not None:
+            await self._opened.settled(last)
+
+    async def _unary(self, method: str, request: Any) -> Any:
+        return await self._client.calls.unary(method, request, self._route, self.id)
+
+
+# Answered chunks of one session that are kept until the server has them on disk.
+KEEP_BYTES = 64 << 20
+
+
+def new_session_id() -> str:
+    """A random id."""
+    return secrets.token_hex(8)
+
+
+def assemble(parts: Iterable[pb.DumpPart]) -> dict[str, Float32]:
+    """The arrays of a dump from its parts."""
+    arrays: dict[str, Float32] = {}
+    complete = False
+    for part in parts:
+        if part.name not in arrays:
+            arrays[part.name] = np.empty(tuple(part.shape), "<f4")
+        flat = arrays[part.name].reshape(-1).view(np.uint8)
+        flat[part.offset : part.offset + len(part.data)] = np.frombuffer(part.data, np.uint8)
+        complete = part.last
+    if not complete:
+        raise Internal("the dump ended before its last part")
+    return arrays
+
+
+def _joined(arrays: list[pb.Array]) -> Float32:
+    return from_wire(arrays[0]) if len(arrays) == 1 else np.concatenate([from_wire(array) for array in arrays])
