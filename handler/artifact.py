@@ -93,6 +93,7 @@ def _exported(run: Path, nr_cells: int | None, cache: Path) -> Path:
         stdout=subprocess.DEVNULL,
         text=True,
         check=False,
+        start_new_session=True,  # a Ctrl-C ends the start in good order, not this alone
     )
     if child.returncode != 0:
         shutil.rmtree(beside, ignore_errors=True)

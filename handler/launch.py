@@ -40,6 +40,7 @@ from dnc_serve.handler.worker_config import CONFIG_FILE
 logger = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 900.0  # a first start may compile
+LAST_WORD_S = 0.5
 DOORS_TIMEOUT_S = 30.0
 PORT_ATTEMPTS = 5
 # TorchServe starts a dead worker again by itself; if none is back after this long, TorchServe is what is started again.
@@ -49,6 +50,7 @@ RESTART_DELAY_S = 0.5
 LONGEST_RESTART_DELAY_S = 10.0
 STEADY_S = 60.0  # serving for so long makes earlier restarts forgotten
 JAVA_PATIENCE_S = 3.0
+LOAD_FAILED = ("Backend worker error", "Auto recovery failed again")  # what TorchServe's log says then
 TORCHSERVE_PORTS = tuple(name for name in PORTS if name.startswith("torchserve_"))
 
 
@@ -92,7 +94,7 @@ class Stops:
 def serve(config: ServeConfig, stops: Stops, say: Callable[[str], None]) -> int:
     """Serves until stopped; returns the exit code. `say` gets the line that begins with `ready`.
 
-    Raises StartFailed, ModelError, PortTaken, FileNotFoundError for what isn't installed.
+    Raises StartFailed, ModelError, AddressUnusable, FileNotFoundError for what isn't installed.
     """
     check_ports(config)
     adopt_orphans()
@@ -121,6 +123,7 @@ class Supervisor:
         self._control = ControlServer(folder, events.put)
         self._torchserve: TorchServe | None = None
         self._worker: WorkerReady | None = None
+        self._up = False
 
     # Start.
 
@@ -144,6 +147,7 @@ class Supervisor:
         }
         self._config = self._config.model_copy(update=ports)
         self._write_config()
+        self._up = True
 
     def ready_line(self) -> str:
         """All addresses, as `name=host:port`."""
@@ -179,7 +183,9 @@ class Supervisor:
         )
 
     def _await_worker(self) -> None:
+        assert self._torchserve is not None
         deadline = time.monotonic() + START_TIMEOUT_S
+        failed = False
         while True:
             event = self._next(deadline - time.monotonic())
             match event:
@@ -189,10 +195,12 @@ class Supervisor:
                 case WorkerFailed(cause=cause):
                     raise StartFailed(cause)
                 case LoadFailed() | JavaEnded():
-                    assert self._torchserve is not None
-                    raise StartFailed(self._torchserve.cause())
+                    # The worker's own word, if it had one, is better than what was printed, and may come a bit later.
+                    failed, deadline = True, min(deadline, time.monotonic() + LAST_WORD_S)
                 case StopAsked():
                     raise Stopped
+                case None if failed:
+                    raise StartFailed(self._torchserve.cause())
                 case None:
                     raise StartFailed(f"the worker was not ready after {START_TIMEOUT_S:.0f} s")
 
@@ -314,6 +322,8 @@ class Supervisor:
             return None
 
     def _on_line(self, line: dict[str, Any]) -> None:
-        if "Load model failed" in str(line.get("message")):
+        if line.get("message") in LOAD_FAILED:
             self._events.put(LoadFailed())
-        pass_on(line, self._config.log_level)
+        # Until the server is up, a failure is told once and in one line: what leads to it is for whoever debugs.
+        if self._up or str(line.get("logger")).startswith("dnc_serve") or self._config.log_level == "debug":
+            pass_on(line, self._config.log_level)

@@ -8,11 +8,8 @@ from dnc_serve.handler.config import PORTS, ServeConfig
 LOOPBACK = "127.0.0.1"
 
 
-class PortTaken(Exception):
-    """A configured port is in use."""
-
-    def __init__(self, setting: str, host: str, port: int) -> None:
-        super().__init__(f"{setting} is {port}; expected a free port on {host}, but that one is taken")
+class AddressUnusable(Exception):
+    """A configured host isn't this machine's, or a configured port is in use; the message names the setting."""
 
 
 def host_of(config: ServeConfig, setting: str) -> str:
@@ -41,11 +38,15 @@ def is_free(host: str, port: int) -> bool:
 
 
 def check_ports(config: ServeConfig) -> None:
-    """Raises PortTaken for the first configured port that is in use."""
+    """Raises AddressUnusable for the first configured host or port that can't be had."""
     for setting in PORTS:
         port, host = getattr(config, setting), host_of(config, setting)
-        if port and not is_free(host, port):
-            raise PortTaken(setting, host, port)
+        try:
+            free = is_free(host, port)
+        except OSError as exc:
+            raise AddressUnusable(f"host is {host!r}; expected an address of this machine ({exc.strerror})") from exc
+        if not free:
+            raise AddressUnusable(f"{setting} is {port}; expected a free port on {host}, but that one is taken")
 
 
 def with_free_ports(config: ServeConfig, settings: tuple[str, ...]) -> ServeConfig:

@@ -50,14 +50,14 @@ def run(args: argparse.Namespace) -> int:
 
     from dnc_serve.handler.artifact import ModelError
     from dnc_serve.handler.logs import configure_logs
-    from dnc_serve.handler.ports import PortTaken
+    from dnc_serve.handler.ports import AddressUnusable
 
     configure_logs(loaded.config.log_level)
     for name in unknown_variables():
         print(f"dnc serve: {name} in the environment is no setting of dnc serve", file=sys.stderr)
     try:
         return serve(loaded.config, stops, lambda line: print(line, flush=True))
-    except (StartFailed, ModelError, PortTaken, OSError) as exc:
+    except (StartFailed, ModelError, AddressUnusable, OSError) as exc:
         return _refuse(exc, 1)
 
 
