@@ -1,20 +1,208 @@
-"""Who may come in."""
+"""Who may come in, and how much they may take.
 
+Tokens stand in a TOML file, or in the environment, by their SHA-256 only:
+
+    [[token]]
+    name = "ward-3"                       # sessions belong to this name, so they outlive a new token of it
+    sha256 = "9f86d081…"                  # of the bearer token: `dnc token ward-3` makes both
+    expires = 2027-06-30T00:00:00Z        # the rest is optional
+    read_only = true
+    max_sessions = 100
+    max_state_bytes = 1_000_000_000
+    max_timesteps_per_second = 5000
+
+Tokens are random and long, so that a plain hash is enough; hashes are compared in constant time. The file is read again
+when it changes.
+"""
+
+import hashlib
+import hmac
+import logging
+import secrets
+import time
+import tomllib
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from dnc_serve.handler.errors import ServeError
+
+logger = logging.getLogger(__name__)
+
+HEADER = "authorization"
+SCHEME = "Bearer "
+# A bucket holds this many seconds' worth of timesteps, so that a burst after a pause passes.
+BURST_SECONDS = 2.0
+
+
+class Token(BaseModel):
+    """One entry of the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    expires: datetime | None = None
+    read_only: bool = False
+    max_sessions: int | None = Field(None, ge=1)
+    max_state_bytes: int | None = Field(None, ge=1)
+    max_timesteps_per_second: float | None = Field(None, gt=0)
+
+
+class TokenFile(BaseModel):
+    """The whole file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    token: list[Token]
+
+
+@dataclass(slots=True)
+class Grant:
+    """What a caller may do."""
+
+    owner: str = ""
+    read_only: bool = False
+    max_sessions: int | None = None
+    max_state_bytes: int | None = None
+    max_timesteps_per_second: float | None = None
+    _timesteps: float = field(default=0.0, repr=False)  # in the bucket
+    _filled_at: float = field(default_factory=time.monotonic, repr=False)
+
+    def check_writes(self) -> None:
+        """Raises PERMISSION_DENIED for a token that may only look."""
+        if self.read_only:
+            raise ServeError("PERMISSION_DENIED", f"the token of {self.owner!r} may only look, not change anything")
+
+    def check_new_session(self, sessions: int, row_bytes: int) -> None:
+        """Raises SESSION_LIMIT or STATE_TOO_LARGE if one more session is more than the token's share."""
+        if self.max_sessions is not None and sessions >= self.max_sessions:
+            raise ServeError(
+                "SESSION_LIMIT",
+                f"{self.owner!r} has {sessions} sessions, at most {self.max_sessions} may be",
+                retry_after_s=10.0,
+                limit=self.max_sessions,
+            )
+        if self.max_state_bytes is not None and (sessions + 1) * row_bytes > self.max_state_bytes:
+            raise ServeError(
+                "STATE_TOO_LARGE",
+                f"the states of {self.owner!r} would take {(sessions + 1) * row_bytes} bytes, "
+                f"at most {self.max_state_bytes} may be",
+                retry_after_s=10.0,
+                limit=self.max_state_bytes,
+            )
+
+    def spend(self, timesteps: int) -> None:
+        """Raises RATE_LIMIT, saying when to come again, if the token's timesteps per second are used up."""
+        rate = self.max_timesteps_per_second
+        if rate is None:
+            return
+        now = time.monotonic()
+        # The bucket holds a whole chunk at least, however long, and may go below zero for one.
+        self._timesteps = min(rate * BURST_SECONDS, self._timesteps + (now - self._filled_at) * rate)
+        self._filled_at = now
+        if self._timesteps <= 0:
+            raise ServeError(
+                "RATE_LIMIT",
+                f"{self.owner!r} may send {rate:g} timesteps a second",
+                retry_after_s=-self._timesteps / rate + 0.05,
+                limit=rate,
+            )
+        self._timesteps -= timesteps
+
+
+def read_tokens(text: str, origin: str) -> list[Token]:
+    """The tokens of a TOML text; raises ValueError that names the origin, the entry and what was expected."""
+    try:
+        return TokenFile.model_validate(tomllib.loads(text)).token
+    except tomllib.TOMLDecodeError as exc:
+        raise ValueError(f"{origin} is not TOML: {exc}") from exc
+    except ValidationError as exc:
+        # pydantic would show the value, and that may be a token that was put where its hash belongs.
+        first = exc.errors(include_input=False, include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{origin}: {place}: {first['msg']}") from exc
 
 
 class Access:
-    """Finds the name under which a caller's sessions are kept."""
+    """Finds out what a caller may do. Without tokens everybody may do everything, as one owner."""
 
-    def owner_of(self, metadata: Iterable[Any] | None) -> str:
-        """The name of the caller's token; empty where the server asks for none."""
-        return ""
+    def __init__(self, tokens_file: str = "", tokens_text: str = "") -> None:
+        self._path = Path(tokens_file) if tokens_file else None
+        self._stamp: tuple[int, int] | None = None
+        self._grants: list[tuple[bytes, datetime | None, Grant]] = []
+        self._everybody = Grant()
+        # The server's own self-test comes in with a token that lives as long as the process.
+        self._own = secrets.token_urlsafe(32)
+        self.required = bool(tokens_file or tokens_text)
+        if tokens_text:
+            self._take(read_tokens(tokens_text, "the tokens in the environment"))
+        self.reload()
 
-    def owner_of_token(self, token: str) -> str:
-        """The same at TorchServe's door, where the token travels in the message."""
-        return ""
+    def reload(self) -> None:
+        """Reads the file again if it has changed; a wrong one is refused, and the old tokens stay.
+
+        Raises ValueError or OSError at the first reading.
+        """
+        if self._path is None:
+            return
+        first = self._stamp is None
+        try:
+            status = self._path.stat()
+            stamp = (status.st_mtime_ns, status.st_size)
+            if stamp == self._stamp:
+                return
+            self._stamp = stamp
+            self._take(read_tokens(self._path.read_text(), str(self._path)))
+        except (OSError, ValueError) as exc:
+            if first:
+                raise
+            logger.error("the tokens stay as they were: %s", exc)
+
+    def grant_of(self, metadata: Iterable[Any] | None) -> Grant:
+        """The grant of a gRPC caller; raises UNAUTHENTICATED."""
+        if not self.required:
+            return self._everybody
+        for key, value in metadata or ():
+            if key == HEADER and isinstance(value, str) and value.startswith(SCHEME):
+                return self.grant_of_token(value[len(SCHEME) :])
+        raise ServeError("UNAUTHENTICATED", "this server asks for a bearer token in the authorization metadata")
+
+    def grant_of_token(self, token: str) -> Grant:
+        """The grant of a token; raises UNAUTHENTICATED, without saying what is wrong with it."""
+        if not self.required:
+            return self._everybody
+        digest = hashlib.sha256(token.encode()).digest()
+        found: tuple[datetime | None, Grant] | None = None
+        for expected, expires, grant in self._grants:  # all of them, so that the time tells nothing
+            if hmac.compare_digest(digest, expected):
+                found = expires, grant
+        if hmac.compare_digest(token.encode(), self._own.encode()):
+            return Grant(owner="self-test")
+        if found is None or (found[0] is not None and found[0] <= datetime.now(UTC)):
+            raise ServeError("UNAUTHENTICATED", "the token is unknown or has expired")
+        return found[1]
 
     def own_metadata(self) -> tuple[tuple[str, str], ...]:
         """What the server's own self-test identifies itself with."""
-        return ()
+        return ((HEADER, SCHEME + self._own),)
+
+    def _take(self, tokens: list[Token]) -> None:
+        before = {grant.owner: grant for _, _, grant in self._grants}
+        self._grants = []
+        for token in tokens:
+            expires = token.expires
+            if expires is not None and expires.tzinfo is None:
+                expires = expires.replace(tzinfo=UTC)
+            grant = Grant(
+                token.name, token.read_only, token.max_sessions, token.max_state_bytes, token.max_timesteps_per_second
+            )
+            if (known := before.get(token.name)) is not None:  # a rotation does not fill the bucket
+                grant._timesteps, grant._filled_at = known._timesteps, known._filled_at
+            elif grant.max_timesteps_per_second is not None:
+                grant._timesteps = grant.max_timesteps_per_second * BURST_SECONDS
+            self._grants.append((bytes.fromhex(token.sha256), expires, grant))

@@ -158,15 +158,6 @@ class Commits:
     def begin(self, session: Session, state: Float32 | None, then: Callable[[ServeError | None], None]) -> None:
         """Registers a new session with a state (None: zeros) and makes it as durable as promised."""
         engine = self._engine
-        if engine.row_bytes > engine.config.host_bytes:
-            raise ServeError(
-                "STATE_TOO_LARGE",
-                f"a session's state takes {engine.row_bytes} bytes, more than the {engine.config.host_bytes} bytes "
-                f"that host memory may hold",
-                retry_after_s=None,
-                state_bytes=engine.row_bytes,
-                limit=engine.config.host_bytes,
-            )
         engine.registry.check_room()
         engine.registry.add(session)
         session.busy = True
@@ -240,8 +231,25 @@ class Commits:
             session.session_id, session.incarnation, session.ordinal + 1, session.position, session.experience + 1,
             time.time(), engine.fingerprint, None, None, reset.scope,
         )  # fmt: skip
-        digest = engine.digest if reset.scope == "all" else None
-        engine.journal.write([Append(record, digest)], written, [(session, session.position)])
+        mutations: list[Mutation] = [Append(record, engine.digest if reset.scope == "all" else None)]
+        if reset.scope == "all":
+            # What came before may be of another model, or damaged: a recovery begins here.
+            zeros = np.zeros(engine.layout.size, np.float32)
+            mutations.append(
+                Keep(
+                    encode_snapshot(
+                        session.session_id,
+                        session.incarnation,
+                        record.ordinal,
+                        record.position,
+                        record.experience,
+                        record.at,
+                        engine.fingerprint,
+                        zeros,
+                    )  # fmt: skip
+                )
+            )
+        engine.journal.write(mutations, written, [(session, session.position)])
 
     def end(self, session: Session, work: Delete) -> None:
         """Ends the session: its state goes, a tombstone stays."""
@@ -260,6 +268,8 @@ class Commits:
             engine.registry.bury(session.session_id, Tombstone(session.incarnation, session.owner, work.why, now))
             engine.tiers.forget(session)
             session.ended = True
+            for changed in session.watchers or ():
+                changed(session)
             if work.why != "deleted":
                 engine.metrics.evictions.labels(work.why).inc()
             engine.answer(session, work, True, None)
@@ -267,7 +277,13 @@ class Commits:
                 session, ServeError("SESSION_NOT_FOUND", f"session {session.session_id!r} ended: {work.why}")
             )
 
-        engine.journal.write([End(session.session_id, session.incarnation, work.why, now)], ended)
+        end = End(session.session_id, session.incarnation, work.why, now)
+        if not engine.journal.volatile:
+            engine.journal.write([end], ended)
+            return
+        if session.snapshot_ordinal >= 0:  # the store knows only what was spilled
+            engine.journal.write([end], lambda outcomes: None)
+        ended([None])
 
     # Snapshots.
 

@@ -61,6 +61,12 @@ class Engine:
         self.fingerprint = fingerprint
         self.row_bytes = tiles.layout.size * 4
         self.input_size, self.output_size = tiles.input_size, tiles.output_size
+        if self.row_bytes > config.host_bytes:
+            raise ServeError(
+                "STATE_TOO_LARGE",
+                f"a session's state takes {self.row_bytes} bytes, more than the {config.host_bytes} bytes that "
+                f"host_bytes allows for all of them",
+            )
         self.max_runs = min(config.slots, MAX_RUNS_IN_TILES * tiles.largest)
         self.commits = Commits(self)
         self.loading = Loading(self)
@@ -258,7 +264,8 @@ class Engine:
         try:
             if not isinstance(work, Replay):
                 work.check_wanted()
-            if session.corrupt and not isinstance(work, Delete):
+            begins_anew = isinstance(work, Delete) or (isinstance(work, Reset) and work.scope == "all")
+            if session.corrupt and not begins_anew:
                 raise ServeError("CORRUPT_STATE", session.corrupt)
             match work:
                 case Chunk():

@@ -6,16 +6,18 @@ A door decodes bytes, finds out who calls, and calls these; refusals are raised 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
+from dnc_serve.handler.access import Grant
 from dnc_serve.handler.blob import SessionBlob, decode_blob
 from dnc_serve.handler.codec import Float32, decode_inputs, encode_array
 from dnc_serve.handler.engine import Engine
-from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.errors import ServeError, StoreUnavailable
 from dnc_serve.handler.sessions import Session, check_id, new_incarnation
 from dnc_serve.handler.work import Applied, Chunk, Delete, Peek, Reset, Seen, Work
 from dnc_serve.model.export import Artifact
@@ -36,9 +38,14 @@ _TIERS = {"slot": pb.TIER_SLOT, "host": pb.TIER_HOST, "store": pb.TIER_STORE}
 class Caller:
     """Who calls, through which door, and until when (`time.monotonic()`) an answer is wanted."""
 
-    owner: str = ""
+    grant: Grant = field(default_factory=Grant)
     door: str = "unary"
     deadline: float | None = None
+
+    @property
+    def owner(self) -> str:
+        """The name that the caller's sessions belong to."""
+        return self.grant.owner
 
 
 class Operations:
@@ -78,6 +85,7 @@ class Operations:
 
     async def delete_session(self, request: pb.DeleteSessionRequest, caller: Caller) -> pb.DeleteSessionResponse:
         session_id = check_id(request.session_id)
+        caller.grant.check_writes()
         incarnation = request.incarnation if request.HasField("incarnation") else None
         tombstone = self.engine.registry.tombstone(session_id)
         if self.engine.registry.find(session_id) is None and tombstone is not None and tombstone.owner == caller.owner:
@@ -114,6 +122,8 @@ class Operations:
         if message.debug:
             self._check_debug(len(inputs))
         self._check_serving()
+        caller.grant.check_writes()
+        caller.grant.spend(len(inputs))
         return session, Chunk(
             inputs,
             done,
@@ -134,6 +144,7 @@ class Operations:
     def reset(self, message: pb.Reset, caller: Caller, done: Callable[[Any, ServeError | None], None]) -> Reset:
         """Decodes a reset; it is not submitted yet."""
         self._check_serving()
+        caller.grant.check_writes()
         scope = _SCOPES.get(message.scope)
         if scope is None:
             raise ServeError(
@@ -275,7 +286,8 @@ class Operations:
         description = self._description(session)
         earliest = None
         if not self.engine.journal.volatile and session.position:
-            earliest = await self.engine.loading.earliest_position(session)
+            with suppress(StoreUnavailable):  # while the store is gone, only the present can be had
+                earliest = await self.engine.loading.earliest_position(session)
         description.earliest_position = session.position if earliest is None else earliest
         return description
 
@@ -320,6 +332,8 @@ class Operations:
         experience: int = 0,
     ) -> Session:
         self._check_serving()
+        caller.grant.check_writes()
+        caller.grant.check_new_session(self.engine.registry.count_of(caller.owner), self.engine.row_bytes)
         session = self.engine.new_session(
             session_id, caller.owner, incarnation, position=position, experience=experience
         )  # fmt: skip

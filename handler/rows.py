@@ -26,7 +26,7 @@ async def _answer(operations: Operations, access: Access, call: pb.Call | ServeE
     try:
         if isinstance(call, ServeError):
             raise call
-        caller = Caller(access.owner_of_token(call.token), "torchserve", deadline)
+        caller = Caller(access.grant_of_token(call.token), "torchserve", deadline)
         async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
             return await _dispatch(operations, call, caller)
     except TimeoutError:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import platform
 import secrets
 import shutil
@@ -25,6 +26,7 @@ from prometheus_client import start_http_server
 
 from dnc_serve.handler.access import Access
 from dnc_serve.handler.config import ServeConfig
+from dnc_serve.handler.durability import empty, make_store
 from dnc_serve.handler.engine import Engine
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.journal import Journal
@@ -34,8 +36,8 @@ from dnc_serve.handler.registry import Registry
 from dnc_serve.handler.rows import answer_calls
 from dnc_serve.handler.self_test import self_test
 from dnc_serve.handler.service import DncService
-from dnc_serve.handler.stores import open_store
 from dnc_serve.handler.tiles import Tiles
+from dnc_serve.handler.transport import Certificates
 from dnc_serve.handler.upkeep import Upkeep
 from dnc_serve.model.export import load_artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2, dnc_pb2_grpc
@@ -43,6 +45,8 @@ from dnc_serve.proto.dnc.v1 import dnc_pb2, dnc_pb2_grpc
 logger = logging.getLogger(__name__)
 
 SERVICE = dnc_pb2.DESCRIPTOR.services_by_name["DncService"].full_name
+# The text of a tokens file, for those who keep secrets in the environment.
+TOKENS_VARIABLE = "DNC_TOKENS_TEXT"
 Result = TypeVar("Result")
 
 
@@ -101,7 +105,7 @@ class DncServer:
         self._metrics = Metrics()
         artifact = load_artifact(self._artifact_folder, self._device)
         tiles = Tiles(artifact, self._device)
-        store = open_store(config)
+        store = make_store(config)
         await self._loop.run_in_executor(None, store.open)
         self._cleanup.callback(store.close)
         journal = Journal(store, config.durability, config.sync_interval_ms / 1000, self._loop, self._metrics)
@@ -110,16 +114,18 @@ class DncServer:
         engine = self._engine = Engine(
             tiles, journal, registry, config, self._metrics, digest=artifact.digest, fingerprint=tiles.fingerprint
         )
-        if not journal.volatile and not store.shared:
+        if journal.volatile:
+            await self._loop.run_in_executor(None, empty, store)
+        elif not store.shared:
             await self._loop.run_in_executor(None, store.sync)
             await self._loop.run_in_executor(None, engine.take_up_all)
         self._operations = Operations(engine, artifact, secrets.token_hex(8))
-        self._access = Access()
+        self._access = Access(config.tokens, os.environ.get(TOKENS_VARIABLE, ""))
         grpc_address = await self._open_door()
         await self_test(self._server_socket, self._operations, self._access)
         shutil.rmtree(self._socket_folder, ignore_errors=True)
         metrics_address = self._open_metrics(engine)
-        upkeep = self._loop.create_task(Upkeep(engine).run())
+        upkeep = self._loop.create_task(Upkeep(engine, self._access).run())
         self._cleanup.callback(upkeep.cancel)
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return Addresses(grpc_address, metrics_address)
@@ -149,7 +155,11 @@ class DncServer:
         self._server_socket = f"unix:{self._socket_folder}/door"
         server.add_insecure_port(self._server_socket)
         try:
-            port = server.add_insecure_port(f"{config.host}:{config.port}")
+            address = f"{config.host}:{config.port}"
+            if config.tls_certificate:
+                port = server.add_secure_port(address, Certificates(config).credentials())
+            else:
+                port = server.add_insecure_port(address)
         except RuntimeError as exc:
             raise OSError(f"port {config.port} on {config.host} can't be bound: is it in use?") from exc
         await server.start()

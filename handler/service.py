@@ -129,7 +129,7 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
         try:
             remaining = context.time_remaining()
             deadline = None if remaining is None else time.monotonic() + remaining
-            caller = Caller(self._access.owner_of(context.invocation_metadata()), door, deadline)
+            caller = Caller(self._access.grant_of(context.invocation_metadata()), door, deadline)
             return await call(caller)
         except ServeError as error:
             refused = error

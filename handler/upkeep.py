@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 
+from dnc_serve.handler.access import Access
 from dnc_serve.handler.engine import Engine
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.retention import to_prune
@@ -21,8 +22,9 @@ PRUNES_A_COMMIT = 64
 class Upkeep:
     """Runs until it is cancelled."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, access: Access) -> None:
         self._engine = engine
+        self._access = access
 
     async def run(self) -> None:
         """Looks every second; a failure is logged and tried again."""
@@ -30,6 +32,7 @@ class Upkeep:
         while True:
             await asyncio.sleep(EXPIRY_SECONDS)
             try:
+                self._access.reload()
                 self.expire()
                 if time.monotonic() >= next_retention and not self._engine.journal.volatile:
                     next_retention = time.monotonic() + RETENTION_SECONDS

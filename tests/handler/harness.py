@@ -9,13 +9,13 @@ import numpy as np
 
 from dnc_serve.handler.codec import Float32
 from dnc_serve.handler.config import ServeConfig
+from dnc_serve.handler.durability import make_store
 from dnc_serve.handler.engine import Engine
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.journal import Journal
 from dnc_serve.handler.metrics import Metrics
 from dnc_serve.handler.registry import Registry
 from dnc_serve.handler.sessions import Session, new_incarnation
-from dnc_serve.handler.stores import open_store
 from dnc_serve.handler.tiles import Tiles
 from dnc_serve.handler.work import Applied, Chunk, Work
 from dnc_serve.model.export import Artifact
@@ -62,7 +62,7 @@ def _settle(future: "asyncio.Future[Any]", result: Any, error: ServeError | None
 async def running_engine(tiles: Tiles, artifact: Artifact, config: ServeConfig) -> AsyncIterator[EngineHarness]:
     """An engine with the store that the config names; it is not snapshotted at the end, as after a crash."""
     metrics = Metrics()
-    store = open_store(config)
+    store = make_store(config)
     store.open()
     journal = Journal(store, config.durability, 0.002, asyncio.get_running_loop(), metrics)
     try:
