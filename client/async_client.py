@@ -54,12 +54,13 @@ class AsyncClient:
             await session.close()
         await self.calls.hosts.close()
 
-    def session(self, id: str | None = None, *, allow_existing: bool = True) -> AsyncSession:
+    def session(self, id: str | None = None, *, allow_existing: bool = True, create: bool = True) -> AsyncSession:
         """A session with a stream of its own; one with a random id if none is given.
 
-        Enter it with `async with`, or await it; it is created, or taken up where it was left.
+        Enter it with `async with`, or await it; it is created, or taken up where it was left. Without
+        `allow_existing` one that is there raises SessionExists, without `create` one that isn't SessionNotFound.
         """
-        return AsyncSession(self, id, allow_existing, self._open_pipe)
+        return AsyncSession(self, id, self._open_pipe, allow_existing=allow_existing, create=create)
 
     def multiplex(self) -> "AsyncMultiplex":
         """Many sessions on one stream: fewer messages on the way for whoever steps many at once."""
@@ -131,9 +132,9 @@ class AsyncMultiplex:
         for session in self._sessions:
             await session.close()
 
-    def session(self, id: str | None = None, *, allow_existing: bool = True) -> AsyncSession:
+    def session(self, id: str | None = None, *, allow_existing: bool = True, create: bool = True) -> AsyncSession:
         """As `AsyncClient.session`, on the common stream."""
-        session = AsyncSession(self._client, id, allow_existing, self._open_pipe)
+        session = AsyncSession(self._client, id, self._open_pipe, allow_existing=allow_existing, create=create)
         self._sessions.append(session)
         return session
 

@@ -47,9 +47,14 @@ class Client:
         self._thread.run(self._client.close())
         self._thread.stop()
 
-    def session(self, id: str | None = None, *, allow_existing: bool = True) -> "Session":
-        """A session, created or taken up where it was left; one with a random id if none is given."""
-        return Session(self._thread, self._thread.run(_opened(self._client, id, allow_existing)))
+    def session(self, id: str | None = None, *, allow_existing: bool = True, create: bool = True) -> "Session":
+        """A session, created or taken up where it was left; one with a random id if none is given.
+
+        Without `allow_existing` one that is there raises SessionExists, without `create` one that isn't
+        SessionNotFound.
+        """
+        session = self._client.session(id, allow_existing=allow_existing, create=create)
+        return Session(self._thread, self._thread.run(session.open()))
 
     def multiplex(self) -> "Multiplex":
         """Many sessions on one stream: fewer messages on the way for whoever steps many at once."""
@@ -200,19 +205,16 @@ class Multiplex:
         """Leaves all its sessions and ends the stream."""
         self._thread.run(self._multiplex.close())
 
-    def session(self, id: str | None = None, *, allow_existing: bool = True) -> Session:
+    def session(self, id: str | None = None, *, allow_existing: bool = True, create: bool = True) -> Session:
         """As `Client.session`, on the common stream."""
-        return Session(self._thread, self._thread.run(_opened(self._multiplex, id, allow_existing)))
+        session = self._multiplex.session(id, allow_existing=allow_existing, create=create)
+        return Session(self._thread, self._thread.run(session.open()))
 
     def step(self, inputs: Mapping[Session, Any]) -> dict[Session, Float32 | DncError]:
         """Outputs [T, O] for inputs [T, I] of several sessions at once; in the place of what failed, its error."""
         by_async = {session._session: session for session in inputs}
         stepped = self._thread.run(self._multiplex.step({own: inputs[session] for own, session in by_async.items()}))
         return {by_async[own]: outputs for own, outputs in stepped.items()}
-
-
-async def _opened(source: AsyncClient | AsyncMultiplex, id: str | None, allow_existing: bool) -> AsyncSession:
-    return await source.session(id, allow_existing=allow_existing).open()
 
 
 def _iterate(thread: LoopThread, items: AsyncIterator[Item]) -> Iterator[Item]:

@@ -31,13 +31,20 @@ class AsyncSession:
     """
 
     def __init__(
-        self, client: "AsyncClient", session_id: str | None, allow_existing: bool, open_pipe: OpenPipe
+        self,
+        client: "AsyncClient",
+        session_id: str | None,
+        open_pipe: OpenPipe,
+        *,
+        allow_existing: bool = True,
+        create: bool = True,
     ) -> None:
         self.id = new_session_id() if session_id is None else session_id
         self.created = False
         self.incarnation = 0
         self._client = client
         self._allow_existing = allow_existing
+        self._create = create
         self._open_pipe = open_pipe
         self._route = client.calls.hosts.route(self.id)
         self._turn = asyncio.Lock()
@@ -45,7 +52,10 @@ class AsyncSession:
         self._model: ModelInfo | None = None
 
     async def open(self) -> Self:
-        """Creates the session, or takes it up. Raises SessionExists if that is not allowed."""
+        """Creates the session, or takes it up. Raises SessionExists or SessionNotFound where only one is allowed."""
+        if not self._create:
+            await self.resync()
+            return self
         request = pb.CreateSessionRequest(session_id=self.id, allow_existing=self._allow_existing)
         response = await self._client.calls.unary("CreateSession", request, self._route, self.id)
         self.created = response.created
@@ -278,7 +288,7 @@ class AsyncSession:
             position=self._opened.ledger.position if position is None else position,
         )
         response = await self._unary("ForkSession", request)
-        fork = AsyncSession(self._client, fork_id, True, self._open_pipe)
+        fork = AsyncSession(self._client, fork_id, self._open_pipe)
         fork.created = response.created
         await fork.take_up(SessionInfo.from_wire(response.session))
         return fork

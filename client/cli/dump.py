@@ -1,0 +1,55 @@
+"""`dnc dump`: a look into a session's memory."""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from dnc_serve.client.arrays import Float32
+from dnc_serve.client.cli.connection import add_connection, add_session, connect
+
+HELP = "show, save or plot a session's memory"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_session(parser)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="memory, link_matrix, … (all)")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE.npz", help="save the arrays")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="save heatmaps as .png or .svg")
+    parser.add_argument("--position", type=int, metavar="P", help="as it was at an earlier position")
+    add_connection(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.plot is not None and args.plot.suffix not in (".png", ".svg"):
+        print(f"dnc dump: --plot is {args.plot}; expected a name that ends in .png or .svg", file=sys.stderr)
+        return 2
+    with connect(args) as client, client.session(args.session, create=False) as session:
+        arrays = session.dump(args.names, args.position)
+        position = session.position if args.position is None else args.position
+        config = client.model().config
+    try:
+        if args.output is not None:
+            with args.output.open("wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+            print(args.output)
+        if args.plot is not None:
+            from dnc_serve.client.plotting import save_heatmaps
+
+            save_heatmaps(arrays, config, args.plot, f"session {args.session} at position {position}")
+            print(args.plot)
+    except (OSError, ImportError) as exc:
+        print(f"dnc dump: {exc}", file=sys.stderr)
+        return 1
+    if args.output is None and args.plot is None:
+        _summarise(arrays)
+    return 0
+
+
+def _summarise(arrays: Mapping[str, Float32]) -> None:
+    print(f"{'array':<18} {'shape':<14} {'least':>10} {'mean':>10} {'most':>10}")
+    for name, array in arrays.items():
+        shape = "x".join(map(str, array.shape))
+        print(f"{name:<18} {shape:<14} {array.min():>10.4g} {array.mean():>10.4g} {array.max():>10.4g}")

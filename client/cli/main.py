@@ -1,0 +1,75 @@
+"""`dnc COMMAND …`: finds the command's module and runs it.
+
+A command is a module of this folder with `HELP`, `configure(parser)` and `run(args) -> exit code`. Only the one that is
+asked for is imported, so that `dnc step` needs neither torch nor TorchServe.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from dnc_serve.client.errors import DncError
+
+COMMANDS = (
+    "serve", "demo", "step", "reset", "dump", "sessions", "fork", "delete", "watch", "record", "train", "export",
+    "archive", "bench", "doctor", "health",
+)  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0 for success, 1 for failure, 2 for wrong usage."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = arguments[0] if arguments else ""
+    if command not in installed():
+        return _overview(arguments)
+    module = _module(command)
+    parser = argparse.ArgumentParser(prog=f"dnc {command}", description=module.HELP)
+    module.configure(parser)
+    args = parser.parse_args(arguments[1:])
+    try:
+        code: int = module.run(args)
+        sys.stdout.flush()
+    except DncError as error:
+        print(f"dnc {command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"dnc {command}: interrupted", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Whoever read the output has gone; nothing more can be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def installed() -> tuple[str, ...]:
+    """The commands whose modules are there."""
+    return tuple(name for name in COMMANDS if importlib.util.find_spec(f"{__package__}.{name}") is not None)
+
+
+def _overview(arguments: list[str]) -> int:
+    """What `dnc --help` prints; a wrong command is said so."""
+    parser = argparse.ArgumentParser(
+        prog="dnc", description="Serve, use and train sequence models that remember.", add_help=False
+    )
+    parser.add_argument("-h", "--help", action="store_true", help="show this help")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    for name in installed():
+        commands.add_parser(name, help=_module(name).HELP)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(parser.format_help(), end="", file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    print(f"dnc: there is no command {arguments[0]!r}; `dnc --help` lists them", file=sys.stderr)
+    return 2
+
+
+def _module(command: str) -> ModuleType:
+    return importlib.import_module(f"{__package__}.{command}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""`dnc sessions`: which sessions there are; and their export and import."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from dnc_serve.client.cli.connection import add_connection, connect
+from dnc_serve.client.info import SessionInfo
+
+HELP = "list sessions, export one to a file or import it"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="list|export|import", required=False)
+    listing = actions.add_parser("list", help="list sessions; so does no action at all")
+    export = actions.add_parser("export", help="save a session to a file")
+    importing = actions.add_parser("import", help="take a session up from a file")
+    export.add_argument("session", metavar="ID")
+    export.add_argument("file", type=Path, metavar="FILE.safetensors")
+    importing.add_argument("session", metavar="ID", help="the id that it gets")
+    importing.add_argument("file", type=Path, metavar="FILE.safetensors")
+    for each in (parser, listing):
+        each.add_argument("--prefix", default="", help="only ids that begin so")
+        each.add_argument("--json", action="store_true", help="one JSON object a line")
+    for each in (parser, listing, export, importing):
+        add_connection(each)
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        with connect(args) as client:
+            if args.action == "export":
+                args.file.write_bytes(client.session(args.session, create=False).export())
+                print(args.file)
+            elif args.action == "import":
+                session = client.import_session(args.session, args.file.read_bytes())
+                print(f"session {session.id} at position {session.position}, experience {session.experience}")
+            elif args.json:
+                for info in client.sessions(args.prefix):
+                    print(json.dumps(asdict(info), default=_plain))
+            else:
+                _print_table(client.sessions(args.prefix))
+    except OSError as exc:
+        if isinstance(exc, BrokenPipeError):
+            raise
+        print(f"dnc sessions: {exc}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _print_table(sessions: Iterator[SessionInfo]) -> None:
+    print(f"{'id':<24} {'position':>10} {'resets':>7} {'tier':<6} {'bytes':>9}  {'last used':<20}")
+    for info in sessions:
+        last_used = info.last_used.strftime("%Y-%m-%d %H:%M:%S")
+        print(
+            f"{info.id:<24} {info.position:>10} {info.experience:>7} {info.tier:<6} {info.state_bytes:>9}  {last_used}"
+        )
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -1,0 +1,66 @@
+"""`dnc step`: timesteps from a file or a pipe through a session."""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterator
+
+from dnc_serve.client.cli.connection import add_connection, add_session, connect
+from dnc_serve.client.cli.timesteps import STANDARD, BadFile, Float32, Source, write
+from dnc_serve.client.client import Session
+
+HELP = "send timesteps through a session and print its outputs"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_session(parser)
+    parser.add_argument(
+        "inputs", nargs="?", default=STANDARD, metavar="FILE",
+        help="CSV with one timestep a line, or .npy [T, I]; standard input if left out",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", default=STANDARD, metavar="FILE", help="where outputs go, .npy or CSV by its name; else as in"
+    )
+    parser.add_argument("--reset-experience", action="store_true", help="zero the memory before the first timestep")
+    parser.add_argument("--chunk", type=_count, default=64, metavar="T", help="timesteps sent at once (64)")
+    parser.add_argument(
+        "--lockstep", action="store_true", help="answer each chunk before the next is read; with --chunk 1 for a dialog"
+    )
+    add_connection(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        source = Source(args.inputs)
+        as_npy = args.output.endswith(".npy") or (args.output == STANDARD and source.is_npy)
+        if as_npy and args.output == STANDARD and sys.stdout.isatty():
+            print("dnc step: .npy is not for terminals; use -o FILE", file=sys.stderr)
+            return 2
+        with connect(args) as client, client.session(args.session) as session:
+            timesteps = write(_outputs(session, source, args), args.output, as_npy)
+            print(f"session {session.id}: {timesteps} timesteps, now at position {session.position}", file=sys.stderr)
+    except (BadFile, OSError) as exc:
+        if isinstance(exc, BrokenPipeError):
+            raise
+        print(f"dnc step: {exc}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _outputs(session: Session, source: Source, args: argparse.Namespace) -> Iterator[Float32]:
+    chunks = source.chunks(args.chunk)
+    if args.reset_experience:
+        for first in itertools.islice(chunks, 1):
+            yield session.step(first, reset_experience=True)
+    if args.lockstep:
+        for chunk in chunks:
+            yield session.step(chunk)
+    else:
+        yield from session.stream(chunks)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}; expected at least 1")
+    return value

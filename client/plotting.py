@@ -1,0 +1,123 @@
+"""Pictures of a memory: heatmaps in a file, and weightings over time in a terminal."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Array = NDArray[np.float32]
+
+# Both can be read with any kind of colour vision, and in print.
+MAP_OF_SHARES = "cividis"  # from 0 to 1
+MAP_OF_VALUES = "PuOr"  # around 0
+SHARES = ("link_matrix", "precedence", "read_weights", "write_weights", "usage_vector")
+SHADES = " ░▒▓█"
+# A slot is shown in a terminal if it ever got this share of a weighting.
+LEAST_SHARE = 0.1
+WIDTH_INCHES = 7.0
+
+
+def save_heatmaps(arrays: Mapping[str, Array], config: Mapping[str, Any], path: Path, title: str) -> None:
+    """Writes a dump's arrays as heatmaps to a .png or .svg. Raises ImportError with a hint without matplotlib."""
+    figure = heatmaps(arrays, config, title)
+    figure.savefig(path, dpi=120)
+
+
+def heatmaps(arrays: Mapping[str, Array], config: Mapping[str, Any], title: str) -> "Figure":
+    """One heatmap for each memory's, or layer's, array."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as exc:
+        raise ImportError("plots need matplotlib: pip install 'dnc-serve[plot]'") from exc
+    panels = [
+        (f"{name} {row}" if len(array) > 1 else name, name, unflatten(name, array[row], config))
+        for name, array in arrays.items()
+        for row in range(len(array))
+    ]
+    heights = [_height(panel) for _, _, panel in panels]
+    figure = Figure(figsize=(WIDTH_INCHES, sum(heights) + 0.8), layout="constrained")
+    figure.suptitle(title)
+    rows = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (label, name, panel) in zip(rows, panels, strict=True):
+        _draw(axes, label, name, panel)
+    return figure
+
+
+def unflatten(name: str, values: Array, config: Mapping[str, Any]) -> Array:
+    """One memory's flattened array as rows and columns: slots are rows of the memory, and columns of weightings."""
+    slots = int(config["nr_cells"])
+    if name == "memory":
+        return values.reshape(slots, -1)
+    if name == "link_matrix":
+        # The write heads' matrices side by side.
+        return np.concatenate(list(values.reshape(-1, slots, slots)), axis=1)
+    if name in SHARES:
+        return values.reshape(-1, slots)
+    if name == "read_vectors":
+        return values.reshape(int(config["read_heads"]), -1)
+    return values.reshape(int(config["num_hidden_layers"]), -1)
+
+
+def terminal_picture(title: str, weightings: Array, slots: list[int] | None = None) -> list[str]:
+    """Weightings [T, N] as lines of text: a column for each timestep, a row for each slot that is used (or is given),
+    darker for a larger share."""
+    shown = used_slots(weightings) if slots is None else slots
+    lines = [title.ljust(len(weightings) + 5)]
+    for slot in shown:
+        shades = (SHADES[round(float(share) * (len(SHADES) - 1))] for share in np.clip(weightings[:, slot], 0.0, 1.0))
+        lines.append(f"{slot:>3} │{''.join(shades)}")
+    lines.append("    └" + "─" * len(weightings))
+    return lines
+
+
+def used_slots(*weightings: Array) -> list[int]:
+    """The slots that ever got a noticeable share in any of these weightings [T, N]."""
+    used = np.any([np.any(each >= LEAST_SHARE, axis=0) for each in weightings], axis=0)
+    return [int(slot) for slot in np.flatnonzero(used)]
+
+
+def side_by_side(*pictures: list[str]) -> str:
+    """Pictures of equal height beside each other."""
+    widths = [max(map(len, picture)) for picture in pictures]
+    return "\n".join(
+        "   ".join(line.ljust(width) for line, width in zip(lines, widths, strict=True)).rstrip()
+        for lines in zip(*pictures, strict=True)
+    )
+
+
+def _height(panel: Array) -> float:
+    """Inches for a panel of that many rows, so that a cell is about as high as it is wide, within reason."""
+    return float(np.clip(WIDTH_INCHES * panel.shape[0] / panel.shape[1], 0.7, 4.0))
+
+
+def _draw(axes: "Axes", label: str, name: str, panel: Array) -> None:
+    if name in SHARES:
+        image = axes.imshow(panel, cmap=MAP_OF_SHARES, vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest")
+    else:
+        largest = float(np.abs(panel).max()) or 1.0
+        image = axes.imshow(
+            panel, cmap=MAP_OF_VALUES, vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest"
+        )
+    axes.set_title(label, fontsize=9, loc="left")
+    axes.set_xlabel(_X_LABELS.get(name, "unit"), fontsize=8)
+    axes.set_ylabel(_Y_LABELS.get(name, "hidden layer"), fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.locator_params(integer=True)
+    assert axes.figure is not None
+    axes.figure.colorbar(image, ax=axes, shrink=0.9, pad=0.01)
+
+
+_X_LABELS = {
+    "memory": "position in the word", "link_matrix": "from slot", "precedence": "slot", "read_weights": "slot",
+    "write_weights": "slot", "usage_vector": "slot", "read_vectors": "position in the word",
+}  # fmt: skip
+_Y_LABELS = {
+    "memory": "slot", "link_matrix": "to slot", "precedence": "write head", "read_weights": "read head",
+    "write_weights": "write head", "usage_vector": "", "read_vectors": "read head",
+}  # fmt: skip
