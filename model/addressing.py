@@ -65,7 +65,7 @@ def allocation_weightings(usage: Tensor, gates: Tensor, by_usage: bool) -> Tenso
     for head in range(gates.size(1) - 1):
         usage = usage + rsub(usage, 1) * gates[:, head : head + 1] * weightings[head]
         weightings.append(allocation_weighting(usage, by_usage))
-    return torch.stack(weightings, 1)
+    return torch.stack(weightings, 1) if len(weightings) > 1 else weightings[0].unsqueeze(1)
 
 
 def update_links(link_matrix: Tensor, precedence: Tensor, write_weights: Tensor) -> Tensor:

@@ -1,42 +1,62 @@
 """Hidden states as callers give them: the `dnc` package's tuples, dicts and Nones made into a `DNCState`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from dnc_serve.model.config import DNCConfig
 from dnc_serve.model.state import ControllerHidden, DNCState, MemoryState
 
+if TYPE_CHECKING:
+    from dnc_serve.model.dnc import DNC
 
-def as_state(config: DNCConfig, hidden: Any, zeros: DNCState) -> DNCState:
-    """What `forward` was given as `hidden`, with `zeros`, the model's initial state, for what is None.
+Shape = tuple[int, ...]
+
+
+def memory_shapes(config: DNCConfig) -> dict[str, Shape]:
+    """Of each field of a MemoryState, for one batch row."""
+    slots, read, write = config.nr_cells, config.read_heads, config.write_heads
+    return {
+        "memory": (slots, config.cell_size),
+        "link_matrix": (write, slots, slots),
+        "precedence": (write, slots),
+        "read_weights": (read, slots),
+        "write_weights": (write, slots),
+        "usage_vector": (slots,),
+    }
+
+
+def as_state(dnc: "DNC", hidden: Any, batch_size: int) -> DNCState:
+    """What `forward` was given as `hidden`, with the model's initial state for what is None.
 
     Raises ValueError or TypeError that names the part, what it is and what was expected.
     """
     if hidden is None:
-        return zeros
+        return dnc.initial_state(batch_size)
     if not isinstance(hidden, Sequence) or len(hidden) != 3:
         raise TypeError(f"hidden is {_describe(hidden)}; expected None or (controller_hidden, memory, read_vectors)")
     controller_hidden, memory, read_vectors = hidden
-    if controller_hidden is None:
-        controller_hidden = zeros.controller_hidden
-    if memory is None:
-        memory = zeros.memory
-    if read_vectors is None:
-        read_vectors = zeros.read_vectors
+    if controller_hidden is None or memory is None or read_vectors is None:
+        zeros = dnc.initial_state(batch_size)
+        controller_hidden = zeros.controller_hidden if controller_hidden is None else controller_hidden
+        memory = zeros.memory if memory is None else memory
+        read_vectors = zeros.read_vectors if read_vectors is None else read_vectors
 
-    layers: list[ControllerHidden] = [
-        _controller_layer(layer, f"controller_hidden[{index}]", zeros.controller_hidden[index])
+    config, like = dnc.config, dnc.output.weight
+    shape = (config.num_hidden_layers, batch_size, config.hidden_size)
+    layers = [
+        _controller_layer(config, layer, f"controller_hidden[{index}]", shape, like)
         for index, layer in enumerate(_listed("controller_hidden", controller_hidden, config.num_layers))
     ]
     if isinstance(memory, Mapping) or hasattr(memory, "link_matrix"):
         memory = [memory]
+    shapes = {name: (batch_size, *shape) for name, shape in memory_shapes(config).items()}
     memories = [
-        _memory(state, f"memory[{index}]", zeros.memory[index])
+        _memory(state, f"memory[{index}]", shapes, like)
         for index, state in enumerate(_listed("memory", memory, config.num_memories))
     ]
-    return DNCState(layers, memories, _checked("read_vectors", read_vectors, zeros.read_vectors))
+    return DNCState(layers, memories, _checked("read_vectors", read_vectors, (batch_size, config.read_size), like))
 
 
 def _listed(name: str, values: Any, length: int) -> Sequence[Any]:
@@ -45,34 +65,34 @@ def _listed(name: str, values: Any, length: int) -> Sequence[Any]:
     return values
 
 
-def _controller_layer(layer: Any, name: str, zeros: ControllerHidden) -> ControllerHidden:
-    if isinstance(zeros, Tensor):
-        return _checked(name, layer, zeros)
+def _controller_layer(config: DNCConfig, layer: Any, name: str, shape: Shape, like: Tensor) -> ControllerHidden:
+    if config.rnn_type != "lstm":
+        return _checked(name, layer, shape, like)
     if isinstance(layer, Tensor) or not isinstance(layer, Sequence) or len(layer) != 2:
         raise ValueError(f"{name} is {_describe(layer)}; expected an LSTM's (hidden, cell)")
-    return _checked(f"{name}[0]", layer[0], zeros[0]), _checked(f"{name}[1]", layer[1], zeros[1])
+    return _checked(f"{name}[0]", layer[0], shape, like), _checked(f"{name}[1]", layer[1], shape, like)
 
 
-def _memory(state: Any, name: str, zeros: MemoryState) -> MemoryState:
-    fields = MemoryState._fields
+def _memory(state: Any, name: str, shapes: dict[str, Shape], like: Tensor) -> MemoryState:
     if isinstance(state, Mapping):
-        missing = [field for field in fields if field not in state]
+        missing = [field for field in shapes if field not in state]
         if missing:
-            raise ValueError(f"{name} lacks {', '.join(missing)}; expected a dict with {', '.join(fields)}")
-        state = tuple(state[field] for field in fields)
-    if not isinstance(state, tuple) or len(state) != len(fields):
-        raise TypeError(f"{name} is {_describe(state)}; expected a MemoryState or a dict with {', '.join(fields)}")
-    return MemoryState(*(_checked(f"{name}.{field}", *pair) for field, *pair in zip(fields, state, zeros, strict=True)))
+            raise ValueError(f"{name} lacks {', '.join(missing)}; expected a dict with {', '.join(shapes)}")
+        state = tuple(state[field] for field in shapes)
+    if not isinstance(state, tuple) or len(state) != len(shapes):
+        raise TypeError(f"{name} is {_describe(state)}; expected a MemoryState or a dict with {', '.join(shapes)}")
+    parts = zip(shapes.items(), state, strict=True)
+    return MemoryState(*(_checked(f"{name}.{field}", tensor, shape, like) for (field, shape), tensor in parts))
 
 
-def _checked(name: str, tensor: Any, zeros: Tensor) -> Tensor:
+def _checked(name: str, tensor: Any, shape: Shape, like: Tensor) -> Tensor:
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} is {_describe(tensor)}; expected a tensor of shape {list(zeros.shape)}")
-    if tensor.shape != zeros.shape:
-        raise ValueError(f"{name} has shape {list(tensor.shape)}; expected {list(zeros.shape)}")
-    if tensor.dtype != zeros.dtype or tensor.device != zeros.device:
+        raise TypeError(f"{name} is {_describe(tensor)}; expected a tensor of shape {list(shape)}")
+    if tensor.shape != shape:
+        raise ValueError(f"{name} has shape {list(tensor.shape)}; expected {list(shape)}")
+    if tensor.dtype != like.dtype or tensor.device != like.device:
         raise ValueError(
-            f"{name} is {tensor.dtype} on {tensor.device}; expected {zeros.dtype} on {zeros.device}, as the model is"
+            f"{name} is {tensor.dtype} on {tensor.device}; expected {like.dtype} on {like.device}, as the model is"
         )
     return tensor
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dnc_serve.model.config import DNCConfig
+from dnc_serve.model.hidden import memory_shapes
 from dnc_serve.model.state import ControllerHidden, DNCState, MemoryState
 
 
@@ -106,16 +107,7 @@ class StateLayout:
 
     def __init__(self, config: DNCConfig) -> None:
         self.config = config
-        slots, read, write = config.nr_cells, config.read_heads, config.write_heads
         controller_shape = (config.num_hidden_layers, config.hidden_size)
-        memory_shapes = {
-            "memory": (slots, config.cell_size),
-            "link_matrix": (write, slots, slots),
-            "precedence": (write, slots),
-            "read_weights": (read, slots),
-            "write_weights": (write, slots),
-            "usage_vector": (slots,),
-        }
         parts: list[tuple[str, int, tuple[int, ...]]] = []
         for layer in range(config.num_layers):
             parts.append(("controller_hidden", layer, controller_shape))
@@ -123,7 +115,7 @@ class StateLayout:
                 parts.append(("controller_cell", layer, controller_shape))
         parts.append(("read_vectors", 0, (config.read_size,)))
         for memory in range(config.num_memories):
-            parts.extend((name, memory, shape) for name, shape in memory_shapes.items())
+            parts.extend((name, memory, shape) for name, shape in memory_shapes(config).items())
         fields: list[Field] = []
         offset = 0
         for name, index, shape in parts:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def run(dnc: "DNC", input: Any, hidden: Any, reset_experience: bool, pass_through_memory: bool) -> Any:
     """`DNC.forward` outside TorchScript: (outputs, state), and the debug table as a third if `dnc.debug`."""
     batch_size = _check_input(dnc, input)
-    state = as_state(dnc.config, hidden, dnc.initial_state(batch_size))
+    state = as_state(dnc, hidden, batch_size)
     if reset_experience:
         state = state.reset_experience()
 
