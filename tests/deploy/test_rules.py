@@ -1,0 +1,48 @@
+"""The rules are valid, their own unit tests pass, and each alert is explained in the runbook."""
+
+import re
+import subprocess
+
+import pytest
+
+from tests.deploy.observed import DEPLOY, alerts, minutes_as_seconds, rules
+
+PROMETHEUS = DEPLOY / "prometheus"
+RUNBOOK = DEPLOY.parent / "docs" / "runbook.md"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "config", "prometheus.yml"],
+        ["check", "rules", "--lint=all", "--lint-fatal", "rules.yml"],
+        ["test", "rules", "rules_test.yml"],
+    ],
+    ids=lambda arguments: "-".join(arguments[:2]),
+)
+def test_promtool_is_content(arguments: list[str]) -> None:
+    done = subprocess.run(["promtool", *arguments], cwd=PROMETHEUS, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_alert_has_a_unit_test() -> None:
+    tested = set(re.findall(r"alertname[:=] ?\"?(\w+)", (PROMETHEUS / "rules_test.yml").read_text()))
+    assert tested == set(alerts())
+
+
+def test_each_alert_has_its_section_in_the_runbook_and_each_section_its_alert() -> None:
+    sections = re.findall(r"^### (Dnc\w+)$", RUNBOOK.read_text(), re.MULTILINE)
+    assert sorted(sections) == sorted(alerts())
+    for rule in rules():
+        if "alert" in rule:
+            # GitHub makes a heading's anchor of its small letters.
+            assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{rule['alert'].lower()}"
+            assert rule["annotations"]["summary"]
+            assert rule["annotations"]["description"]
+            assert rule["labels"]["severity"] in ("critical", "warning", "info")
+
+
+def test_the_hurried_copy_differs_in_durations_alone() -> None:
+    hurried = minutes_as_seconds((PROMETHEUS / "rules.yml").read_text())
+    assert not re.search(r"(for: |\[|offset )\d+[mh]", hurried)
+    assert re.sub(r"(for: |\[|offset )(\d+)s", r"\1\2m", hurried) == (PROMETHEUS / "rules.yml").read_text()
