@@ -50,14 +50,14 @@ class VisdomGallery(Gallery):
             import visdom
         except ModuleNotFoundError as exc:
             raise ModuleNotFoundError(VISDOM_HINT) from exc
-        # Nothing is read back from the server, so no socket is held open for it.
-        self._visdom = visdom.Visdom(
-            server=server, port=port, env=environment, use_incoming_socket=False, raise_exceptions=True
-        )
-        if not self._visdom.check_connection():
-            raise ConnectionError(
-                f"no Visdom server answers at {server}:{port}; start one with python -m visdom.server"
+        try:
+            # Nothing is read back from the server, so no socket is held open for it.
+            self._visdom = visdom.Visdom(
+                server=server, port=port, env=environment, use_incoming_socket=False, raise_exceptions=True
             )
+        except ConnectionError as exc:
+            hint = "start one with python -m visdom.server"
+            raise ConnectionError(f"no Visdom server answers at {server}:{port}; {hint}") from exc
 
     def show(self, iteration: int, heatmaps: Mapping[str, Heatmap]) -> None:
         for name, values in heatmaps.items():

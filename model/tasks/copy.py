@@ -19,13 +19,17 @@ from dnc_serve.model.tasks.task import Batch, Task, check_range, option, random_
 
 @dataclass(frozen=True, kw_only=True)
 class Copy(Task):
-    """n vectors of fair bits, then an end marker in a channel of its own, then n timesteps to answer in."""
+    """n vectors of fair bits, then an end marker in a channel of its own, then n timesteps to answer in.
+
+    Another channel marks the first vector: after a reset in the midst of a sequence, a controller that was not reset
+    has no other way to know that it is being told a new one.
+    """
 
     name = "copy"
     recipe = Recipe(
         model={"hidden_size": 48, "num_hidden_layers": 1, "nr_cells": 64, "cell_size": 16, "read_heads": 1},
-        iterations=2400,
-        lr=2e-3,
+        iterations=4000,
+        lr=3e-3,
         final_lr=1e-4,
         carry=0.7,
     )
@@ -34,14 +38,14 @@ class Copy(Task):
     min_length: int = option(1, "vectors in the shortest sequence")
     max_length: int = option(20, "vectors in the longest sequence")
     short_share: float = option(0.25, "share of the batches with 1 to 3 vectors only")
-    seed_style: bool = option(False, "bits fed as 0 and 1 instead of ±1, and a cost for every timestep and channel")
+    seed_style: bool = option(False, "bits as 0 and 1 instead of ±1, no start marker, a cost for every output")
 
     def __post_init__(self) -> None:
         check_range("the sequence's length", self.min_length, self.max_length)
 
     @property
     def input_size(self) -> int:
-        return self.bits + 1
+        return self.bits + (1 if self.seed_style else 2)
 
     @property
     def output_size(self) -> int:
@@ -58,7 +62,9 @@ class Copy(Task):
         """The whole episode for given bits [n, B, bits]."""
         length, batch_size, _ = vectors.shape
         inputs = torch.zeros(2 * length + 1, batch_size, self.input_size)
-        inputs[:length, :, :-1] = vectors if self.seed_style else 2 * vectors - 1
+        inputs[:length, :, : self.bits] = vectors if self.seed_style else 2 * vectors - 1
+        if not self.seed_style:
+            inputs[0, :, -2] = 1
         inputs[length, :, -1] = 1
         targets = torch.zeros(2 * length + 1, batch_size, self.output_size)
         targets[length + 1 :, :, : self.bits] = vectors
@@ -87,7 +93,7 @@ BUNDLED = Copy()
 
 
 def encode(bits: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """What tells the bundled model a sequence [n, 8] of bits: inputs [n + 1, 9], the end marker last."""
+    """What tells the bundled model a sequence [n, 8] of bits: inputs [n + 1, 10], the end marker last."""
     vectors = np.asarray(bits)
     if vectors.ndim != 2 or vectors.shape[1] != BUNDLED.bits or not np.isin(vectors, (0, 1)).all():
         raise ValueError(f"bits has shape {list(vectors.shape)}; expected [n, {BUNDLED.bits}] of zeros and ones")
@@ -97,7 +103,7 @@ def encode(bits: npt.ArrayLike) -> npt.NDArray[np.float32]:
 
 
 def recall_inputs(length: int) -> npt.NDArray[np.float32]:
-    """What lets the bundled model say `length` vectors: inputs [n, 9], all zero."""
+    """What lets the bundled model say `length` vectors: inputs [n, 10], all zero."""
     return np.zeros((length, BUNDLED.input_size), np.float32)
 
 

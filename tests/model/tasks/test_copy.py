@@ -13,7 +13,7 @@ VECTORS = torch.tensor([[[1.0, 0.0]], [[0.0, 0.0]]])  # two vectors of two bits,
 
 def test_an_episode_tells_marks_and_asks() -> None:
     batch = Copy(bits=2).episode(VECTORS)
-    assert batch.inputs[:, 0].tolist() == [[1, -1, 0], [-1, -1, 0], [0, 0, 1], [0, 0, 0], [0, 0, 0]]
+    assert batch.inputs[:, 0].tolist() == [[1, -1, 1, 0], [-1, -1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
     assert batch.targets[3:, 0].tolist() == [[1, 0], [0, 0]]
     assert batch.due[:, 0].tolist() == [0, 0, 0, 1, 1]
 

@@ -1,0 +1,147 @@
+"""`dnc train` and `dnc export`, as their parsers and `run` functions take what a user types."""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from dnc_serve.client.cli import export as export_command
+from dnc_serve.client.cli import train as train_command
+from dnc_serve.model.export import load_artifact
+from dnc_serve.model.runs import Plan, read_metrics
+from dnc_serve.model.tasks import TASKS
+
+TINY = (
+    ["--hidden-size", "12", "--nr-cells", "6", "--cell-size", "6", "--batch-size", "3", "--task-option", "bits=2", "--task-option", "max_length=2"]
+)
+PROGRAM = """
+import argparse, sys
+from dnc_serve.client.cli import train
+parser = argparse.ArgumentParser()
+train.configure(parser)
+sys.exit(train.run(parser.parse_args()))
+"""
+
+
+def call(command: ModuleType, *argv: str | Path) -> int:
+    parser = argparse.ArgumentParser()
+    command.configure(parser)
+    code: int = command.run(parser.parse_args([str(text) for text in argv]))
+    return code
+
+
+def test_the_commands_know_every_task() -> None:
+    assert tuple(TASKS) == train_command.TASK_NAMES
+
+
+def test_flags_change_the_recipe_and_the_rest_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert (
+        call(train_command, "copy", "-o", run, *TINY, "--iterations", "5", "--optimizer", "rmsprop", "--seed", "4") == 0
+    )
+    plan = Plan.read(run)
+    assert (plan.task.input_size, plan.recipe.optimizer, plan.recipe.seed, plan.recipe.iterations) == (
+        4,
+        "rmsprop",
+        4,
+        5,
+    )
+    assert plan.recipe.model["hidden_size"] == 12
+    assert plan.recipe.carry == plan.task.recipe.carry > 0
+    assert capsys.readouterr().out.startswith(f"{run}: iteration 5, loss ")
+
+
+@pytest.mark.parametrize("task", ["repeat_copy", "recall", "graph", "adding", "argmax"])
+def test_every_task_trains(task: str, tmp_path: Path) -> None:
+    sizes = ["--hidden-size", "12", "--nr-cells", "24", "--cell-size", "6", "--batch-size", "2", "--iterations", "2"]
+    assert call(train_command, task, "-o", tmp_path / "run", *sizes) == 0
+    assert len(read_metrics(tmp_path / "run")) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_run_that_resumes_to_the_same_losses(number: signal.Signals, tmp_path: Path) -> None:
+    flags = ["copy", *TINY, "--iterations", "400"]
+    assert call(train_command, *flags, "-o", tmp_path / "whole") == 0
+
+    broken = tmp_path / "broken"
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *flags, "-o", str(broken), "--checkpoint-every", "5"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (broken / "metrics.csv").exists() or len(read_metrics(broken)) < 10:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"interrupted; go on with: dnc train copy --resume {broken}" in errors
+    reached = len(read_metrics(broken))
+    assert 10 <= reached < 400
+
+    assert call(train_command, "copy", "--resume", broken) == 0
+    losses = [[row["loss"] for row in read_metrics(folder)] for folder in (broken, tmp_path / "whole")]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 400
+
+
+def test_pictures_are_written_as_asked(tmp_path: Path) -> None:
+    pictures = ["--png", tmp_path / "png", "--tensorboard", tmp_path / "board", "--pictures-every", "2"]
+    assert call(train_command, "copy", "-o", tmp_path / "run", *TINY, "--iterations", "4", *pictures) == 0
+    assert len(list((tmp_path / "png").iterdir())) == 2 * 6
+    assert len(list((tmp_path / "board").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--task-option", "length=3"], "task copy has no option length; expected some of bits, min_length"),
+        (["--task-option", "bits"], "--task-option is 'bits'; expected NAME=VALUE"),
+        (["--lr", "0"], "lr is 0.0; expected more than 0"),
+        (["--visdom", "localhost"], "--visdom is 'localhost'; expected a URL"),
+        (["--resume", "nowhere", "--lr", "0.1"], "--lr can't be changed by --resume"),
+        (["--resume", "nowhere"], "training.json doesn't exist"),
+        (["--evaluate", "recall"], "recall was trained on the task recall; expected copy"),
+    ],
+)
+def test_wrong_values_end_with_2_and_a_word(
+    flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call(train_command, "copy", *flags) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_training_that_turns_nan_ends_with_1_and_names_the_tensor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--optimizer", "sgd", "--lr", "1e30", "--max-grad-norm", "1e30", "--iterations", "50"]
+    assert call(train_command, "copy", "-o", tmp_path / "run", *TINY, *flags) == 1
+    error = capsys.readouterr().err
+    assert "dnc train: iteration " in error and ("turned" in error or "is not finite" in error)
+
+
+def test_a_run_is_exported_with_the_slots_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(train_command, "copy", "-o", tmp_path / "run", *TINY, "--iterations", "2") == 0
+    assert call(export_command, tmp_path / "run") == 0
+    assert load_artifact(tmp_path / "run" / "artifact").config.nr_cells == 6
+    assert call(export_command, tmp_path / "run", "-o", tmp_path / "larger", "--nr-cells", "11") == 0
+    assert load_artifact(tmp_path / "larger").config.nr_cells == 11
+    assert "larger: 11 memory slots, digest " in capsys.readouterr().out
+    assert json.loads((tmp_path / "larger" / "manifest.json").read_text())["config"]["nr_cells"] == 11
+
+
+def test_what_is_not_a_run_is_not_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(export_command, tmp_path / "nothing") == 2
+    assert "nothing" in capsys.readouterr().err
+    assert call(export_command, "copy", "-o", tmp_path / "artifact", "--nr-cells", "0") == 2
+    assert "nr_cells is 0; expected at least 1" in capsys.readouterr().err

@@ -1,0 +1,125 @@
+"""The memory as pictures: the same heatmaps in Visdom, TensorBoard and PNG files."""
+
+import importlib.util
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dnc_serve.model.dnc import DNC
+from dnc_serve.model.pictures import PngGallery, TensorBoardGallery, VisdomGallery, coloured, enlarged, heatmaps
+
+NAMES = {"memory", "link_matrix", "precedence", "read_weights", "write_weights", "usage_vector"}
+needs_visdom = pytest.mark.skipif(importlib.util.find_spec("visdom") is None, reason="visdom isn't installed")
+
+
+@pytest.fixture(scope="module")
+def pictures() -> dict[str, np.ndarray]:
+    torch.manual_seed(1)
+    model = DNC(4, 8, nr_cells=5, cell_size=3, read_heads=2)
+    return heatmaps(model, torch.randn(6, 2, 4))
+
+
+@pytest.fixture(scope="module")
+def visdom_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A real Visdom server; its own command would download scripts first, `main` doesn't."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path_factory.mktemp("visdom")
+    start = [sys.executable, "-c", "from visdom.server.run_server import main; main()"]
+    flags = ["-port", str(port), "-bind_local", "-env_path", str(folder)]
+    server = subprocess.Popen([*start, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                assert server.poll() is None, "the Visdom server ended"
+                assert time.monotonic() < deadline, "the Visdom server didn't listen within 60 s"
+                time.sleep(0.1)
+        yield port
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def test_heatmaps_are_the_debug_table_of_the_first_sequence(pictures: dict[str, np.ndarray]) -> None:
+    torch.manual_seed(1)
+    model = DNC(4, 8, nr_cells=5, cell_size=3, read_heads=2, debug=True, batch_first=False)
+    _, _, table = model(torch.randn(6, 2, 4))
+    assert set(pictures) == NAMES
+    for name, values in table.items():
+        np.testing.assert_allclose(pictures[name], values, rtol=1e-5, atol=1e-7)
+
+
+def test_png_files_show_every_value(tmp_path: Path, pictures: dict[str, np.ndarray]) -> None:
+    with PngGallery(tmp_path / "png") as gallery:
+        gallery.show(30, pictures)
+    assert {path.name for path in (tmp_path / "png").iterdir()} == {f"0000030-{name}.png" for name in NAMES}
+    usage = np.asarray(Image.open(tmp_path / "png" / "0000030-usage_vector.png"))
+    assert usage.shape[0] >= 400 and usage.shape[1] >= 400
+    height, width = usage.shape[0] // 6, usage.shape[1] // 5
+    assert np.array_equal(usage[::height, ::width], coloured(pictures["usage_vector"]))
+
+
+def test_colours_run_from_the_smallest_to_the_largest_value() -> None:
+    pixels = coloured(np.array([[-2.0, 0.0, 2.0]], np.float32))
+    assert pixels[0].tolist() == [[68, 1, 84], [33, 145, 140], [253, 231, 37]]
+    assert len(np.unique(coloured(np.zeros((2, 2), np.float32)))) == 3  # one colour, and no division by zero
+    assert enlarged(pixels, 7).shape == (7, 9, 3)
+
+
+def test_tensorboard_has_the_images(tmp_path: Path, pictures: dict[str, np.ndarray]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with TensorBoardGallery(tmp_path) as gallery:
+        gallery.show(10, pictures)
+        gallery.show(20, pictures)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert set(events.Tags()["images"]) == {f"memory/{name}" for name in NAMES}
+    image = events.Images("memory/memory")[-1]
+    assert (image.step, image.height, image.width) == (20, 6, 15)
+
+
+@needs_visdom
+def test_a_real_visdom_server_has_the_heatmaps(visdom_port: int, pictures: dict[str, np.ndarray]) -> None:
+    import json
+
+    import visdom
+
+    with VisdomGallery("http://localhost", visdom_port) as gallery:
+        gallery.show(10, pictures)
+        gallery.show(20, pictures)
+    client = visdom.Visdom(port=visdom_port, use_incoming_socket=False)
+    windows = json.loads(client.get_window_data())
+    assert set(windows) == NAMES
+    content = windows["usage_vector"]["content"]
+    assert content["data"][0]["type"] == "heatmap"
+    np.testing.assert_allclose(content["data"][0]["z"], pictures["usage_vector"], rtol=1e-5)
+    assert windows["usage_vector"]["title"] == "usage_vector, iteration 20"
+
+
+@needs_visdom
+def test_without_a_visdom_server_the_error_says_where_it_looked() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.raises(ConnectionError, match=f"no Visdom server answers at http://localhost:{port}"):
+        VisdomGallery("http://localhost", port)
+
+
+def test_without_visdom_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "visdom", None)  # as if it weren't installed
+    with pytest.raises(ModuleNotFoundError, match="pip install --no-build-isolation"):
+        VisdomGallery()
