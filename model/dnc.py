@@ -72,6 +72,8 @@ class DNC(nn.Module):
         clip: float = 20,
         device: torch.device | str | None = None,
         share_memory_between_layers: bool | None = None,
+        output_size: int | None = None,
+        write_heads: int = 1,
         **options: Any,
     ) -> None:
         if bidirectional:
@@ -88,6 +90,7 @@ class DNC(nn.Module):
         self.config = DNCConfig(
             input_size=input_size,
             hidden_size=hidden_size,
+            output_size=output_size,
             rnn_type=rnn_type,
             num_layers=num_layers,
             num_hidden_layers=num_hidden_layers,
@@ -95,6 +98,7 @@ class DNC(nn.Module):
             dropout=dropout,
             nr_cells=nr_cells,
             read_heads=read_heads,
+            write_heads=write_heads,
             cell_size=cell_size,
             nonlinearity=nonlinearity,
             independent_linears=independent_linears,
@@ -126,6 +130,10 @@ class DNC(nn.Module):
     def from_config(cls, config: DNCConfig, **placement: Any) -> "DNC":
         """A DNC, freshly initialised, of these sizes and options; `placement`: batch_first, debug, device, gpu_id."""
         return cls(**config.to_dict(), **placement)
+
+    def extra_repr(self) -> str:
+        """The sizes and options, for `print(dnc)`."""
+        return ", ".join(f"{name}={value!r}" for name, value in self.config.to_dict().items())
 
     def interfaces(self) -> list[InterfaceLayer]:
         """Each memory's interface layer; its `section(name)` gives a part's weight and bias."""
