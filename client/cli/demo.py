@@ -116,7 +116,7 @@ class ServerFailed(Exception):
 def _server(model: str) -> Iterator[str]:
     """A real server on free ports, with a state folder that vanishes with it; the address of its streaming door."""
     with tempfile.TemporaryDirectory(prefix="dnc-demo-") as folder:
-        command = [sys.executable, "-m", "dnc_serve.client.cli.main", "serve", "--model", model]
+        command = [sys.executable, "-m", "dnc_serve.client.cli", "serve", "--model", model]
         command += ["--state-dir", str(Path(folder) / "state"), "--log-level", "warning"]
         for flag in PORT_FLAGS:
             command += [flag, "0"]

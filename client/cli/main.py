@@ -69,7 +69,3 @@ def _overview(arguments: list[str]) -> int:
 
 def _module(command: str) -> ModuleType:
     return importlib.import_module(f"{__package__}.{command}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

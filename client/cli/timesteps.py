@@ -25,7 +25,9 @@ class Source:
     def __init__(self, path: str) -> None:
         self.name = "standard input" if path == STANDARD else path
         try:
-            self._file = cast(io.BufferedReader, sys.stdin.buffer) if path == STANDARD else Path(path).open("rb")
+            self._file = (
+                cast(io.BufferedReader, sys.stdin.buffer) if path == STANDARD else Path(path).open("rb")  # noqa: SIM115
+            )
         except OSError as exc:
             raise BadFile(f"{path}: {exc.strerror}") from exc
         self.is_npy = self._file.peek(len(NPY_MAGIC))[: len(NPY_MAGIC)] == NPY_MAGIC
