@@ -55,16 +55,14 @@ class RedisConnection:
         except ValueError:
             # Its message may quote a piece of the password.
             raise ValueError("the URL of the store can't be read: are odd characters percent-encoded?") from None
-        self._clustered = False
         self._checked = False
 
     def open(self) -> None:
         """Raises `StoreRefused` if the server's settings would lose sessions."""
         with self.guard():
-            if not self._clustered and self.client.info("server").get("redis_mode") == "cluster":
+            if self.client.info("server").get("redis_mode") == "cluster":
                 self.client.close()
                 self.client = redis.RedisCluster.from_url(self._url, **self._options)
-                self._clustered = True
             self._check()
 
     def close(self) -> None:
@@ -130,10 +128,8 @@ class RedisConnection:
     def _evaluate(self, client: Any, script: Script, calls: Sequence[Call]) -> list[Any]:
         pipeline = client.pipeline(transaction=False)
         for keys, arguments in calls:
-            if self._clustered:  # its pipelines have no EVALSHA
-                pipeline.eval(script.text, len(keys), *keys, *arguments)
-            else:
-                pipeline.evalsha(script.sha, len(keys), *keys, *arguments)
+            # Not `pipeline.evalsha`, which pipelines on a cluster refuse.
+            pipeline.execute_command("EVALSHA", script.sha, len(keys), *keys, *arguments)
         return list(pipeline.execute(raise_on_error=False))
 
     def _check(self) -> None:

@@ -56,10 +56,10 @@ class SQLiteStore:
         self._unsynced: list[Sequence[Mutation]] = []
 
     def open(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock.take()
         try:
             with self._guard():
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._lock.take()
                 self._open_files(create=True)
         except BaseException:
             self._retry_at = math.inf  # only another `open` may try again

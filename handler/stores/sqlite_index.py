@@ -8,7 +8,7 @@ import logging
 import sqlite3
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from dnc_serve.handler.stores.sqlite_rows import SessionRow, record_crc, to_unsigned
@@ -54,7 +54,8 @@ class Index:
     def __init__(self) -> None:
         self.chains: dict[str, Chain] = {}
         self.ids: dict[int, str] = {}
-        self.dead: list[int] = []  # rows of records that nobody needs, to be deleted in time
+        self.dead: list[tuple[int, int]] = []  # (row, bytes) of records that nobody needs, to be deleted in time
+        self.dead_bytes = 0
         self.size_bytes = 0
         self.last_row = 0
         self.last_key = 0
@@ -73,7 +74,7 @@ class Index:
         chain = self.chains[session_id]
         kept = standing.ordinal - standing.pruned - 1
         if kept < len(chain.rows):
-            self._bury(chain, slice(kept, None))
+            self._cut(chain, slice(kept, None))
         chain.rows.append(row)
         chain.sizes.append(size)
         chain.standing = standing
@@ -94,12 +95,24 @@ class Index:
         """Snapshots were written or deleted."""
         self.size_bytes += difference
 
-    def take_dead(self, at_most: int) -> list[int]:
-        """Some rows to delete, the oldest first."""
+    def take_dead(self, at_most: int, at_most_bytes: int) -> list[tuple[int, int]]:
+        """Some of the dead, at least one, the oldest first; whoever fails to delete them gives them to `bury`."""
         self.dead.sort()
-        rows = self.dead[:at_most]
-        del self.dead[:at_most]
-        return rows
+        count = total = 0
+        for _, size in self.dead[:at_most]:
+            total += size
+            if count and total > at_most_bytes:
+                break
+            count += 1
+        taken = self.dead[:count]
+        del self.dead[:count]
+        self.dead_bytes -= sum(size for _, size in taken)
+        return taken
+
+    def bury(self, dead: Iterable[tuple[int, int]]) -> None:
+        for row, size in dead:
+            self.dead.append((row, size))
+            self.dead_bytes += size
 
     def is_live(self, row: int, key: int, ordinal: int) -> bool:
         """Whether a record is one that `records` would give."""
@@ -111,10 +124,10 @@ class Index:
         return 0 <= place < len(chain.rows) and chain.rows[place] == row
 
     def _drop(self, chain: Chain, up_to: int) -> None:
-        self._bury(chain, slice(0, max(0, up_to - chain.standing.pruned)))
+        self._cut(chain, slice(0, max(0, up_to - chain.standing.pruned)))
 
-    def _bury(self, chain: Chain, which: slice) -> None:
-        self.dead.extend(row for row in chain.rows[which] if row != LOST)
+    def _cut(self, chain: Chain, which: slice) -> None:
+        self.bury((row, size) for row, size in zip(chain.rows[which], chain.sizes[which], strict=True) if row != LOST)
         self.size_bytes -= sum(chain.sizes[which])
         del chain.rows[which]
         del chain.sizes[which]
@@ -175,7 +188,7 @@ def _load_records(connection: sqlite3.Connection, index: Index) -> None:
         if session > index.last_key:
             index.last_key = session
         if chain is None or chain.standing.ended or ordinal <= chain.standing.pruned:
-            index.dead.append(row)
+            index.bury([(row, size)])
             continue
         kept = ordinal - chain.standing.pruned - 1
         missing = kept - len(chain.rows)
@@ -201,3 +214,4 @@ def _load_records(connection: sqlite3.Connection, index: Index) -> None:
     if damaged or sessions > len(index.ids):
         # What looks dead may belong to what is damaged: it stays, for whoever wants to rescue it.
         index.dead.clear()
+        index.dead_bytes = 0

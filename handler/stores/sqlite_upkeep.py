@@ -7,7 +7,8 @@ from dnc_serve.handler.stores.sqlite_files import PAGE_BYTES, SQLiteFiles
 from dnc_serve.handler.stores.sqlite_index import Index
 
 CHECKPOINT_BYTES = 16 << 20  # about how much log there may be before it moves into the file
-_SWEEP_ROWS = 256
+_SWEEP_ROWS = 256  # deleted at once, or so many bytes of them
+_SWEEP_BYTES = 2 << 20
 _VACUUM_PAGES = 128
 _SPARE_PAGES = 2048  # free pages that a file keeps for what comes next
 
@@ -25,7 +26,7 @@ class SQLiteUpkeep:
 
     def run(self) -> None:
         """One piece of each kind that is due."""
-        if len(self._index.dead) >= _SWEEP_ROWS:
+        if len(self._index.dead) >= _SWEEP_ROWS or self._index.dead_bytes >= _SWEEP_BYTES:
             self._sweep()
             self._vacuuming = True
         elif self._vacuuming:
@@ -36,17 +37,17 @@ class SQLiteUpkeep:
     def _sweep(self) -> None:
         writer = self._files.writer
         with self._writing:
-            rows = self._index.take_dead(_SWEEP_ROWS)
+            dead = self._index.take_dead(_SWEEP_ROWS, _SWEEP_BYTES)
             try:
                 writer.execute("BEGIN IMMEDIATE")
-                writer.executemany("DELETE FROM records WHERE row = ?", [(row,) for row in rows])
+                writer.executemany("DELETE FROM records WHERE row = ?", [(row,) for row, _ in dead])
                 writer.execute("COMMIT")
             except BaseException:
-                self._index.dead.extend(rows)
+                self._index.bury(dead)
                 if writer.in_transaction:
                     writer.execute("ROLLBACK")
                 raise
-            self.log_bytes += len(rows) * PAGE_BYTES  # at most: neighbours share a page
+            self.log_bytes += len(dead) * PAGE_BYTES  # at most: neighbours share a page
 
     def _vacuum(self) -> None:
         writer = self._files.writer
@@ -55,7 +56,8 @@ class SQLiteUpkeep:
             (pages,) = writer.execute("PRAGMA page_count").fetchone()
             self._vacuuming = spare > max(_SPARE_PAGES, pages // 4)
             if self._vacuuming:
-                writer.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
+                # It takes one step for each page, and `execute` would stop after the first.
+                writer.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
                 self.log_bytes += 2 * _VACUUM_PAGES * PAGE_BYTES
 
     def _checkpoint(self) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from dnc_serve.handler.stores import open_store
 from dnc_serve.handler.stores.contract import Append, Begin, Head, Keep, Record, Snapshot, Store
@@ -60,7 +62,7 @@ class RedisServer:
                     time.sleep(0.02)
 
     def client(self) -> redis.Redis:
-        return redis.Redis(port=self.port, socket_timeout=5)
+        return redis.Redis(port=self.port, socket_timeout=5, retry=Retry(NoBackoff(), 0))
 
     def kill(self) -> None:
         """kill -9."""
@@ -182,3 +184,9 @@ def reopenable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Reope
 @pytest.fixture
 def sessions(reopenable: Reopenable) -> Sessions:
     return reopenable.sessions
+
+
+@pytest.fixture
+def writes() -> type[Sessions]:
+    """For tests that open their own stores."""
+    return Sessions
