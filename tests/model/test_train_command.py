@@ -18,9 +18,10 @@ from dnc_serve.model.export import load_artifact
 from dnc_serve.model.runs import Plan, read_metrics
 from dnc_serve.model.tasks import TASKS
 
-TINY = (
-    ["--hidden-size", "12", "--nr-cells", "6", "--cell-size", "6", "--batch-size", "3", "--task-option", "bits=2", "--task-option", "max_length=2"]
-)
+TINY = [
+    "--hidden-size", "12", "--nr-cells", "6", "--cell-size", "6", "--batch-size", "3",
+    "--task-option", "bits=2", "--task-option", "max_length=2",
+]  # fmt: skip
 PROGRAM = """
 import argparse, sys
 from dnc_serve.client.cli import train
