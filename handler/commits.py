@@ -80,6 +80,8 @@ class Commits:
         now = time.time()
         for run, error in zip(runs, outcomes, strict=True):
             if error is not None:
+                if error.reason == "SESSION_MOVED":
+                    engine.leases.lose(run.session)
                 engine.drop(run, error)
                 continue
             session, chunk = run.session, run.work
@@ -166,6 +168,7 @@ class Commits:
             session.busy = False
             if outcomes[0] is not None:
                 engine.registry.remove(session)
+                engine.leases.ended(session)
                 session.ended = True
                 engine.fail_all(session, outcomes[0])
             else:
@@ -222,6 +225,8 @@ class Commits:
                 engine.answer(session, reset, True, None)
             else:
                 engine.answer(session, reset, None, outcomes[0])
+                if outcomes[0].reason == "SESSION_MOVED":
+                    engine.leases.lose(session)
             engine.go_on(session)
 
         if engine.journal.volatile:
@@ -246,7 +251,7 @@ class Commits:
                         record.at,
                         engine.fingerprint,
                         zeros,
-                    )  # fmt: skip
+                    )
                 )
             )
         engine.journal.write(mutations, written, [(session, session.position)])
@@ -265,6 +270,7 @@ class Commits:
                 engine.go_on(session)
                 return
             engine.registry.remove(session)
+            engine.leases.ended(session)
             engine.registry.bury(session.session_id, Tombstone(session.incarnation, session.owner, work.why, now))
             engine.tiers.forget(session)
             session.ended = True

@@ -9,15 +9,14 @@ from dnc_serve.handler.stores.contract import End, Store
 SPILL_FOLDER = "spill"
 
 
-def make_store(config: ServeConfig) -> Store:
+def make_store(config: ServeConfig, owner: str) -> Store:
     """The store, not opened yet.
 
     With durability off nothing is recorded: states that find no room in memory go to a store of their own, and what an
-    earlier run recorded is left alone.
+    earlier run recorded is left alone. `owner` is the address that a shared store sends clients of our sessions to.
     """
     if config.durability == "off":
         return open_store("sqlite", config.state_dir / SPILL_FOLDER)
-    owner = config.advertise or f"{config.host}:{config.port}"
     return open_store(config.store, config.state_dir, owner=owner, lease_s=config.lease_s)
 
 

@@ -24,11 +24,13 @@ from dnc_serve.handler.company import Rotation, Run, gather_inputs
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.journal import Journal
+from dnc_serve.handler.leases import Leases
 from dnc_serve.handler.loading import Loading
 from dnc_serve.handler.metrics import Metrics
 from dnc_serve.handler.registry import Registry, Tombstone
 from dnc_serve.handler.sessions import Replies, Reply, Session, Tier, Verdict, judge_chunk, judge_reset
 from dnc_serve.handler.slab import Slab
+from dnc_serve.handler.stores.contract import Head
 from dnc_serve.handler.tiers import Tiers
 from dnc_serve.handler.tiles import Tiles
 from dnc_serve.handler.work import Applied, Chunk, Delete, Peek, Replay, Reset, Seen, Work
@@ -70,6 +72,7 @@ class Engine:
         self.max_runs = min(config.slots, MAX_RUNS_IN_TILES * tiles.largest)
         self.commits = Commits(self)
         self.loading = Loading(self)
+        self.leases = Leases(self, config.lease_s)
         self.queued = 0
         self._slab = slab = Slab(config.slots + self.max_runs, tiles.layout.size, tiles.device)
         self.tiers = Tiers(
@@ -88,6 +91,9 @@ class Engine:
     def submit(self, session: Session, work: Work) -> None:
         """Queues work; raises QUEUE_FULL when the session's FIFO or the server's is full."""
         config = self.config
+        if session.ended:  # while the caller was on its way here
+            self.registry.get(session.session_id, session.owner)
+            raise ServeError("NOT_READY", "the session has just moved or begun anew", retry_after_s=0.05)
         if len(session.fifo) >= config.max_queued_chunks or self.queued >= config.max_queued_chunks_total:
             whose = f"session {session.session_id!r}" if self.queued < config.max_queued_chunks_total else "the server"
             raise ServeError(
@@ -113,6 +119,8 @@ class Engine:
         self.schedule(session)
         if self._scheduled:
             self._wake()
+        if self.leases.shared and session.tier is Tier.STORE and session.idle and not session.ended:
+            self.loop.create_task(self.leases.give_up([session]))
 
     def new_session(
         self, session_id: str, owner: str, incarnation: int, *, position: int = 0, experience: int = 0
@@ -136,24 +144,30 @@ class Engine:
         """Knows the sessions that an earlier run of this server left in the store."""
         for head in sorted(self.journal.store.heads(), key=lambda head: head.last_used_at):
             if head.ended:
-                self.registry.bury(
-                    head.session_id, Tombstone(head.incarnation, head.owner, head.ended, head.ended_at)
-                )  # fmt: skip
-                continue
-            session = self.new_session(
-                head.session_id, head.owner, head.incarnation, position=head.position, experience=head.experience
-            )
-            session.digest, session.ordinal = head.digest, head.ordinal
-            session.created_at, session.last_used_at = head.created_at, head.last_used_at
-            session.durable_position = head.position
-            self.registry.add(session)
+                self.bury(head)
+            else:
+                self.take_up(head)
+
+    def take_up(self, head: Head) -> Session:
+        """Knows a session that the store has; its state is brought when it is needed."""
+        session = self.new_session(
+            head.session_id, head.owner, head.incarnation, position=head.position, experience=head.experience
+        )
+        session.digest, session.ordinal = head.digest, head.ordinal
+        session.created_at, session.last_used_at = head.created_at, head.last_used_at
+        session.durable_position = head.position
+        self.registry.add(session)
+        return session
+
+    def bury(self, head: Head) -> None:
+        """Knows how a session that the store has ended."""
+        self.registry.bury(head.session_id, Tombstone(head.incarnation, head.owner, head.ended, head.ended_at))
 
     def answer(self, session: Session, work: Work, result: object, error: ServeError | None) -> None:
         """Tells whoever asked."""
         if not isinstance(work, Replay):
             self.queued -= 1
         if error is not None:
-            self.metrics.errors.labels(error.reason).inc()
             work.fail(error)
             return
         if isinstance(work, Chunk):
@@ -262,6 +276,7 @@ class Engine:
     def _begin(self, session: Session, work: Work) -> bool:
         """Starts, answers or refuses the work that stands first; False if there is no room for it now."""
         try:
+            self.leases.check(session)
             if not isinstance(work, Replay):
                 work.check_wanted()
             begins_anew = isinstance(work, Delete) or (isinstance(work, Reset) and work.scope == "all")
@@ -282,8 +297,9 @@ class Engine:
                 case _:
                     raise AssertionError(work)
         except ServeError as error:
-            session.fifo.popleft()
-            self.answer(session, work, None, error)
+            if session.fifo and session.fifo[0] is work:
+                session.fifo.popleft()
+                self.answer(session, work, None, error)
         return True
 
     def _begin_chunk(self, session: Session, chunk: Chunk) -> bool:
@@ -372,6 +388,8 @@ class Engine:
         """The run is over: its session may go on. The row that it leaves was given back or swapped in."""
         self._runs -= 1
         run.session.running = False
+        if run.session.ended:
+            self.tiers.forget(run.session)
         self.go_on(run.session)
 
     def drop(self, run: Run, error: ServeError) -> None:

@@ -61,6 +61,7 @@ class Operations:
 
     async def create_session(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.CreateSessionResponse:
         session_id = check_id(request.session_id)
+        await self.engine.leases.adopt(session_id)
         present = self.engine.registry.find(session_id)
         if present is None:
             session = await self._begin(session_id, caller, new_incarnation(), None)
@@ -70,7 +71,7 @@ class Operations:
         return pb.CreateSessionResponse(session=await self.describe(present), created=False)
 
     async def get_session(self, request: pb.GetSessionRequest, caller: Caller) -> pb.GetSessionResponse:
-        return pb.GetSessionResponse(session=await self.describe(self.session(request.session_id, caller)))
+        return pb.GetSessionResponse(session=await self.describe(await self.known(request.session_id, caller)))
 
     async def list_sessions(self, request: pb.ListSessionsRequest, caller: Caller) -> pb.ListSessionsResponse:
         size = request.page_size or DEFAULT_PAGE
@@ -86,6 +87,7 @@ class Operations:
     async def delete_session(self, request: pb.DeleteSessionRequest, caller: Caller) -> pb.DeleteSessionResponse:
         session_id = check_id(request.session_id)
         caller.grant.check_writes()
+        await self.engine.leases.adopt(session_id)
         incarnation = request.incarnation if request.HasField("incarnation") else None
         tombstone = self.engine.registry.tombstone(session_id)
         if self.engine.registry.find(session_id) is None and tombstone is not None and tombstone.owner == caller.owner:
@@ -98,6 +100,7 @@ class Operations:
     # Steps.
 
     async def step(self, request: pb.StepRequest, caller: Caller) -> pb.StepResponse:
+        await self.engine.leases.adopt(check_id(request.chunk.session_id))
         session, chunk, future = self._awaited(request.chunk, caller)
         self.engine.submit(session, chunk)
         try:
@@ -137,7 +140,7 @@ class Operations:
 
     async def reset_session(self, request: pb.ResetSessionRequest, caller: Caller) -> pb.ResetSessionResponse:
         message = request.reset
-        session = self.session(message.session_id, caller)
+        session = await self.known(message.session_id, caller)
         changed = await self._do(session, lambda done: self.reset(message, caller, done))
         return pb.ResetSessionResponse(result=self.reset_result(message, session, changed))
 
@@ -166,8 +169,9 @@ class Operations:
     # Copies.
 
     async def fork_session(self, request: pb.ForkSessionRequest, caller: Caller) -> pb.ForkSessionResponse:
-        source = self.session(request.session_id, caller)
+        source = await self.known(request.session_id, caller)
         fork_id = check_id(request.fork_session_id)
+        await self.engine.leases.adopt(fork_id)
         if request.HasField("incarnation"):
             source.check_incarnation(request.incarnation)
         position = request.position if request.HasField("position") else None
@@ -185,7 +189,7 @@ class Operations:
     async def export_session(self, request: pb.ExportSessionRequest, caller: Caller) -> bytes:
         """The blob of a session as it stands; also of one that belongs to another model, if its snapshot is up to
         date."""
-        session = self.session(request.session_id, caller)
+        session = await self.known(request.session_id, caller)
         if session.digest != self.engine.digest:
             return await self._export_foreign(session)
         seen = await self._seen(session, None, caller)
@@ -217,7 +221,7 @@ class Operations:
         return await self.engine.loop.run_in_executor(None, read)
 
     async def import_session(self, session_id: str, blob: bytes, caller: Caller) -> pb.ImportSessionResponse:
-        check_id(session_id)
+        await self.engine.leases.adopt(check_id(session_id))
         read = decode_blob(blob, self.engine.digest, self.engine.layout.size)
         identity = int.from_bytes(hashlib.blake2b(blob, digest_size=8).digest(), "little")
         made = self._made(session_id, caller, identity, read.position)
@@ -244,7 +248,7 @@ class Operations:
 
     async def dump(self, message: pb.Dump, caller: Caller) -> tuple[Seen, dict[str, Float32]]:
         """The chosen arrays of a session, at the present or an earlier position."""
-        session = self.session(message.session_id, caller)
+        session = await self.known(message.session_id, caller)
         position = message.position if message.HasField("position") else None
         seen = await self._seen(session, position, caller)
         return seen, self.arrays(seen, message.names)
@@ -322,6 +326,11 @@ class Operations:
             return await self.engine.loading.look_back(session, position)
         return seen
 
+    async def known(self, session_id: str, caller: Caller) -> Session:
+        """The caller's session, taken up from a shared store if need be; raises SESSION_MOVED too."""
+        await self.engine.leases.adopt(check_id(session_id))
+        return self.session(session_id, caller)
+
     async def _begin(
         self,
         session_id: str,
@@ -337,9 +346,14 @@ class Operations:
         session = self.engine.new_session(
             session_id, caller.owner, incarnation, position=position, experience=experience
         )  # fmt: skip
+        await self.engine.leases.begin(session)
         begun = self.engine.loop.create_future()
         resolve = _resolve(begun)
-        self.engine.commits.begin(session, state, lambda error: resolve(None, error))
+        try:
+            self.engine.commits.begin(session, state, lambda error: resolve(None, error))
+        except ServeError:
+            self.engine.leases.ended(session)
+            raise
         await begun
         return session
 

@@ -36,6 +36,7 @@ async def _answer(operations: Operations, access: Access, call: pb.Call | ServeE
     except Exception:
         logger.exception("a call failed")
         refused = ServeError("INTERNAL", "the server made a mistake; its log says which")
+    operations.engine.metrics.errors.labels(refused.reason).inc()
     return pb.CallResult(status=refused.to_status())
 
 

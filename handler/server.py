@@ -6,8 +6,6 @@ import logging
 import os
 import platform
 import secrets
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -20,12 +18,11 @@ from typing import Any, TypeVar
 import grpc
 import torch
 import uvloop
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from dnc_serve.handler.access import Access
 from dnc_serve.handler.config import ServeConfig
+from dnc_serve.handler.door import SERVING, Door
 from dnc_serve.handler.durability import empty, make_store
 from dnc_serve.handler.engine import Engine
 from dnc_serve.handler.errors import ServeError
@@ -37,10 +34,9 @@ from dnc_serve.handler.rows import answer_calls
 from dnc_serve.handler.self_test import self_test
 from dnc_serve.handler.service import DncService
 from dnc_serve.handler.tiles import Tiles
-from dnc_serve.handler.transport import Certificates
 from dnc_serve.handler.upkeep import Upkeep
 from dnc_serve.model.export import load_artifact
-from dnc_serve.proto.dnc.v1 import dnc_pb2, dnc_pb2_grpc
+from dnc_serve.proto.dnc.v1 import dnc_pb2
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +101,10 @@ class DncServer:
         self._metrics = Metrics()
         artifact = load_artifact(self._artifact_folder, self._device)
         tiles = Tiles(artifact, self._device)
-        store = make_store(config)
+        door = self._door = Door(config)
+        door.bind()
+        self._cleanup.push_async_callback(door.close, 0)
+        store = make_store(config, config.advertise or door.address)
         await self._loop.run_in_executor(None, store.open)
         self._cleanup.callback(store.close)
         journal = Journal(store, config.durability, config.sync_interval_ms / 1000, self._loop, self._metrics)
@@ -121,50 +120,15 @@ class DncServer:
             await self._loop.run_in_executor(None, engine.take_up_all)
         self._operations = Operations(engine, artifact, secrets.token_hex(8))
         self._access = Access(config.tokens, os.environ.get(TOKENS_VARIABLE, ""))
-        grpc_address = await self._open_door()
-        await self_test(self._server_socket, self._operations, self._access)
-        shutil.rmtree(self._socket_folder, ignore_errors=True)
-        metrics_address = self._open_metrics(engine)
-        upkeep = self._loop.create_task(Upkeep(engine, self._access).run())
-        self._cleanup.callback(upkeep.cancel)
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
-        return Addresses(grpc_address, metrics_address)
-
-    async def _open_door(self) -> str:
-        config = self._config
-        server = self._server = grpc.aio.server(
-            options=[
-                ("grpc.so_reuseport", 0),  # two servers would otherwise share a port silently
-                ("grpc.max_receive_message_length", config.max_message_bytes),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.max_metadata_size", 16 << 10),
-                ("grpc.keepalive_time_ms", 60_000),
-                ("grpc.keepalive_timeout_ms", 20_000),
-                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-                ("grpc.keepalive_permit_without_calls", 1),
-            ]
-        )
         self._service = DncService(self._operations, self._access)
-        dnc_pb2_grpc.add_DncServiceServicer_to_server(self._service, server)
-        self._health = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        # The self-test comes in through a socket that only this user can open, and that is removed afterwards.
-        self._socket_folder = tempfile.mkdtemp(prefix="dnc-")
-        self._server_socket = f"unix:{self._socket_folder}/door"
-        server.add_insecure_port(self._server_socket)
-        try:
-            address = f"{config.host}:{config.port}"
-            if config.tls_certificate:
-                port = server.add_secure_port(address, Certificates(config).credentials())
-            else:
-                port = server.add_insecure_port(address)
-        except RuntimeError as exc:
-            raise OSError(f"port {config.port} on {config.host} can't be bound: is it in use?") from exc
-        await server.start()
-        self._cleanup.push_async_callback(server.stop, 0)
-        return f"{config.host}:{port}"
+        await door.open(self._service)
+        await self_test(door.private_address, self._operations, self._access)
+        door.close_private()
+        metrics_address = self._open_metrics(engine)
+        for for_ever in (Upkeep(engine, self._access).run(), *([engine.leases.run()] if store.shared else [])):
+            self._cleanup.callback(self._loop.create_task(for_ever).cancel)
+        await door.set_health(SERVING)
+        return Addresses(door.address, metrics_address)
 
     def _open_metrics(self, engine: Engine) -> str:
         config, metrics = self._config, self._metrics
@@ -189,10 +153,6 @@ class DncServer:
         self._cleanup.callback(server.shutdown)
         return f"{config.host}:{server.server_port}"
 
-    async def _set_health(self, status: Any) -> None:
-        for name in ("", SERVICE):
-            await self._health.set(name, status)
-
     async def _drain(self, grace_s: float) -> None:
         if self._drained:
             return
@@ -200,14 +160,16 @@ class DncServer:
         until = time.monotonic() + grace_s
         self._operations.draining = True
         self._metrics.draining.set(1)
-        await self._health.enter_graceful_shutdown()
+        await self._door.leave()
         self._service.streams.go_away("draining")
         while not self._engine.at_rest and time.monotonic() < until:
             await asyncio.sleep(0.01)
         if not self._engine.journal.volatile:
             await self._engine.commits.store_all()
             await self._engine.journal.flush()
-        await self._server.stop(max(0.1, min(1.0, until - time.monotonic())))
+            if self._engine.leases.shared:
+                await self._engine.leases.give_up(list(self._engine.registry))
+        await self._door.close(max(0.1, min(1.0, until - time.monotonic())))
 
     async def _stop(self) -> None:
         if hasattr(self, "_service"):

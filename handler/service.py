@@ -138,6 +138,7 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
         except Exception:
             logger.exception("a call failed")
             refused = ServeError("INTERNAL", "the server made a mistake; its log says which")
+        self._operations.engine.metrics.errors.labels(refused.reason).inc()
         details = (("grpc-status-details-bin", refused.to_status().SerializeToString()),)
         await context.abort(refused.code, refused.message, details)
         return None

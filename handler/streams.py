@@ -15,7 +15,7 @@ import grpc
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.metrics import Metrics
 from dnc_serve.handler.operations import Caller, Operations, dump_parts, encode_result
-from dnc_serve.handler.sessions import Session
+from dnc_serve.handler.sessions import Session, check_id
 from dnc_serve.handler.work import Chunk, Peek, Reset, Work
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
@@ -25,6 +25,7 @@ MAX_UNANSWERED = 1024
 LOOK_AGAIN_SECONDS = 0.02
 GO_AWAY_RETRY_SECONDS = 0.5
 
+Asked = pb.Chunk | pb.Reset | pb.Dump
 Encode = Callable[[], Iterator[pb.StreamResponse]]
 
 
@@ -122,7 +123,7 @@ class SessionStream:
                 if not self._reading:
                     break
                 self._unanswered += 1
-                session_id = self._take(message)
+                session_id = await self._take(message)
                 while self._unanswered >= MAX_UNANSWERED or self._is_full(session_id):
                     self._room.clear()
                     try:
@@ -140,53 +141,48 @@ class SessionStream:
         session = self._engine.registry.find(session_id)
         return session is not None and len(session.fifo) >= self._engine.config.max_queued_chunks
 
-    def _take(self, message: pb.StreamRequest) -> str:
+    async def _take(self, message: pb.StreamRequest) -> str:
         """Submits one message and returns its session's id; whatever is wrong with it is answered in-band."""
         kind = message.WhichOneof("message")
-        if kind == "chunk":
-            chunk = message.chunk
-            self._submit(chunk.session_id, chunk.request_id, chunk, lambda done: self._chunk(chunk, done))
-            return chunk.session_id
-        if kind == "reset":
-            reset = message.reset
-            self._submit(reset.session_id, reset.request_id, reset, lambda done: self._reset(reset, done))
-            return reset.session_id
-        if kind == "dump":
-            dump = message.dump
-            if dump.HasField("position"):
-                self._look_back(dump)
-            else:
-                self._submit(dump.session_id, dump.request_id, dump, lambda done: self._dump(dump, done))
-            return dump.session_id
-        self._refuse("", 0, ServeError("BAD_REQUEST", "a stream message holds a chunk, a reset or a dump; got none"))
-        return ""
-
-    def _submit(
-        self,
-        session_id: str,
-        request_id: int,
-        message: pb.Chunk | pb.Reset | pb.Dump,
-        make: "Callable[[list[Work]], tuple[Session, Work]]",
-    ) -> None:
-        holder: list[Work] = []
+        if kind is None:
+            error = ServeError("BAD_REQUEST", "a stream message holds a chunk, a reset or a dump; got none")
+            self._refuse("", 0, error)
+            return ""
+        asked: Asked = getattr(message, kind)
+        session_id = asked.session_id
         try:
-            session, work = make(holder)
-            if session_id in self._broken:
-                if not message.HasField("position"):
-                    raise session.gap(session.position)
-                if message.position == session.position:
-                    self._broken.discard(session_id)
-            holder.append(work)
-            self._works.add(work)
-            self._engine.submit(session, work)
+            if self._engine.registry.find(session_id) is None:
+                await self._engine.leases.adopt(check_id(session_id))
+            if isinstance(asked, pb.Dump) and asked.HasField("position"):
+                self._look_back(asked)
+            else:
+                self._submit(asked)
         except ServeError as error:
-            self._works.difference_update(holder)
-            self._engine.metrics.errors.labels(error.reason).inc()
-            self._refuse(session_id, request_id, error)
+            self._refuse(session_id, asked.request_id, error)
+        return session_id
 
-    def _chunk(self, message: pb.Chunk, holder: list[Work]) -> tuple[Session, Work]:
+    def _submit(self, asked: Asked) -> None:
+        # The work tells its end through a closure that has to know it.
+        own: list[Work] = []
+        if isinstance(asked, pb.Chunk):
+            session, work = self._chunk(asked, own)
+        elif isinstance(asked, pb.Reset):
+            session, work = self._reset(asked, own)
+        else:
+            session, work = self._dump(asked, own)
+        if asked.session_id in self._broken:
+            if not asked.HasField("position"):
+                raise session.gap(session.position)
+            if asked.position == session.position:
+                self._broken.discard(asked.session_id)
+        self._engine.submit(session, work)
+        if not own:
+            own.append(work)
+            self._works.add(work)
+
+    def _chunk(self, message: pb.Chunk, own: list[Work]) -> tuple[Session, Work]:
         def done(applied: Any, error: ServeError | None) -> None:
-            self._works.difference_update(holder)
+            self._works.difference_update(own)
             if error is not None:
                 self._refuse(message.session_id, message.request_id, error)
             else:
@@ -194,11 +190,11 @@ class SessionStream:
 
         return self._operations.chunk(message, self._caller, done)
 
-    def _reset(self, message: pb.Reset, holder: list[Work]) -> tuple[Session, Work]:
+    def _reset(self, message: pb.Reset, own: list[Work]) -> tuple[Session, Work]:
         session = self._operations.session(message.session_id, self._caller)
 
         def done(changed: Any, error: ServeError | None) -> None:
-            self._works.difference_update(holder)
+            self._works.difference_update(own)
             if error is not None:
                 self._refuse(message.session_id, message.request_id, error)
             else:
@@ -207,11 +203,11 @@ class SessionStream:
 
         return session, self._operations.reset(message, self._caller, done)
 
-    def _dump(self, message: pb.Dump, holder: list[Work]) -> tuple[Session, Work]:
+    def _dump(self, message: pb.Dump, own: list[Work]) -> tuple[Session, Work]:
         session = self._operations.session(message.session_id, self._caller)
 
         def done(seen: Any, error: ServeError | None) -> None:
-            self._works.difference_update(holder)
+            self._works.difference_update(own)
             try:
                 if error is not None:
                     raise error
@@ -238,6 +234,7 @@ class SessionStream:
 
     def _refuse(self, session_id: str, request_id: int, error: ServeError) -> None:
         """Answers one message with an error; the stream goes on."""
+        self._engine.metrics.errors.labels(error.reason).inc()
         response = pb.StreamResponse(
             error=pb.StreamError(session_id=session_id, request_id=request_id, status=error.to_status())
         )

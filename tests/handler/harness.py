@@ -62,7 +62,7 @@ def _settle(future: "asyncio.Future[Any]", result: Any, error: ServeError | None
 async def running_engine(tiles: Tiles, artifact: Artifact, config: ServeConfig) -> AsyncIterator[EngineHarness]:
     """An engine with the store that the config names; it is not snapshotted at the end, as after a crash."""
     metrics = Metrics()
-    store = make_store(config)
+    store = make_store(config, "127.0.0.1:1")
     store.open()
     journal = Journal(store, config.durability, 0.002, asyncio.get_running_loop(), metrics)
     try:
