@@ -33,9 +33,12 @@ class Figure:
     right_by_answer: tuple[float, ...]  # the share of episodes in which the first, second, … answer is right
 
     def __str__(self) -> str:
+        shares = " ".join(f"{100 * share:.1f}" for share in self.right_by_answer[:8])
+        more = " …" if len(self.right_by_answer) > 8 else ""
         return (
             f"{self.exam}, {self.start}: {self.wrong_episodes} of {self.episodes} episodes wrong, "
-            f"{self.wrong_answers} of {self.answers} answers, {self.wrong_units} of {self.units} units"
+            f"{self.wrong_answers} of {self.answers} answers, {self.wrong_units} of {self.units} units; "
+            f"right by answer {shares}{more} %"
         )
 
 

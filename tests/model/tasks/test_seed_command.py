@@ -14,9 +14,9 @@ from dnc_serve.model.tasks.seed_command import main, make_parser
 from dnc_serve.model.weights import load_model
 
 FLAGS = [
-    "input_size", "rnn_type", "nhid", "dropout", "memory_type", "nlayer", "nhlayer", "lr", "optim", "clip", "batch_size",
-    "mem_size", "mem_slot", "read_heads", "sparse_reads", "temporal_reads", "sequence_max_length", "cuda", "iterations",
-    "summarize_freq", "check_freq", "visdom",
+    "input_size", "rnn_type", "nhid", "dropout", "memory_type", "nlayer", "nhlayer", "lr", "optim", "clip",
+    "batch_size", "mem_size", "mem_slot", "read_heads", "sparse_reads", "temporal_reads", "sequence_max_length", "cuda",
+    "iterations", "summarize_freq", "check_freq", "visdom",
 ]  # fmt: skip
 SHORT = ["-iterations", "3", "-summarize_freq", "1", "-batch_size", "4"]
 
@@ -85,8 +85,8 @@ def test_defaults_are_the_packages(name: str, expected: dict[str, int]) -> None:
 def test_flags_reach_the_model_and_the_training(dashes: str, tmp_path: Path) -> None:
     values = {
         "input_size": 5, "rnn_type": "gru", "nhid": 12, "dropout": 0.25, "memory_type": "dnc", "nlayer": 2,
-        "nhlayer": 3, "lr": 0.002, "optim": "adamax", "clip": 7, "batch_size": 3, "mem_size": 6, "mem_slot": 9, "read_heads": 2,
-        "sparse_reads": 1, "temporal_reads": 1, "sequence_max_length": 2, "cuda": -1, "iterations": 4,
+        "nhlayer": 3, "lr": 0.002, "optim": "adamax", "clip": 7, "batch_size": 3, "mem_size": 6, "mem_slot": 9,
+        "read_heads": 2, "sparse_reads": 1, "temporal_reads": 1, "sequence_max_length": 2, "cuda": -1, "iterations": 4,
         "summarize_freq": 2, "check_freq": 2, "curriculum_increment": 1, "curriculum_freq": 2, "run": tmp_path / "run",
     }  # fmt: skip
     assert main("copy", [text for flag, value in values.items() for text in (dashes + flag, str(value))]) == 0
