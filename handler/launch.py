@@ -51,6 +51,7 @@ LONGEST_RESTART_DELAY_S = 10.0
 STEADY_S = 60.0  # serving for so long makes earlier restarts forgotten
 JAVA_PATIENCE_S = 3.0
 LOAD_FAILED = ("Backend worker error", "Auto recovery failed again")  # what TorchServe's log says then
+BIND_FAILED = "Failed to bind to address"
 TORCHSERVE_PORTS = tuple(name for name in PORTS if name.startswith("torchserve_"))
 
 
@@ -65,7 +66,9 @@ class StopAsked:
 
 @dataclass(frozen=True)
 class LoadFailed:
-    """TorchServe says that a worker could not load the model."""
+    """TorchServe says that a worker could not load the model, or that it could not open a port."""
+
+    torchserve: TorchServe
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ class Supervisor:
                 self.end_processes()
                 chosen = any(getattr(self._requested, name) == 0 for name in TORCHSERVE_PORTS)
                 # Between the choice of a free port and its use, another process may have taken it.
-                if attempt + 1 == PORT_ATTEMPTS or not (chosen and "bind" in str(exc).lower()):
+                if attempt + 1 == PORT_ATTEMPTS or not (chosen and BIND_FAILED in str(exc)):
                     raise
         assert self._worker is not None
         # A worker that is started again must come back where the clients know it.
@@ -194,7 +197,7 @@ class Supervisor:
                     return
                 case WorkerFailed(cause=cause):
                     raise StartFailed(cause)
-                case LoadFailed() | JavaEnded():
+                case LoadFailed(by) | JavaEnded(by) if by is self._torchserve:
                     # The worker's own word, if it had one, is better than what was printed, and may come a bit later.
                     failed, deadline = True, min(deadline, time.monotonic() + LAST_WORD_S)
                 case StopAsked():
@@ -205,15 +208,21 @@ class Supervisor:
                     raise StartFailed(f"the worker was not ready after {START_TIMEOUT_S:.0f} s")
 
     def _await_doors(self) -> None:
-        assert self._worker is not None
+        assert self._worker is not None and self._torchserve is not None
+        deadline = time.monotonic() + DOORS_TIMEOUT_S
+        for name in TORCHSERVE_PORTS:
+            address = f"{LOOPBACK}:{getattr(self._config, name)}"
+            while not is_open(address):
+                match self._next(0.05):
+                    case StopAsked():
+                        raise Stopped
+                    case LoadFailed(by) | JavaEnded(by) if by is self._torchserve:
+                        raise StartFailed(self._torchserve.cause())
+                if time.monotonic() > deadline:
+                    raise StartFailed(f"TorchServe doesn't listen at {address}: {self._torchserve.cause()}")
         answer = health(self._worker.grpc, self._config, DOORS_TIMEOUT_S)
         if answer != "SERVING":
             raise StartFailed(f"the streaming door at {self._worker.grpc} is not healthy: {answer}")
-        for name in TORCHSERVE_PORTS:
-            address = f"{LOOPBACK}:{getattr(self._config, name)}"
-            if not is_open(address, DOORS_TIMEOUT_S):
-                assert self._torchserve is not None
-                raise StartFailed(f"TorchServe doesn't listen at {address} ({name}): {self._torchserve.cause()}")
 
     # Serve.
 
@@ -321,9 +330,10 @@ class Supervisor:
         except queue.Empty:
             return None
 
-    def _on_line(self, line: dict[str, Any]) -> None:
-        if line.get("message") in LOAD_FAILED:
-            self._events.put(LoadFailed())
+    def _on_line(self, torchserve: TorchServe, line: dict[str, Any]) -> None:
+        message = str(line.get("message"))
+        if message in LOAD_FAILED or BIND_FAILED in message:
+            self._events.put(LoadFailed(torchserve))
         # Until the server is up, a failure is told once and in one line: what leads to it is for whoever debugs.
         if self._up or str(line.get("logger")).startswith("dnc_serve") or self._config.log_level == "debug":
             pass_on(line, self._config.log_level)

@@ -20,6 +20,7 @@ from typing import Any
 
 from dnc_serve.handler import parent
 from dnc_serve.handler.archive import MODEL_NAME
+from dnc_serve.handler.causes import JAVA, MODEL_LOG, first_cause
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.native import MAX_RESPONSE_BYTES
 from dnc_serve.handler.ports import LOOPBACK
@@ -27,7 +28,6 @@ from dnc_serve.handler.worker_config import RUN_FOLDER_VARIABLE
 
 logger = logging.getLogger(__name__)
 
-MODEL_LOG = "MODEL_LOG"  # what the worker prints
 TAIL_LINES = 400
 # JSON takes several times the bytes of the same array, and a whole dump or blob is one message at this door.
 REQUEST_FACTOR = 16
@@ -97,14 +97,17 @@ def properties(config: ServeConfig, run_folder: Path, worker_port: int) -> str:
 
 
 class TorchServe:
-    """One TorchServe, from its start to its end. `on_end` is called in a thread when Java has ended."""
+    """One TorchServe, from its start to its end.
+
+    In a thread, `on_line` is called for each line that it logs, and `on_end` when Java has ended.
+    """
 
     def __init__(
         self,
         config: ServeConfig,
         run_folder: Path,
         worker_port: int,
-        on_line: Callable[[dict[str, Any]], None],
+        on_line: Callable[["TorchServe", dict[str, Any]], None],
         on_end: Callable[["TorchServe"], None],
     ) -> None:
         (run_folder / "config.properties").write_text(properties(config, run_folder, worker_port))
@@ -130,7 +133,7 @@ class TorchServe:
             *("-s", str(run_folder / "store")),
             "-ncs",  # no snapshots of the configuration, which would outlive the run folder
         ]
-        self.tail: deque[dict[str, Any]] = deque(maxlen=TAIL_LINES)
+        self._tail: deque[dict[str, Any]] = deque(maxlen=TAIL_LINES)
         self.ending = False
         self._on_line = on_line
         self._on_end = on_end
@@ -146,7 +149,8 @@ class TorchServe:
             text=True,
             errors="replace",
         )
-        threading.Thread(target=self._read, name="dnc-torchserve-log", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, name="dnc-torchserve-log", daemon=True)
+        self._reader.start()
 
     @property
     def pid(self) -> int:
@@ -173,32 +177,18 @@ class TorchServe:
         self._process.wait()
 
     def cause(self) -> str:
-        """Why the last start failed, from what was printed: the first exception of the worker's chain, else of Java's.
-
-        When an import fails, TorchServe tries one of its own handlers of that name and reports that one as missing;
-        the true cause stands first.
-        """
-        worker = [line["message"] for line in self.tail if line.get("logger") == MODEL_LOG]
-        starts = [index for index, text in enumerate(worker) if text.startswith("Backend worker process died")]
-        if starts:
-            worker = worker[starts[-1] :]
-        for text, after in zip(worker, [*worker[1:], ""], strict=True):
-            head = text.split(":")[0]
-            if not text.startswith(" ") and head.endswith(("Error", "Exception", "Exit")) and " " not in head:
-                return text if after.startswith((" ", "Traceback")) or not after else f"{text} {after}"
-        for line in reversed(self.tail):
-            if line.get("level") in ("error", "fatal"):
-                exception = str(line.get("exception", "")).strip().splitlines()
-                return f"{line['message']} {exception[0] if exception else ''}".strip()
-        return str(self.tail[-1]["message"]) if self.tail else "TorchServe said nothing"
+        """Why it did not start, in one line."""
+        if not self.alive:
+            self._reader.join(timeout=1.0)  # its last words
+        return first_cause(self._tail)
 
     def _read(self) -> None:
         assert self._process.stdout is not None
         for text in self._process.stdout:
             line = _parse(text.rstrip("\n"))
             if line is not None:
-                self.tail.append(line)
-                self._on_line(line)
+                self._tail.append(line)
+                self._on_line(self, line)
         self._process.wait()
         self._on_end(self)
 
@@ -223,7 +213,7 @@ def _parse(text: str) -> dict[str, Any] | None:
     try:
         line = json.loads(text)
     except ValueError:
-        return {"level": "debug", "logger": "java", "message": text}
+        return {"level": "debug", "logger": JAVA, "message": text}
     if not line.get("exception", "").strip():
         line.pop("exception", None)
     if line["logger"] == MODEL_LOG and line["message"].startswith('{"time"'):
