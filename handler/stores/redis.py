@@ -46,8 +46,8 @@ _ACQUIRE = Script("redis_acquire.lua")
 _RENEW = Script("redis_renew.lua")
 _FORGET = Script("redis_forget.lua")
 _REASONS = {
-    b"lease": "another server has taken the session over, or this one never acquired it",
-    b"late": "a later commit of the session has overtaken this one",
+    b"lease": b"another server has taken the session over, or this one never acquired it",
+    b"late": b"a later commit of the session has overtaken this one",
 }
 
 
@@ -79,23 +79,25 @@ class RedisStore:
             self._redis.close()
 
     def commit(self, mutations: Sequence[Mutation]) -> list[Fenced | None]:
-        places: dict[str, list[int]] = {}
+        places: dict[str, list[int]] = {}  # of each session's mutations
         for place, mutation in enumerate(mutations):
             places.setdefault(_session_id(mutation), []).append(place)
         self._sequence += 1
-        calls = []
         with self._tokens_lock:
             tokens = [self._tokens.get(session_id, 0) for session_id in places]
+        calls, growing = [], False
         for (session_id, own), token in zip(places.items(), tokens, strict=True):
-            growing = any(isinstance(mutations[place], Append | Begin | Keep) for place in own)
-            arguments: list[Any] = [token, self._sequence, "1" if growing else ""]
+            grows = any(isinstance(mutations[place], Append | Begin | Keep) for place in own)
+            growing |= grows
+            arguments: list[Any] = [token, self._sequence, "1" if grows else ""]
             for place in own:
                 arguments += _arguments(mutations[place])
             calls.append((_keys(session_id), arguments))
         outcomes: list[Fenced | None] = [None] * len(mutations)
-        for (session_id, own), reasons in zip(places.items(), self._redis.run(_COMMIT, calls), strict=True):
-            if reasons and reasons[0] in _REASONS:
-                reasons = [_REASONS[reasons[0]].encode()] * len(own)
+        results = self._redis.run(_COMMIT, calls, at_once=growing)
+        for (session_id, own), reasons in zip(places.items(), results, strict=True):
+            if reasons[0] in _REASONS:
+                reasons = [_REASONS[reasons[0]]] * len(own)
             for place, reason in zip(own, reasons, strict=True):
                 outcomes[place] = Fenced(f"session {session_id!r}: {reason.decode()}") if reason else None
         return outcomes
@@ -109,7 +111,7 @@ class RedisStore:
 
     def heads(self) -> Iterator[Head]:
         for ids in self._pages_of_ids():
-            facts = self._redis.pipelined("hgetall", *((_key(session_id, "head"),) for session_id in ids))
+            facts = self._redis.commands(*(("HGETALL", _key(one, "head")) for one in ids))
             for session_id, found in zip(ids, facts, strict=True):
                 head = _head(session_id, found)
                 if head is not None:
@@ -132,21 +134,25 @@ class RedisStore:
                 return
 
     def snapshots(self, session_id: str, incarnation: int) -> list[SnapshotInfo]:
-        head = self.head(session_id)
-        if head is None or head.incarnation != incarnation:
+        present, infos = self._redis.commands(
+            ("HGET", _key(session_id, "head"), "incarnation"), ("HGETALL", _key(session_id, "infos"))
+        )
+        if present != str(incarnation).encode():
             return []
-        with self._redis.ready() as client:
-            found = client.hgetall(_key(session_id, "infos"))
-        return sorted((_info(*item) for item in found.items()), key=lambda info: -info.ordinal)
+        return sorted((_info(int(ordinal), info) for ordinal, info in infos.items()), key=lambda info: -info.ordinal)
 
     def snapshot(self, session_id: str, incarnation: int, ordinal: int) -> Snapshot | None:
-        infos = self.snapshots(session_id, incarnation)
-        with self._redis.ready() as client:
-            state = client.hget(_key(session_id, "states"), str(ordinal))
-        for info in infos:
-            if info.ordinal == ordinal and state is not None and len(state) == info.state_bytes:
-                return Snapshot(session_id, incarnation, ordinal, info.position, info.experience, info.at, state)
-        return None
+        present, found, state = self._redis.commands(
+            ("HGET", _key(session_id, "head"), "incarnation"),
+            ("HGET", _key(session_id, "infos"), ordinal),
+            ("HGET", _key(session_id, "states"), ordinal),
+        )
+        if present != str(incarnation).encode() or found is None or state is None:
+            return None
+        info = _info(ordinal, found)
+        if len(state) != info.state_bytes:
+            return None
+        return Snapshot(session_id, incarnation, ordinal, info.position, info.experience, info.at, state)
 
     def forget_tombstones(self, before: float, at_most: int) -> int:
         tombstones = sorted((head for head in self.heads() if head.ended), key=lambda head: head.ended_at)
@@ -159,8 +165,8 @@ class RedisStore:
         """The whole walk is held in memory: each session has its own list."""
         walk = []
         for ids in self._pages_of_ids():
-            incarnations = self._redis.pipelined("hget", *((_key(one, "head"), "incarnation") for one in ids))
-            marks = self._redis.pipelined("lrange", *((_key(one, "marks"), 0, -1) for one in ids))
+            incarnations = self._redis.commands(*(("HGET", _key(one, "head"), "incarnation") for one in ids))
+            marks = self._redis.commands(*(("LRANGE", _key(one, "marks"), 0, -1) for one in ids))
             for session_id, incarnation, own in zip(ids, incarnations, marks, strict=True):
                 for mark in own if incarnation else ():
                     ordinal, _, _, at, _ = mark.split()
@@ -173,7 +179,7 @@ class RedisStore:
         return sum(
             int(size or 0)
             for ids in self._pages_of_ids()
-            for size in self._redis.pipelined("hget", *((_key(session_id, "head"), "bytes") for session_id in ids))
+            for size in self._redis.commands(*(("HGET", _key(one, "head"), "bytes") for one in ids))
         )
 
     def acquire(self, session_id: str) -> Lease:
@@ -272,9 +278,9 @@ def _snapshot_arguments(snapshot: Snapshot) -> tuple[int, str, bytes]:
     return snapshot.ordinal, info, snapshot.state
 
 
-def _info(ordinal: bytes, info: bytes) -> SnapshotInfo:
+def _info(ordinal: int, info: bytes) -> SnapshotInfo:
     position, experience, at, size = info.split()
-    return SnapshotInfo(int(ordinal), int(position), int(experience), float(at), int(size))
+    return SnapshotInfo(ordinal, int(position), int(experience), float(at), int(size))
 
 
 def _head(session_id: str, found: dict[bytes, bytes]) -> Head | None:

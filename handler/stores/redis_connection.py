@@ -55,6 +55,7 @@ class RedisConnection:
         except ValueError:
             # Its message may quote a piece of the password.
             raise ValueError("the URL of the store can't be read: are odd characters percent-encoded?") from None
+        self._clustered = False
         self._checked = False
 
     def open(self) -> None:
@@ -63,6 +64,7 @@ class RedisConnection:
             if self.client.info("server").get("redis_mode") == "cluster":
                 self.client.close()
                 self.client = redis.RedisCluster.from_url(self._url, **self._options)
+                self._clustered = True
             self._check()
 
     def close(self) -> None:
@@ -91,46 +93,43 @@ class RedisConnection:
                     raise StoreUnavailable(str(refusal)) from refusal
             yield self.client
 
-    def run(self, script: Script, calls: Sequence[Call]) -> list[Any]:
-        """Results of a script for each of the calls, pipelined. A session's keys lie in one slot of a cluster."""
+    def run(self, script: Script, calls: Sequence[Call], *, at_once: bool = False) -> list[Any]:
+        """Results of a script for each of the calls, pipelined. A session's keys lie in one slot of a cluster.
+
+        Calls `at_once` are synced once, instead of once for each 16 KB that the server reads. A server without memory
+        refuses them all, whatever they do; a cluster, whose transactions have one slot, runs them one by one.
+        """
         results: list[Any] = []
         with self.ready() as client:
             for start in range(0, len(calls), _PIPELINED):
-                results += self._run(client, script, calls[start : start + _PIPELINED])
+                pipeline = client.pipeline(transaction=at_once and not self._clustered)
+                results += self._run(pipeline, script, calls[start : start + _PIPELINED])
         return results
 
-    def pipelined(self, method: str, *calls: Sequence[Any]) -> list[Any]:
-        """Results of one plain command for each of the argument lists."""
+    def commands(self, *commands: Sequence[Any]) -> list[Any]:
+        """Results of plain commands, pipelined."""
         results: list[Any] = []
         with self.ready() as client:
-            for start in range(0, len(calls), _PIPELINED):
+            for start in range(0, len(commands), _PIPELINED):
                 pipeline = client.pipeline(transaction=False)
-                for arguments in calls[start : start + _PIPELINED]:
-                    getattr(pipeline, method)(*arguments)
+                for command in commands[start : start + _PIPELINED]:
+                    pipeline.execute_command(*command)
                 results += pipeline.execute()
         return results
 
-    def _run(self, client: Any, script: Script, calls: Sequence[Call]) -> list[Any]:
-        results = self._evaluate(client, script, calls)
+    def _run(self, pipeline: Any, script: Script, calls: Sequence[Call]) -> list[Any]:
+        results = _evaluate(pipeline, script, calls)
         unknown = [place for place, result in enumerate(results) if isinstance(result, redis.exceptions.NoScriptError)]
         if unknown:
             # A server forgets scripts when it restarts. Those that were not run have changed nothing.
-            client.script_load(script.text)
-            for place, result in zip(
-                unknown, self._evaluate(client, script, [calls[place] for place in unknown]), strict=True
-            ):
+            self.client.script_load(script.text)
+            again = _evaluate(pipeline, script, [calls[place] for place in unknown])
+            for place, result in zip(unknown, again, strict=True):
                 results[place] = result
         for result in results:
             if isinstance(result, Exception):
                 raise result
         return results
-
-    def _evaluate(self, client: Any, script: Script, calls: Sequence[Call]) -> list[Any]:
-        pipeline = client.pipeline(transaction=False)
-        for keys, arguments in calls:
-            # Not `pipeline.evalsha`, which pipelines on a cluster refuse.
-            pipeline.execute_command("EVALSHA", script.sha, len(keys), *keys, *arguments)
-        return list(pipeline.execute(raise_on_error=False))
 
     def _check(self) -> None:
         try:
@@ -167,6 +166,13 @@ class RedisConnection:
         if "appendonly" in settings:
             settings["appendonly"] = "yes" if settings["appendonly"] == "1" else "no"
         return settings
+
+
+def _evaluate(pipeline: Any, script: Script, calls: Sequence[Call]) -> list[Any]:
+    for keys, arguments in calls:
+        # Not `pipeline.evalsha`, which pipelines on a cluster refuse.
+        pipeline.execute_command("EVALSHA", script.sha, len(keys), *keys, *arguments)
+    return list(pipeline.execute(raise_on_error=False))
 
 
 def _text(value: Any) -> Any:

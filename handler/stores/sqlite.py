@@ -53,6 +53,7 @@ class SQLiteStore:
         self._opened = False
         self._failure = "it is not open"  # why the files can't be used; empty if they can
         self._retry_at = math.inf
+        self._tidy_at = 0.0
         self._unsynced: list[Sequence[Mutation]] = []
 
     def open(self) -> None:
@@ -68,18 +69,22 @@ class SQLiteStore:
         self._failure = ""
 
     def close(self) -> None:
-        with self._syncing, self._writing:
-            if self._opened:
-                with self._reader.lock:
-                    # After a failed sync, the next start must judge what is in the log.
-                    self._files.close(last="reader" if self._failure else "writer")
-            self._opened = False
-            self._failure, self._retry_at = "it is closed", math.inf
-        self._lock.release()
+        try:
+            with self._guard(), self._syncing, self._writing:
+                sound = not self._failure
+                self._failure, self._retry_at = "it is closed", math.inf
+                if self._opened:
+                    self._opened = False
+                    with self._reader.lock:
+                        # After a failed sync, the next start must judge what is in the log.
+                        self._files.close(last="writer" if sound else "reader")
+        finally:
+            self._lock.release()
 
     def commit(self, mutations: Sequence[Mutation]) -> list[Fenced | None]:
         self._heal()
         with self._guard(), self._writing:
+            self._require_sound()
             outcomes = self._commit(mutations)
             self._unsynced.append(mutations)
         return outcomes
@@ -87,6 +92,7 @@ class SQLiteStore:
     def sync(self) -> None:
         self._heal()
         with self._guard(), self._syncing:
+            self._require_sound()
             if self._files.removed():
                 raise OSError(errno.ENOENT, "the files were deleted")
             with self._writing:
@@ -97,7 +103,7 @@ class SQLiteStore:
                 with self._writing:
                     self._unsynced = covered + self._unsynced
                 raise
-            self._upkeep.run()
+            self._tidy()
 
     def head(self, session_id: str) -> Head | None:
         return self._reading().head(session_id)
@@ -147,6 +153,17 @@ class SQLiteStore:
     def release(self, leases: Sequence[Lease]) -> None:
         """Nothing: nobody else can have them while this server holds the folder."""
 
+    def _tidy(self) -> None:
+        """All is synced already: a failure here is no reason to say otherwise."""
+        if time.monotonic() < self._tidy_at:
+            return
+        try:
+            with self._guard():
+                self._upkeep.run()
+        except StoreUnavailable as unavailable:
+            self._tidy_at = time.monotonic() + RETRY_S
+            logger.warning("the upkeep was put off: %s", unavailable)
+
     def _commit(self, mutations: Sequence[Mutation]) -> list[Fenced | None]:
         with self._transaction():
             transaction = Transaction(self._files.writer, self._index)
@@ -187,15 +204,23 @@ class SQLiteStore:
         self._upkeep = SQLiteUpkeep(files, index, self._writing, self._reader.lock)
         self._opened = True
 
+    def _require_sound(self) -> None:
+        if self._failure:
+            raise StoreUnavailable(f"{self._path} can't be used: {self._failure}")
+
     def _heal(self) -> None:
         """Opens failed files again, at most once a second."""
         if not self._failure:
             return
-        if time.monotonic() < self._retry_at or not self._syncing.acquire(timeout=RETRY_S):
-            raise StoreUnavailable(f"{self._path} can't be used: {self._failure}")
+        if time.monotonic() < self._retry_at:
+            self._require_sound()
+        # Whoever calls may be an event loop, and the sync that holds the lock may hang on a sick disk.
+        if not self._syncing.acquire(timeout=0.05):
+            self._require_sound()
+            return
         try:
             with self._guard(), self._writing:
-                if self._failure:
+                if self._failure and time.monotonic() >= self._retry_at:
                     self._open_again()
                     self._failure = ""
                     logger.warning("%s can be used again", self._path)
