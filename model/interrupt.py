@@ -10,7 +10,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self._asked = threading.Event()
-        self._before: dict[int, signal.Handlers | int | None | object] = {}
+        self._before: dict[int, signal.Handlers | int | object | None] = {}
 
     def __bool__(self) -> bool:
         return self._asked.is_set()

@@ -52,7 +52,7 @@ class VisdomGallery(Gallery):
             raise ModuleNotFoundError(VISDOM_HINT) from exc
         try:
             # Nothing is read back from the server, so no socket is held open for it.
-            self._visdom = visdom.Visdom(
+            self._visdom: Any = visdom.Visdom(
                 server=server, port=port, env=environment, use_incoming_socket=False, raise_exceptions=True
             )
         except ConnectionError as exc:

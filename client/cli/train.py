@@ -1,4 +1,4 @@
-"""`dnc train`: train a model on a task, go on with an interrupted training, or examine a trained model."""
+"""`dnc train`: train a model on a task, go on with an interrupted training, examine or plot finished ones."""
 
 import argparse
 import sys
@@ -51,6 +51,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="train nothing; examine a run, or a bundled model by its name, and print the figures of its card",
     )
+    parser.add_argument(
+        "--plot",
+        nargs="+",
+        metavar=("PICTURE", "RUN"),
+        help="train nothing; write a picture (PNG or SVG) of these runs' losses",
+    )
     parser.add_argument("--episodes", type=int, default=1000, metavar="N", help="of each exam (default 1000)")
     parser.add_argument("--checkpoint-every", type=int, default=500, metavar="N", help="iterations (default 500)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (default cpu)")
@@ -83,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
 
     torch.set_num_threads(args.threads)
     try:
+        if args.plot:
+            return _plot(args.plot)
         return _evaluate(args) if args.evaluate else _train(args)
     except (ValueError, TypeError, FileExistsError, FileNotFoundError) as exc:
         print(f"dnc train: {exc}", file=sys.stderr)
@@ -198,6 +206,17 @@ def _evaluate(args: argparse.Namespace) -> int:
     model = load_model(folder, nr_cells=args.nr_cells, device=args.device)
     for figure in evaluate(plan.task, model, args.episodes):
         print(figure, flush=True)
+    return 0
+
+
+def _plot(names: list[str]) -> int:
+    from dnc_serve.model.curves import plot_losses
+
+    picture, *folders = names
+    if not folders:
+        raise ValueError("--plot names no run; expected a picture's name and at least one run's folder")
+    plot_losses(folders, picture)
+    print(picture)
     return 0
 
 

@@ -101,6 +101,24 @@ def test_pictures_are_written_as_asked(tmp_path: Path) -> None:
     assert len(list((tmp_path / "board").iterdir())) == 1
 
 
+def test_the_losses_of_runs_are_plotted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for optimizer in ("adam", "sgd"):
+        flags = ["-o", tmp_path / optimizer, *TINY, "--iterations", "8", "--optimizer", optimizer]
+        assert call(train_command, "copy", *flags) == 0
+    picture = tmp_path / "losses.svg"
+    assert call(train_command, "copy", "--plot", picture, tmp_path / "adam", tmp_path / "sgd") == 0
+    assert capsys.readouterr().out.endswith(f"{picture}\n")
+    assert picture.read_text().count("learning rate 0.003") >= 2  # as comments of the legend's glyphs
+    assert call(train_command, "copy", "--plot", picture, tmp_path / "nothing") == 2
+
+
+def test_a_bundled_model_is_examined_with_more_slots(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(train_command, "copy", "--evaluate", "copy", "--episodes", "100", "--nr-cells", "80") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5 * 4
+    assert lines[0].startswith("1 vectors, fresh: 0 of 100 episodes wrong, 0 of 100 answers, 0 of 800 units")
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
