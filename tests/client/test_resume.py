@@ -194,6 +194,24 @@ Losses.TestCase.settings = settings(max_examples=150, stateful_step_count=60, de
 TestLosses = Losses.TestCase
 
 
+def test_a_reset_that_a_power_loss_undid_is_sent_again_before_what_follows() -> None:
+    """Positions alone would not show its loss: a reset takes no timesteps."""
+    losses = Losses()
+    losses.enter_chunk(2, False)
+    losses.send()
+    losses.serve()
+    losses.deliver()
+    losses.sync(0)
+    losses.enter_reset()
+    losses.send()
+    losses.serve()
+    losses.deliver()
+    losses.lose_power()
+    losses.enter_chunk(1, False)
+    losses.teardown()
+    assert [operation.content for operation in losses.server.applied] == ["chunk 0", "reset 1", "chunk 2"]
+
+
 def _answer(ledger: Ledger, entry: Entry, durable_position: int = 0, outputs: bytes = b"") -> Entry | None:
     return ledger.answer(
         entry.request_id,
