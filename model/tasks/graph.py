@@ -1,7 +1,8 @@
 """Graph traversal, after the paper's: told a map of stations and lines, then asked where a journey leads."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -13,9 +14,17 @@ from dnc_serve.model.tasks.task import Batch, Task, check_range, option, random_
 DIGITS = 10
 
 
+class Journey(NamedTuple):
+    """A question: a start and the lines to take, with the stations that they lead to."""
+
+    start: Tensor  # [B]
+    lines: Tensor  # [hops, B]
+    reached: Tensor  # [hops, B]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Graph(Task):
-    """Triples (from, line, to), one a timestep; then a start with the first line to take, and each further line.
+    """Triples (from, line, to), one a timestep; then journeys: a start with the first line to take, then further lines.
 
     Stations are numbers below 100, written as two one-hot digits; an input holds from [20], line [lines], to [20] and
     two flags: told, asked. In a question, `from` is the start at the first hop and empty at the others, `to` is empty,
@@ -49,7 +58,8 @@ class Graph(Task):
     lines: int = option(3, "lines; each leaves a station at most once")
     min_triples: int = option(12, "triples of the smallest map")
     max_triples: int = option(20, "triples of the largest map")
-    hops: int = option(4, "lines taken on a journey")
+    hops: int = option(4, "lines taken on the last journey, and at most on those before")
+    journeys: int = option(2, "journeys asked for")
 
     def __post_init__(self) -> None:
         check_range("the number of stations", self.min_stations, self.max_stations, at_most=DIGITS * DIGITS)
@@ -68,33 +78,34 @@ class Graph(Task):
         # enough stations for as many triples, no two of which leave one station by one line
         fewest = max(self.min_stations, -(-triples // self.lines))
         stations = random_int(fewest, max(fewest, self.max_stations), generator)
-        sources, lines, targets, journey, reached = self._random_maps(triples, stations, batch_size, generator)
+        triple_numbers, journeys = self._random_maps(triples, stations, batch_size, generator)
         names = torch.rand(DIGITS * DIGITS, batch_size, generator=generator).argsort(0)
         rows = torch.arange(batch_size)
+        sources, lines, targets = triple_numbers.unbind(2)
         return self.episode(
             torch.stack((names[sources, rows], lines, names[targets, rows]), 2),
-            names[reached[0], rows],
-            journey,
-            names[reached[1:], rows],
+            [Journey(names[trip.start, rows], trip.lines, names[trip.reached, rows]) for trip in journeys],
         )
 
-    def episode(self, triples: Tensor, start: Tensor, journey: Tensor, reached: Tensor) -> Batch:
-        """The whole episode: triples [n, B, 3] of (from, line, to), start [B], lines and stations [hops, B]."""
-        told, hops, batch_size = len(triples), len(journey), len(start)
-        inputs = torch.zeros(told + hops, batch_size, self.input_size)
+    def episode(self, triples: Tensor, journeys: Sequence[Journey]) -> Batch:
+        """The whole episode: triples [n, B, 3] of (from, line, to), and journeys on that map."""
+        told, batch_size = triples.shape[:2]
         start_of_line, start_of_to = 2 * DIGITS, 2 * DIGITS + self.lines
-        inputs[:told, :, :start_of_line] = two_digits(triples[:, :, 0])
-        inputs[:told, :, start_of_line:start_of_to] = one_hot(triples[:, :, 1], self.lines).float()
-        inputs[:told, :, start_of_to:-2] = two_digits(triples[:, :, 2])
-        inputs[:told, :, -2] = 1
-        inputs[told : told + 1, :, :start_of_line] = two_digits(start)
-        inputs[told:, :, start_of_line:start_of_to] = one_hot(journey, self.lines).float()
-        inputs[told:, :, -1] = 1
-        targets = torch.zeros(told + hops, batch_size, self.output_size)
-        targets[told:] = two_digits(reached)
-        due = torch.zeros(told + hops, batch_size)
-        due[told:] = 1
-        return Batch(inputs, targets, due)
+        telling = torch.zeros(told, batch_size, self.input_size)
+        telling[:, :, :start_of_line] = two_digits(triples[:, :, 0])
+        telling[:, :, start_of_line:start_of_to] = one_hot(triples[:, :, 1], self.lines).float()
+        telling[:, :, start_of_to:-2] = two_digits(triples[:, :, 2])
+        telling[:, :, -2] = 1
+        inputs, targets = [telling], [torch.zeros(told, batch_size, self.output_size)]
+        for journey in journeys:
+            asking = torch.zeros(len(journey.lines), batch_size, self.input_size)
+            asking[0, :, :start_of_line] = two_digits(journey.start)
+            asking[:, :, start_of_line:start_of_to] = one_hot(journey.lines, self.lines).float()
+            asking[:, :, -1] = 1
+            inputs.append(asking)
+            targets.append(two_digits(journey.reached))
+        whole = torch.cat(inputs)
+        return Batch(whole, torch.cat(targets), whole[:, :, -1].clone())
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Mean cross-entropy of the digits that are due, in nats."""
@@ -112,39 +123,45 @@ class Graph(Task):
 
     def _random_maps(
         self, triples: int, stations: int, batch_size: int, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Stations by number: from, line, to [triples, B], lines taken [hops, B], stations passed [hops + 1, B].
+    ) -> tuple[Tensor, list[Journey]]:
+        """Triples [n, B, 3] and journeys, all with stations by number from 0.
 
         A journey that comes to a station without a line out is mended by leading its last triple somewhere else, so
-        that every journey is possible whatever the draw.
+        that every journey is possible whatever the draw; no journey took that triple before, or it would be mended.
         """
         exits = torch.rand(stations * self.lines, batch_size, generator=generator).argsort(0)[:triples]
         sources, lines = exits // self.lines, exits % self.lines
         has_exit = torch.zeros(stations, batch_size, dtype=torch.bool).scatter_(0, sources, True)
         targets = torch.randint(0, stations, (triples, batch_size), generator=generator)
         rows = torch.arange(batch_size)
-        here = sources[0]  # triples come in random order
-        journey, reached = [], [here]
-        for _ in range(self.hops):
-            # A random triple out of here: the choice among those is by the largest random number.
-            choice = torch.rand(triples, batch_size, generator=generator).masked_fill(sources != here, -1.0).argmax(0)
-            elsewhere = sources[torch.randint(0, triples, (batch_size,), generator=generator), rows]
-            there = targets[choice, rows]
-            there = torch.where(has_exit[there, rows], there, elsewhere)
-            targets[choice, rows] = there
-            journey.append(lines[choice, rows])
-            reached.append(there)
-            here = there
-        return sources, lines, targets, torch.stack(journey), torch.stack(reached)
+        journeys = []
+        for number in range(self.journeys):
+            start = here = sources[torch.randint(0, triples, (batch_size,), generator=generator), rows]
+            last = number == self.journeys - 1
+            taken, reached = [], []
+            for _ in range(self.hops if last else random_int(1, self.hops, generator)):
+                # A random triple out of here: the choice among those is by the largest random number.
+                order = torch.rand(triples, batch_size, generator=generator)
+                choice = order.masked_fill(sources != here, -1.0).argmax(0)
+                elsewhere = sources[torch.randint(0, triples, (batch_size,), generator=generator), rows]
+                there = targets[choice, rows]
+                here = torch.where(has_exit[there, rows], there, elsewhere)
+                targets[choice, rows] = here
+                taken.append(lines[choice, rows])
+                reached.append(here)
+            journeys.append(Journey(start, torch.stack(taken), torch.stack(reached)))
+        return torch.stack((sources, lines, targets), 2), journeys
 
     def lengthened(self, by: int) -> Self:
         return replace(self, hops=self.hops + by)
 
     def exams(self) -> dict[str, Task]:
+        one_journey = replace(self, journeys=1)
         return {
-            f"{self.min_triples} to {self.max_triples} triples": self,
-            "8 hops": replace(self, hops=8),
-            "3 to 11 triples": replace(self, min_stations=2, min_triples=3, max_triples=11),
+            f"{self.min_triples} to {self.max_triples} triples": one_journey,
+            "the same, 3 journeys": replace(self, journeys=3),
+            "the same, 8 hops": replace(one_journey, hops=8),
+            "3 to 11 triples": replace(one_journey, min_stations=2, min_triples=3, max_triples=11),
         }
 
 

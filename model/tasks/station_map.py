@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dnc_serve.model.tasks.graph import BUNDLED, DIGITS
+from dnc_serve.model.tasks.graph import BUNDLED, DIGITS, Journey
 
 HEADER = ("from", "line", "to")
 MOST_STATIONS = DIGITS * DIGITS
@@ -78,19 +78,20 @@ class StationMap:
         triples = [
             (self.number(source), self.lines.index(line), self.number(target)) for source, line, target in self.triples
         ]
-        nowhere = torch.zeros(0, 1, dtype=torch.long)
-        batch = BUNDLED.episode(torch.tensor(triples).unsqueeze(1), torch.zeros(1, dtype=torch.long), nowhere, nowhere)
+        batch = BUNDLED.episode(torch.tensor(triples).unsqueeze(1), [])
         inputs: npt.NDArray[np.float32] = batch.inputs[:, 0].numpy()
         return inputs
 
     def encode_journey(self, start: str, lines: Sequence[str]) -> npt.NDArray[np.float32]:
         """What asks the bundled model where a journey leads, station by station: inputs [hops, 45]."""
+        if not lines:
+            raise ValueError("the journey takes no line; expected at least one")
         for line in lines:
             if line not in self.lines:
                 raise ValueError(f"line is {line!r}; expected one of {', '.join(self.lines)}")
         taken = torch.tensor([[self.lines.index(line)] for line in lines])
-        untold = torch.zeros(0, 1, 3, dtype=torch.long)
-        batch = BUNDLED.episode(untold, torch.tensor([self.number(start)]), taken, torch.zeros_like(taken))
+        journey = Journey(torch.tensor([self.number(start)]), taken, torch.zeros_like(taken))
+        batch = BUNDLED.episode(torch.zeros(0, 1, 3, dtype=torch.long), [journey])
         inputs: npt.NDArray[np.float32] = batch.inputs[:, 0].numpy()
         return inputs
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dnc_serve.model.tasks.graph import BUNDLED
+from dnc_serve.model.tasks.graph import BUNDLED, Journey
 from dnc_serve.model.tasks.station_map import StationMap
 
 ROWS = [("Alder", "red", "Birch"), ("Birch", "blue", "Cedar"), ("Cedar", "red", "Alder"), ("Alder", "blue", "Cedar")]
@@ -28,7 +28,8 @@ def test_a_map_is_told_and_asked_as_in_training() -> None:
     numbers = [named.number(station) for station in ("Alder", "Birch", "Cedar")]
     a, b, c = numbers
     triples = torch.tensor([[a, 0, b], [b, 1, c], [c, 0, a], [a, 1, c]]).unsqueeze(1)
-    batch = BUNDLED.episode(triples, torch.tensor([a]), torch.tensor([[0], [1]]), torch.tensor([[b], [c]]))
+    journey = Journey(torch.tensor([a]), torch.tensor([[0], [1]]), torch.tensor([[b], [c]]))
+    batch = BUNDLED.episode(triples, [journey])
     inputs = np.concatenate((named.encode(), named.encode_journey("Alder", ["red", "blue"])))
     assert np.array_equal(inputs, batch.inputs[:, 0].numpy())
     assert named.decode(batch.targets[4:, 0]) == ["Birch", "Cedar"] == named.walk("Alder", ["red", "blue"])
@@ -76,3 +77,5 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
         named.encode_journey("Elm", ["red"])
     with pytest.raises(ValueError, match="line is 'green'; expected one of red, blue"):
         named.encode_journey("Alder", ["green"])
+    with pytest.raises(ValueError, match="the journey takes no line"):
+        named.encode_journey("Alder", [])
