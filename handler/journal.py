@@ -80,7 +80,7 @@ class Journal:
             self._groups.put(_Group(mutations, then, marks, started))
             return
         try:
-            outcomes = _refusals(self.store.commit(mutations))
+            outcomes = self._refusals(self.store.commit(mutations))
         except StoreUnavailable as error:
             self._metrics.store_up.set(0)
             then([error] * len(mutations))
@@ -144,7 +144,7 @@ class Journal:
                 groups.append(group)
             mutations = [mutation for group in groups for mutation in group.mutations]
             try:
-                outcomes = _refusals(self.store.commit(mutations)) if mutations else []
+                outcomes = self._refusals(self.store.commit(mutations)) if mutations else []
                 self.store.sync()
                 error = None
             except StoreUnavailable as unavailable:
@@ -163,9 +163,7 @@ class Journal:
             group.then(outcomes[start:end])
             start = end
 
-
-def _refusals(outcomes: Sequence[Fenced | None]) -> list[ServeError | None]:
-    return [
-        None if outcome is None else ServeError("SESSION_MOVED", "another server has taken the session over")
-        for outcome in outcomes
-    ]
+    def _refusals(self, outcomes: Sequence[Fenced | None]) -> list[ServeError | None]:
+        """What a refused write means: in a shared store, that another server has the session; in our own, a mistake."""
+        reason = "SESSION_MOVED" if self.store.shared else "INTERNAL"
+        return [outcome and ServeError(reason, str(outcome)) for outcome in outcomes]
