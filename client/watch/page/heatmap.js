@@ -1,0 +1,174 @@
+import { onThemeChange, paint, palette } from "./colours.js";
+
+/** The text of a number, short. */
+export function short(value) {
+  return Number.isNaN(value) ? "–" : value === 0 ? "0" : Math.abs(value) >= 1e-3 ? value.toFixed(4) : value.toExponential(2);
+}
+
+/** Makes an element: make("b", {class: "x"}, "text", child). */
+export function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+/** The least of 1, 2, 5, 10, … times a power of ten that is not below a value, so that scales don't flicker. */
+function roundUp(value) {
+  if (!(value > 0)) return 1;
+  const power = 10 ** Math.floor(Math.log10(value));
+  return [1, 2, 5, 10].find((step) => step * power >= value * (1 - 1e-9)) * power;
+}
+
+/** A grid of values as a picture with axes, a legend, and the value under the pointer or the arrow keys. */
+export class Heatmap {
+  /** kind: "share" (0 to 1) or "signed"; rows, columns: what they are called; rowNames: names instead of numbers. */
+  constructor(id, title, { kind, rows, columns, height = "14rem", rowNames = null }) {
+    Object.assign(this, { kind, rowsAre: rows, columnsAre: columns, rowNames });
+    this.title = title;
+    this.values = new Float32Array(0);
+    this.rows = this.columns = 0;
+    this.blocks = [1, 1]; // how many rows and columns of the session's array a cell stands for
+    this.cursor = null;
+    this.canvas = make("canvas", { tabindex: "0", role: "img", "aria-label": title });
+    this.canvas.style.setProperty("--height", height);
+    this.rowAxis = make("div", { class: "axis rows" });
+    this.columnAxis = make("div", { class: "axis columns" });
+    this.legend = make("div", { class: "legend" });
+    this.readout = make("span", { class: "readout", "aria-live": "polite" });
+    const plot = make("div", { class: "plot" }, this.rowAxis, this.canvas, this.columnAxis, this.legend);
+    this.figure = make("figure", { id }, make("figcaption", {}, make("b", {}, title), this.readout), plot);
+    this.figure.heatmap = this;
+    this.#listen();
+    onThemeChange(() => this.redraw());
+  }
+
+  /** Shows values, row after row; full: how many rows and columns they were thinned from; limit: a common scale. */
+  show(values, rows, columns, full = [rows, columns], limit = null) {
+    const resized = rows !== this.rows || columns !== this.columns;
+    Object.assign(this, { values, rows, columns, limit });
+    this.blocks = [Math.ceil(full[0] / rows), Math.ceil(full[1] / columns)];
+    if (resized) {
+      this.canvas.width = columns;
+      this.canvas.height = rows;
+      this.context = this.canvas.getContext("2d");
+      this.image = this.context.createImageData(columns, rows);
+      this.#label(full);
+    }
+    this.redraw();
+  }
+
+  redraw() {
+    if (!this.rows) return;
+    const [low, high] = this.range();
+    paint(new Uint32Array(this.image.data.buffer), this.values, palette(this.kind), low, high);
+    this.context.putImageData(this.image, 0, 0);
+    this.drawLegend(low, high);
+    this.tell();
+  }
+
+  /** The values with the first and the last colour. */
+  range() {
+    if (this.kind === "share") return [0, 1];
+    const largest = this.limit ?? roundUp(this.values.reduce((most, value) => Math.max(most, Math.abs(value)), 0));
+    return [-largest, largest];
+  }
+
+  drawLegend(low, high) {
+    const key = `${low} ${high} ${palette(this.kind)[0]}`;
+    if (key === this.legendKey) return;
+    this.legendKey = key;
+    const bar = make("canvas", { width: 256, height: 1, "aria-hidden": "true" });
+    const context = bar.getContext("2d");
+    const image = context.createImageData(256, 1);
+    new Uint32Array(image.data.buffer).set(palette(this.kind));
+    context.putImageData(image, 0, 0);
+    this.legend.replaceChildren(String(+low.toPrecision(3)), bar, String(+high.toPrecision(3)));
+  }
+
+  /** What a cell is called: "slot 3, word 5", or ranges where cells stand for blocks. */
+  describe(row, column) {
+    return `${this.rowNames?.[row] ?? this.#span(this.rowsAre, row, 0)}, ${this.#span(this.columnsAre, column, 1)}`;
+  }
+
+  #span(what, index, axis) {
+    const width = this.blocks[axis];
+    return width === 1 ? `${what} ${index}` : `${what}s ${index * width}–${(index + 1) * width - 1}`;
+  }
+
+  tell() {
+    const cell = this.cursor;
+    if (!cell || cell[0] >= this.rows || cell[1] >= this.columns) this.readout.textContent = "";
+    else this.readout.textContent = `${this.describe(...cell)}: ${short(this.values[cell[0] * this.columns + cell[1]])}`;
+  }
+
+  #label([rows, columns]) {
+    const named = this.rowNames !== null;
+    this.rowAxis.classList.toggle("named", named);
+    this.rowAxis.replaceChildren(...(named ? this.rowNames : ["0", this.rowsAre, String(rows - 1)]).map((text) => make("span", {}, text)));
+    this.columnAxis.replaceChildren(...["0", this.columnsAre, String(columns - 1)].map((text) => make("span", {}, text)));
+  }
+
+  #listen() {
+    this.canvas.addEventListener("pointermove", (event) => {
+      const box = this.canvas.getBoundingClientRect();
+      const share = (at, from, length) => Math.min(Math.max((at - from) / length, 0), 0.999999);
+      this.cursor = [
+        Math.floor(share(event.clientY, box.top, box.height) * this.rows),
+        Math.floor(share(event.clientX, box.left, box.width) * this.columns),
+      ];
+      this.tell();
+    });
+    this.canvas.addEventListener("pointerleave", () => {
+      this.cursor = null;
+      this.tell();
+    });
+    this.canvas.addEventListener("keydown", (event) => {
+      const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+      if (!move || !this.rows) return;
+      event.preventDefault();
+      const [row, column] = this.cursor ?? [0, 0];
+      const within = (value, length) => Math.min(Math.max(value, 0), length - 1);
+      this.cursor = this.cursor ? [within(row + move[0], this.rows), within(column + move[1], this.columns)] : [0, 0];
+      this.tell();
+    });
+  }
+}
+
+/** What was seen over time: each push adds a column at the right, and the oldest leaves at the left. */
+export class Strip extends Heatmap {
+  static LENGTH = 120;
+
+  constructor(id, title, options) {
+    super(id, title, { kind: "share", columns: "position", height: "9rem", ...options });
+    this.moments = new Array(Strip.LENGTH).fill(null);
+  }
+
+  push(column, moment, fullRows = column.length) {
+    const length = Strip.LENGTH;
+    if (this.rows !== column.length) this.values = new Float32Array(column.length * length).fill(NaN);
+    for (let row = 0; row < column.length; row++) {
+      const start = row * length;
+      this.values.copyWithin(start, start + 1, start + length);
+      this.values[start + length - 1] = column[row];
+    }
+    this.moments.push(moment);
+    this.moments.shift();
+    this.show(this.values, column.length, length, [fullRows, length]);
+    const ends = [this.moments[0] ? `position ${this.moments[0].position}` : "", "frames seen →", `position ${moment.position}`];
+    this.columnAxis.replaceChildren(...ends.map((text) => make("span", {}, text)));
+  }
+
+  /** What was shown at a position, if it was seen: the column's values. */
+  at(position) {
+    const column = this.moments.findLastIndex((moment) => moment?.position === position);
+    if (column < 0) return null;
+    return Array.from({ length: this.rows }, (_, row) => this.values[row * this.columns + column]);
+  }
+
+  describe(row, column) {
+    const moment = this.moments[column];
+    const what = super.describe(row, column).split(", ")[0];
+    return moment ? `${what}, position ${moment.position}${moment.reset ? " (after a reset)" : ""}` : `${what}, not seen`;
+  }
+}

@@ -1,0 +1,123 @@
+// The pictures of one session's memory, now and over time.
+import { Heatmap, Strip, make } from "./heatmap.js";
+import { part } from "./server.js";
+
+const LINK_THRESHOLD = 0.1;
+const MAX_SLOTS_LISTED = 256;
+
+/** The pictures, made for a model of this config and put into a section. */
+export class MemoryMaps {
+  constructor(config, section) {
+    const { read_heads: reads, write_heads: writes } = config;
+    const numbered = (name, count) => Array.from({ length: count }, (_, i) => (count > 1 ? `${name} ${i + 1}` : name));
+    this.heads = { reads: numbered("read head", reads), writes: numbered("write head", writes) };
+    this.memory = new Heatmap("memory", "Memory", { kind: "signed", rows: "slot", columns: "word element", height: "22rem" });
+    this.links = this.heads.writes.map((head, index) => new Heatmap(
+      `links-${index}`, writes > 1 ? `Links of ${head}` : "Links", { kind: "share", rows: "to slot", columns: "from slot", height: "22rem" },
+    ));
+    this.weightings = new Heatmap("weightings", "Weightings now", {
+      kind: "share", rows: "", columns: "slot", height: `${2 + 1.6 * (reads + 2 * writes)}rem`,
+      rowNames: ["usage", ...this.heads.writes.map((head) => `${head}: write`), ...this.heads.writes.map((head) => `${head}: last`), ...this.heads.reads.map((head) => `${head}: read`)].map(plainName),
+    });
+    this.gates = new Strip("gates", "Gates and read modes", {
+      rows: "", rowNames: gateNames(config), height: `${Math.max(9, 1.25 * gateNames(config).length)}rem`,
+    });
+    this.writes = this.heads.writes.map((head, index) => new Strip(`write-${index}`, `Write weighting${writes > 1 ? `, ${head}` : ""}`, { rows: "slot" }));
+    this.reads = this.heads.reads.map((head, index) => new Strip(`read-${index}`, `Read weighting${reads > 1 ? `, ${head}` : ""}`, { rows: "slot" }));
+    this.usage = new Strip("usage", "Usage", { rows: "slot" });
+    this.order = make("div", { class: "slots", id: "order" });
+    const order = make("figure", {}, make("figcaption", {}, make("b", {}, "Slots in the order in which they were written")), this.order);
+    const maps = [this.memory, ...this.links, this.weightings, ...this.writes, ...this.reads, this.usage, this.gates];
+    section.append(...maps.map((map) => map.figure), order);
+  }
+
+  /** Shows the arrays of one moment; what a look at the past doesn't have stays as it was. */
+  show(arrays, layer) {
+    if (arrays.memory) {
+      const { values, shape, full } = part(arrays.memory, layer);
+      this.memory.show(values, shape[0], shape[1], full);
+    }
+    const weightings = ["usage_vector", "write_weights", "precedence", "read_weights"].map((name) => part(arrays[name], layer));
+    const slots = weightings[0].shape[0];
+    const joined = Float32Array.from(weightings.flatMap(({ values }) => [...values]));
+    this.weightings.show(joined, joined.length / slots, slots, [joined.length / slots, weightings[0].full[0]]);
+    if (!arrays.link_matrix) return;
+    const { values, shape: [, rows, columns], full } = part(arrays.link_matrix, layer);
+    this.links.forEach((map, head) => map.show(values.slice(head * rows * columns, (head + 1) * rows * columns), rows, columns, full.slice(1)));
+    this.#showOrder(part(arrays.precedence, layer));
+  }
+
+  /** Adds a moment to what was seen over time. */
+  push(arrays, layer, moment) {
+    const column = (strip, { values, shape, full }, index = 0) =>
+      strip.push(values.subarray(index * shape.at(-1), (index + 1) * shape.at(-1)), moment, full.at(-1));
+    this.writes.forEach((strip, head) => column(strip, part(arrays.write_weights, layer), head));
+    this.reads.forEach((strip, head) => column(strip, part(arrays.read_weights, layer), head));
+    column(this.usage, part(arrays.usage_vector, layer));
+    if (!arrays.write_gates) return;
+    const gates = ["write_gates", "allocation_gates", "free_gates", "read_modes"].map((name) => part(arrays[name], layer).values);
+    this.gates.push(Float32Array.from(gates.flatMap((values) => [...values])), moment);
+  }
+
+  /** The strips of one session and layer are not those of another. */
+  forget() {
+    for (const strip of [...this.writes, ...this.reads, this.usage, this.gates]) {
+      strip.moments.fill(null);
+      strip.values.fill(NaN);
+      strip.redraw();
+    }
+  }
+
+  #showOrder(precedence) {
+    const chains = this.links.map((links) => writtenOrder(links.values, links.rows));
+    const items = chains.flatMap((chain, head) => {
+      const last = strongest(precedence.values.subarray(head * precedence.shape[1], (head + 1) * precedence.shape[1]));
+      const width = this.links[head].blocks[0];
+      const slot = (index) => (width === 1 ? String(index) : `${index * width}–${(index + 1) * width - 1}`);
+      const shown = chain.slice(-MAX_SLOTS_LISTED).map((index) => make("span", last === index * width ? { class: "last" } : {}, slot(index)));
+      return this.links.length > 1 ? [`${this.heads.writes[head]}:`, ...shown] : shown;
+    });
+    this.order.replaceChildren(...(items.length ? items : [make("i", { class: "quiet" }, "nothing linked")]));
+  }
+}
+
+const plainName = (name) => name.replace(/^write head: write$/, "written").replace(/^write head: last$/, "precedence").replace(/^read head: read$/, "read");
+
+function gateNames({ read_heads: reads, write_heads: writes }) {
+  const each = (count, name) => Array.from({ length: count }, (_, head) => (count > 1 ? `${name} ${head + 1}` : name));
+  const modes = (read) => [...each(writes, `${read}backward`), ...each(writes, `${read}forward`), `${read}by content`];
+  return [
+    ...each(writes, "write gate"), ...each(writes, "allocation"), ...each(reads, "free gate"),
+    ...each(reads, "read").flatMap((read) => modes(reads > 1 ? `${read} ` : "")),
+  ];
+}
+
+/** The slots in the order in which the links say that they were written: entry [i, j] links j to i after it. */
+export function writtenOrder(links, slots) {
+  const next = new Int32Array(slots).fill(-1);
+  const hasPrevious = new Uint8Array(slots);
+  for (let from = 0; from < slots; from++) {
+    let best = LINK_THRESHOLD;
+    for (let to = 0; to < slots; to++) {
+      if (to !== from && links[to * slots + from] > best) [best, next[from]] = [links[to * slots + from], to];
+    }
+    if (next[from] >= 0) hasPrevious[next[from]] = 1;
+  }
+  const order = [];
+  const listed = new Uint8Array(slots);
+  const follow = (slot) => {
+    for (; slot >= 0 && !listed[slot]; slot = next[slot]) {
+      listed[slot] = 1;
+      order.push(slot);
+    }
+  };
+  for (let slot = 0; slot < slots; slot++) if (next[slot] >= 0 && !hasPrevious[slot]) follow(slot);
+  for (let slot = 0; slot < slots; slot++) if (next[slot] >= 0) follow(slot); // circles
+  return order;
+}
+
+function strongest(values) {
+  let best = -1;
+  for (let i = 0; i < values.length; i++) if (values[i] > (best < 0 ? 0 : values[best])) best = i;
+  return best;
+}

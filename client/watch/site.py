@@ -1,0 +1,228 @@
+"""What the browser may ask for: the page, and a small JSON interface in front of the client library.
+
+Frames and memories travel as in `wire.py`, everything else as JSON. A `DncError` becomes `{"reason": …, "message": …}`
+with a status of its kind.
+"""
+
+import asyncio
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime
+from importlib import resources
+from typing import Any
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from dnc_serve.client import errors
+from dnc_serve.client.async_client import AsyncClient
+from dnc_serve.client.info import MemoryFrame, ModelInfo, SessionInfo
+from dnc_serve.client.watch.guard import add_policy, guarded
+from dnc_serve.client.watch.wire import encode, shaped
+
+MAX_SESSIONS = 500
+MAX_BODY_BYTES = 1 << 20
+FRAMES_PER_SECOND = 30.0
+# Cells of an array that the page shows: a screen has no more to give.
+MAX_CELLS = 1 << 15
+# Arrays with more numbers than this are not fetched from the past, where the server doesn't thin them.
+MAX_PAST_CELLS = 1 << 18
+RECONNECT_PAUSE_S = 0.5
+SHOWN = ("memory", "usage_vector", "write_weights", "read_weights", "precedence", "link_matrix")
+_MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+_STATUSES: tuple[tuple[type[errors.DncError], int], ...] = (
+    (errors.InvalidRequest, 400),
+    (errors.AccessError, 403),
+    (errors.SessionNotFound, 404),
+    (errors.SessionExpired, 404),
+    (errors.LimitError, 429),
+    (errors.Unavailable, 503),
+    (errors.DeadlineExceeded, 504),
+    (errors.Internal, 502),
+)
+
+
+class Site:
+    """The page's server on loopback; `client` should make single attempts, so that a lost server shows at once."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+        self._secret = secrets.token_urlsafe(24)
+        application = web.Application(
+            middlewares=[guarded(self._secret), _answer_errors], client_max_size=MAX_BODY_BYTES
+        )
+        application.on_response_prepare.append(add_policy)
+        application.add_routes(
+            [
+                web.get("/", self._asset),
+                web.get(r"/{name:[a-z_]+\.(?:js|css|svg)}", self._asset),
+                web.get("/api/model", self._model),
+                web.get("/api/sessions", self._sessions),
+                web.post("/api/sessions", self._create),
+                web.get("/api/sessions/{id}", self._session),
+                web.get("/api/sessions/{id}/frames", self._frames),
+                web.get("/api/sessions/{id}/memory", self._memory),
+                web.post("/api/sessions/{id}/steps", self._step),
+                web.post("/api/sessions/{id}/reset", self._reset),
+                web.post("/api/sessions/{id}/fork", self._fork),
+            ]
+        )
+        # A frame that nobody waits for any more must not be waited for here.
+        self._runner = web.AppRunner(application, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+
+    async def start(self, port: int, session_id: str = "") -> str:
+        """Listens, and returns the page's address, with its secret; raises OSError if the port is taken."""
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", port).start()
+        port = self._runner.addresses[0][1]
+        return f"http://127.0.0.1:{port}/#secret={self._secret}/{f'session/{session_id}' if session_id else ''}"
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+
+    async def _asset(self, request: web.Request) -> web.Response:
+        name = request.match_info.get("name", "index.html")
+        file = resources.files("dnc_serve.client.watch") / "page" / name
+        if not file.is_file():
+            raise web.HTTPNotFound
+        media_type = _MEDIA_TYPES[name.rpartition(".")[2]]
+        return web.Response(text=file.read_text("utf-8"), content_type=media_type, charset="utf-8")
+
+    # The server and its sessions.
+
+    async def _model(self, request: web.Request) -> web.Response:
+        return _json(_described(await self._client.model()))
+
+    async def _sessions(self, request: web.Request) -> web.Response:
+        """The first sessions by id; `more` says that there are others, which a longer prefix would show."""
+        sessions: list[dict[str, Any]] = []
+        more = False
+        async for session in self._client.sessions(request.query.get("prefix", ""), page_size=MAX_SESSIONS):
+            more = len(sessions) == MAX_SESSIONS
+            if more:
+                break
+            sessions.append(_described(session))
+        return _json({"sessions": sessions, "more": more})
+
+    async def _create(self, request: web.Request) -> web.Response:
+        wanted = await _body(request)
+        async with self._client.session(str(wanted["id"]) if wanted.get("id") else None) as session:
+            return _json(_described(await session.info()))
+
+    async def _session(self, request: web.Request) -> web.Response:
+        async with self._client.session(request.match_info["id"], create=False) as session:
+            return _json(_described(await session.info()))
+
+    # Looks.
+
+    async def _frames(self, request: web.Request) -> web.StreamResponse:
+        """Frames while the session works, without end; `lost` in a head says that there is no server at the moment."""
+        session = self._client.session(request.match_info["id"], create=False)
+        response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
+        await response.prepare(request)
+        while True:
+            try:
+                async for frame in session.watch([*SHOWN, "interface"], FRAMES_PER_SECOND, MAX_CELLS):
+                    await response.write(encode(_facts(frame), frame.arrays, frame.full_shapes))
+            except (errors.Unavailable, errors.DeadlineExceeded) as error:
+                await response.write(encode({"lost": error.message}, {}, {}))
+                await asyncio.sleep(RECONNECT_PAUSE_S)
+            except errors.DncError as error:
+                await response.write(encode({"ended": str(error)}, {}, {}))
+                return response
+            except ConnectionError:  # the page was closed
+                return response
+
+    async def _memory(self, request: web.Request) -> web.Response:
+        """The session's memory at the present or an earlier position, whole; what would be too large is left out."""
+        config = (await self._client.model()).config
+        wanted = request.query.get("position", "")
+        position = _number(wanted) if wanted else None
+        slots = int(config["nr_cells"])
+        cells = {"memory": slots * int(config["cell_size"]), "link_matrix": slots * slots * int(config["write_heads"])}
+        names = [name for name in SHOWN if cells.get(name, 0) <= MAX_PAST_CELLS]
+        async with self._client.session(request.match_info["id"], create=False) as session:
+            if position is None:
+                position = session.position
+            dump = await session.dump(names, position)
+        facts = {"position": position, "left_out": [name for name in SHOWN if name not in names]}
+        return web.Response(body=encode(facts, shaped(dump, config), {}), content_type="application/octet-stream")
+
+    # Changes.
+
+    async def _step(self, request: web.Request) -> web.Response:
+        wanted = await _body(request)
+        async with self._client.session(request.match_info["id"], create=False) as session:
+            outputs = await session.step(wanted.get("inputs"), reset_experience=bool(wanted.get("reset_experience")))
+            return _json({"outputs": outputs.tolist(), "position": session.position})
+
+    async def _reset(self, request: web.Request) -> web.Response:
+        scope = (await _body(request)).get("scope", "experience")
+        async with self._client.session(request.match_info["id"], create=False) as session:
+            await session.reset(scope)
+            return _json(_described(await session.info()))
+
+    async def _fork(self, request: web.Request) -> web.Response:
+        wanted = await _body(request)
+        position = _number(wanted["position"]) if wanted.get("position") is not None else None
+        async with self._client.session(request.match_info["id"], create=False) as session:
+            fork = await session.fork(str(wanted["id"]) if wanted.get("id") else None, position)
+            try:
+                return _json(_described(await fork.info()))
+            finally:
+                await fork.close()
+
+
+@web.middleware
+async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except errors.DncError as error:
+        status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 409)
+        return _json({"reason": error.reason, "message": error.message}, status)
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    try:
+        body = await request.json()
+    except ValueError as exc:
+        raise errors.BadRequest(f"the request's body is not JSON: {exc}") from exc
+    if not isinstance(body, dict):
+        raise errors.BadRequest(f"the request's body is {type(body).__name__}, expected an object")
+    return body
+
+
+def _number(text: object) -> int:
+    try:
+        number = int(str(text))
+    except ValueError as exc:
+        raise errors.BadRequest(f"position is {text!r}, expected a whole number") from exc
+    if number < 0:
+        raise errors.BadRequest(f"position is {number}, expected at least 0")
+    return number
+
+
+def _facts(frame: MemoryFrame) -> dict[str, Any]:
+    return {
+        "position": frame.position,
+        "experience": frame.experience,
+        "tier": frame.tier,
+        "skipped_frames": frame.skipped_frames,
+    }
+
+
+def _described(info: ModelInfo | SessionInfo) -> dict[str, Any]:
+    described = asdict(info)
+    # A number of 64 bits is more than JavaScript can count to.
+    return {name: str(value) if name == "incarnation" else value for name, value in described.items()}
+
+
+def _json(value: Mapping[str, Any], status: int = 200) -> web.Response:
+    def plain(other: Any) -> Any:
+        if isinstance(other, datetime):
+            return other.isoformat()
+        return dict(other)
+
+    return web.json_response(text=json.dumps(value, default=plain), status=status)
