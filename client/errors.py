@@ -256,7 +256,10 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> DncError:
     status = rpc_status.from_call(cast("grpc.Call", error))
     if status is not None and status.details:
         return from_status(status)
-    return _from_code(error.code().value[0], error.details() or "")
+    # The server describes each of its errors; one without a description comes from the way to it.
+    if error.code() in _SIGNS_OF_A_LOST_CONNECTION:
+        return Unavailable(error.details() or error.code().name)
+    return _from_code(error.code().value[0], error.details() or error.code().name)
 
 
 @contextmanager
@@ -277,10 +280,7 @@ def _from_code(
 ) -> DncError:
     """What stands for a status without a known reason."""
     error_class = _BY_CODE.get(code, Internal)
-    # A server that is killed, or a proxy on the way, leaves one of these; the call itself had no fault.
-    if code == grpc.StatusCode.CANCELLED.value[0] or any(sign in message for sign in _SIGNS_OF_A_LOST_CONNECTION):
-        error_class = Unavailable
-    return error_class(message or "no details", metadata=metadata, retry_after_s=retry_after_s, reason=reason or None)
+    return error_class(message, metadata=metadata, retry_after_s=retry_after_s, reason=reason or None)
 
 
 def _reason_of(error_class: type[DncError]) -> str:
@@ -303,6 +303,12 @@ _BY_CODE: Mapping[int, type[DncError]] = {
     grpc.StatusCode.PERMISSION_DENIED.value[0]: PermissionDenied,
     grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]: LimitError,
     grpc.StatusCode.UNAVAILABLE.value[0]: Unavailable,
+    grpc.StatusCode.CANCELLED.value[0]: Cancelled,
     grpc.StatusCode.UNAUTHENTICATED.value[0]: Unauthenticated,
 }
-_SIGNS_OF_A_LOST_CONNECTION = ("RST_STREAM", "Stream removed", "GOAWAY", "Socket closed", "Connection reset")
+_SIGNS_OF_A_LOST_CONNECTION = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+)

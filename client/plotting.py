@@ -1,6 +1,6 @@
-"""Pictures of a memory: heatmaps in a file, and weightings over time in a terminal."""
+"""Pictures of a memory: heatmaps in a file, weightings over time in one or in a terminal, and a recording in motion."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 Array = NDArray[np.float32]
 
 # Both can be read with any kind of colour vision, and in print.
 MAP_OF_SHARES = "cividis"  # from 0 to 1
 MAP_OF_VALUES = "PuOr"  # around 0
-SHARES = ("link_matrix", "precedence", "read_weights", "write_weights", "usage_vector")
+SHARES = ("link_matrix", "precedence", "read_weights", "write_weights", "usage_vector", "weightings")
 SHADES = " ░▒▓█"
 # A slot is shown in a terminal if it ever got this share of a weighting.
 LEAST_SHARE = 0.1
@@ -31,22 +32,62 @@ def save_heatmaps(arrays: Mapping[str, Array], config: Mapping[str, Any], path: 
 
 def heatmaps(arrays: Mapping[str, Array], config: Mapping[str, Any], title: str) -> "Figure":
     """One heatmap for each memory's, or layer's, array."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as exc:
-        raise ImportError("plots need matplotlib: pip install 'dnc-serve[plot]'") from exc
     panels = [
         (f"{name} {row}" if len(array) > 1 else name, name, unflatten(name, array[row], config))
         for name, array in arrays.items()
         for row in range(len(array))
     ]
     heights = [_height(panel) for _, _, panel in panels]
-    figure = Figure(figsize=(WIDTH_INCHES, sum(heights) + 0.8), layout="constrained")
+    figure = _new_figure(sum(heights) + 0.8)
     figure.suptitle(title)
     rows = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, (label, name, panel) in zip(rows, panels, strict=True):
         _draw(axes, label, name, panel)
     return figure
+
+
+def save_weightings(weightings: Mapping[str, Array], path: Path, title: str) -> None:
+    """Writes weightings [T, N] by name, below each other over time, to a .png or .svg."""
+    figure = _new_figure(1.9 * len(weightings) + 0.5)
+    figure.suptitle(title, fontsize=10)
+    rows = figure.subplots(len(weightings), 1, squeeze=False, sharex=True)[:, 0]
+    for axes, (name, weighting) in zip(rows, weightings.items(), strict=True):
+        _draw(axes, name, "weightings", weighting.T)
+    figure.savefig(path, dpi=120)
+
+
+def save_animation(
+    recording: Mapping[str, Array],
+    config: Mapping[str, Any],
+    path: Path,
+    titles: Sequence[str],
+    frames_per_second: float,
+) -> None:
+    """Writes a recording, whose arrays are [T, memories, flattened], as a .gif with a frame for each timestep.
+
+    Each frame shows the last memory and its links, and the weightings until then, heads below each other. Raises
+    ImportError with a hint without matplotlib.
+    """
+    figure = _new_figure(7.0)
+    from matplotlib.animation import PillowWriter
+
+    layout = [["memory", "link_matrix"], ["write_weights"] * 2, ["read_weights"] * 2]
+    panels = figure.subplot_mosaic(layout, height_ratios=[3, 1, 1])
+    largest = float(np.abs(recording["memory"]).max()) or 1.0
+    writer = PillowWriter(fps=frames_per_second)
+    with writer.saving(figure, str(path), dpi=90):
+        for timestep, title in enumerate(titles):
+            figure.suptitle(title, fontsize=10)
+            for name, axes in panels.items():
+                axes.clear()
+                axes.set_title(name, fontsize=9, loc="left")
+                last = recording[name][:, -1]
+                if name in ("memory", "link_matrix"):
+                    _paint(axes, name, unflatten(name, last[timestep], config), largest)
+                else:
+                    past = np.arange(len(last)) <= timestep
+                    _paint(axes, "weightings", np.where(past[:, None], last, np.nan).T, largest)
+            writer.grab_frame()
 
 
 def unflatten(name: str, values: Array, config: Mapping[str, Any]) -> Array:
@@ -96,28 +137,39 @@ def _height(panel: Array) -> float:
     return float(np.clip(WIDTH_INCHES * panel.shape[0] / panel.shape[1], 0.7, 4.0))
 
 
+def _new_figure(height_inches: float) -> "Figure":
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as exc:
+        raise ImportError("plots need matplotlib: pip install 'dnc-serve[plot]'") from exc
+    return Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
+
+
 def _draw(axes: "Axes", label: str, name: str, panel: Array) -> None:
-    if name in SHARES:
-        image = axes.imshow(panel, cmap=MAP_OF_SHARES, vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest")
-    else:
-        largest = float(np.abs(panel).max()) or 1.0
-        image = axes.imshow(
-            panel, cmap=MAP_OF_VALUES, vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest"
-        )
+    image = _paint(axes, name, panel, float(np.abs(panel).max()) or 1.0)
     axes.set_title(label, fontsize=9, loc="left")
+    assert axes.figure is not None
+    axes.figure.colorbar(image, ax=axes, shrink=0.9, pad=0.01)
+
+
+def _paint(axes: "Axes", name: str, panel: Array, largest: float) -> "AxesImage":
+    """A panel with labelled axes: shares from 0 to 1, other values around 0 up to the largest."""
+    colours, low, high = (MAP_OF_SHARES, 0.0, 1.0) if name in SHARES else (MAP_OF_VALUES, -largest, largest)
+    image = axes.imshow(panel, cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
     axes.set_xlabel(_X_LABELS.get(name, "unit"), fontsize=8)
     axes.set_ylabel(_Y_LABELS.get(name, "hidden layer"), fontsize=8)
     axes.tick_params(labelsize=7)
     axes.locator_params(integer=True)
-    assert axes.figure is not None
-    axes.figure.colorbar(image, ax=axes, shrink=0.9, pad=0.01)
+    return image
 
 
 _X_LABELS = {
     "memory": "position in the word", "link_matrix": "from slot", "precedence": "slot", "read_weights": "slot",
     "write_weights": "slot", "usage_vector": "slot", "read_vectors": "position in the word",
+    "weightings": "timestep",
 }  # fmt: skip
 _Y_LABELS = {
     "memory": "slot", "link_matrix": "to slot", "precedence": "write head", "read_weights": "read head",
     "write_weights": "write head", "usage_vector": "", "read_vectors": "read head",
+    "weightings": "slot",
 }  # fmt: skip
