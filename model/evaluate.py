@@ -12,7 +12,7 @@ from dnc_serve.model.tasks.task import Task, random_int
 
 FRESH = "fresh"
 EXPERIENCE = "after a reset of the experience"
-BROKEN_OFF = "the same, episodes broken off"
+BROKEN_OFF = "after one in the midst of an episode"
 ALL = "after a reset of all"
 STARTS = (FRESH, EXPERIENCE, BROKEN_OFF, ALL)
 ROWS = 100
@@ -30,6 +30,7 @@ class Figure:
     wrong_answers: int
     units: int
     wrong_units: int
+    unit: str  # what is counted: bits, digits, answers
     right_by_answer: tuple[float, ...]  # the share of episodes in which the first, second, … answer is right
 
     def __str__(self) -> str:
@@ -37,7 +38,7 @@ class Figure:
         more = " …" if len(self.right_by_answer) > 8 else ""
         return (
             f"{self.exam}, {self.start}: {self.wrong_episodes} of {self.episodes} episodes wrong, "
-            f"{self.wrong_answers} of {self.answers} answers, {self.wrong_units} of {self.units} units; "
+            f"{self.wrong_answers} of {self.answers} answers, {self.wrong_units} of {self.units} {self.unit}; "
             f"right by answer {shares}{more} %"
         )
 
@@ -101,6 +102,7 @@ def _figure(
         wrong_answers=int(table.sum()),
         units=units,
         wrong_units=wrong_units,
+        unit=task.unit,
         right_by_answer=tuple((1 - table.float().mean(1)).tolist()),
     )
 

@@ -116,7 +116,7 @@ def test_a_bundled_model_is_examined_with_more_slots(capsys: pytest.CaptureFixtu
     assert call(train_command, "copy", "--evaluate", "copy", "--episodes", "100", "--nr-cells", "80") == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5 * 4
-    assert lines[0].startswith("1 vectors, fresh: 0 of 100 episodes wrong, 0 of 100 answers, 0 of 800 units")
+    assert lines[0].startswith("1 vectors, fresh: 0 of 100 episodes wrong, 0 of 100 answers, 0 of 800 bits")
 
 
 @pytest.mark.parametrize(

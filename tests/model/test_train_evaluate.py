@@ -51,9 +51,9 @@ def test_wrong_answers_are_counted_by_their_order(monkeypatch: pytest.MonkeyPatc
     task = Copy(bits=3, min_length=4, max_length=4, short_share=0.0)
     monkeypatch.setattr(Copy, "exams", lambda self: {"four": self})
     (figure,) = evaluate(task, model, episodes=100, starts=(FRESH,))
-    assert figure == Figure("four", FRESH, 100, 50, 400, 50, 1200, 150, (1.0, 0.5, 1.0, 1.0))
+    assert figure == Figure("four", FRESH, 100, 50, 400, 50, 1200, 150, "bits", (1.0, 0.5, 1.0, 1.0))
     assert str(figure) == (
-        "four, fresh: 50 of 100 episodes wrong, 50 of 400 answers, 150 of 1200 units; right by answer 100.0 50.0 100.0 "
+        "four, fresh: 50 of 100 episodes wrong, 50 of 400 answers, 150 of 1200 bits; right by answer 100.0 50.0 100.0 "
         "100.0 %"
     )
 
