@@ -23,6 +23,8 @@ from pydantic_settings import (
 
 ENVIRONMENT_PREFIX = "DNC_"
 DEFAULT_FILE = Path("dnc.toml")
+# Variables of that prefix that are read elsewhere: by the commands that call a server, and by a worker.
+OTHER_VARIABLES = ("DNC_TARGET", "DNC_TOKEN", "DNC_SERVE_RUN_FOLDER")
 STORES = ("redis", "rediss", "unix")
 
 
@@ -239,7 +241,7 @@ def load_config(flags: Mapping[str, Any], file: Path | None = None) -> LoadedCon
 
 def unknown_variables() -> list[str]:
     """`DNC_…` variables that set nothing. Not refused: Kubernetes adds some for each service that it knows."""
-    known = {ENVIRONMENT_PREFIX + name.upper() for name in ServeConfig.model_fields}
+    known = {*OTHER_VARIABLES, *(ENVIRONMENT_PREFIX + name.upper() for name in ServeConfig.model_fields)}
     return sorted(name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX) and name not in known)
 
 

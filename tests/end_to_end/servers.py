@@ -1,0 +1,108 @@
+"""A real `dnc serve` as a child process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 60.0
+# Every port a free one: servers of other tests may run beside this one.
+FREE_PORTS = [
+    text
+    for name in (
+        "port",
+        "metrics-port",
+        "torchserve-http-port",
+        "torchserve-management-port",
+        "torchserve-metrics-port",
+        "torchserve-grpc-port",
+        "torchserve-grpc-management-port",
+    )
+    for text in (f"--{name}", "0")
+]
+
+
+class Server:
+    """A started server: its process, the addresses of its `ready` line by name, and its folders."""
+
+    def __init__(self, process: "subprocess.Popen[str]", addresses: Mapping[str, str], folder: Path) -> None:
+        self.process = process
+        self.addresses = addresses
+        self.folder = folder
+
+    @property
+    def grpc(self) -> str:
+        """The streaming door, host:port."""
+        return self.addresses["grpc"]
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "stderr").read_text()
+
+    def descendants(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def java(self) -> psutil.Process:
+        return next(process for process in self.descendants() if process.name() == "java")
+
+    def worker(self) -> psutil.Process:
+        return next(process for process in self.descendants() if "model_service_worker" in " ".join(process.cmdline()))
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(STOP_TIMEOUT_S)
+
+
+def serve_command(model: Path | str, state_dir: Path, *flags: str) -> list[str]:
+    command = [sys.executable, "-m", "dnc_serve.client.cli", "serve"]
+    return [*command, "--model", str(model), "--state-dir", str(state_dir), *FREE_PORTS, *flags]
+
+
+@contextmanager
+def running(model: Path | str, folder: Path, *flags: str, env: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """A server with its state in `folder/state`, its temp files in `folder/tmp`; nothing of it is left afterwards."""
+    temp = folder / "tmp"
+    temp.mkdir(parents=True, exist_ok=True)
+    with (folder / "stderr").open("a") as stderr:
+        process = subprocess.Popen(
+            serve_command(model, folder / "state", *flags),
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env={**os.environ, "TMPDIR": str(temp), **(env or {})},
+        )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()  # ends with the process if the start fails
+        assert line.startswith("ready "), (line, (folder / "stderr").read_text())
+        yield Server(process, dict(part.split("=", 1) for part in line.split()[1:]), folder)
+    finally:
+        if process.poll() is None:
+            left = psutil.Process(process.pid).children(recursive=True)
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                for one in (psutil.Process(process.pid), *left):
+                    if one.is_running():
+                        one.kill()
+                process.wait()
+                raise
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def wait_until(holds: Callable[[], bool], timeout_s: float, what: str) -> None:
+    """Polls until it holds; fails with `what` when the time is over."""
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        time.sleep(0.1)

@@ -1,0 +1,223 @@
+"""`dnc serve` as a process: what it prints, how it fails, how it ends, and what it survives."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dnc_serve.client import Client
+from dnc_serve.handler.config import ServeConfig
+from dnc_serve.handler.probe import health
+from tests.end_to_end.conftest import INPUT_SIZE, OUTPUT_SIZE
+from tests.end_to_end.servers import Server, running, serve_command, wait_until
+
+
+def step(server: Server, session_id: str, timesteps: int = 1) -> int:
+    """Steps a session over the streaming door; its position afterwards."""
+    with Client(server.grpc) as client, client.session(session_id) as session:
+        outputs = session.step([[float(i % 2)] * INPUT_SIZE for i in range(timesteps)])
+        assert outputs.shape == (timesteps, OUTPUT_SIZE)
+        return session.position
+
+
+def serves(server: Server) -> bool:
+    return health(server.grpc, ServeConfig(), timeout_s=1.0) == "SERVING"
+
+
+def failed_start(model: Path | str, tmp_path: Path, *flags: str, **env: str) -> tuple[int, str, str]:
+    """Exit code, standard output, and the last line on standard error."""
+    done = subprocess.run(
+        serve_command(model, tmp_path / "state", *flags),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        env={**os.environ, "TMPDIR": str(tmp_path), **env},
+    )
+    assert not list(tmp_path.glob("dnc-*"))
+    return done.returncode, done.stdout, done.stderr.strip().splitlines()[-1]
+
+
+def test_ready_line_names_addresses_that_answer(server: Server) -> None:
+    assert list(server.addresses) == ["grpc", "metrics", "http", "torchserve-grpc", "management"]
+    for address in server.addresses.values():
+        host, _, port = address.rpartition(":")
+        assert host == "127.0.0.1"
+        socket.create_connection((host, int(port)), timeout=5).close()
+    assert serves(server)
+
+
+def test_log_is_json_lines_and_quiet_per_call(server: Server) -> None:
+    step(server, "quiet")
+    before = server.log
+    for _ in range(20):
+        step(server, "quiet")
+    assert server.log == before
+    for line in before.splitlines():
+        assert {"time", "level", "logger", "message"} <= set(json.loads(line))
+
+
+def test_two_servers_side_by_side(server: Server, small_run: Path, tmp_path: Path) -> None:
+    with running(small_run, tmp_path) as other:
+        assert step(server, "beside", 2) == 2
+        assert step(other, "beside", 3) == 3
+        assert not set(server.addresses.values()) & set(other.addresses.values())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_everything_and_sessions_survive(small_artifact: Path, tmp_path: Path, number: int) -> None:
+    with running(small_artifact, tmp_path) as server:
+        assert step(server, "kept", 3) == 3
+        processes = server.descendants()
+        assert {process.name() for process in processes} >= {"java"}
+        server.process.send_signal(number)
+        assert server.process.wait(25) == 0
+    assert not [process for process in processes if process.is_running()]
+    assert list((tmp_path / "tmp").iterdir()) == []
+    with running(small_artifact, tmp_path) as server:
+        assert step(server, "kept", 2) == 5
+
+
+def test_a_stop_during_the_start_leaves_nothing(small_artifact: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        serve_command(small_artifact, tmp_path / "state"),
+        stdout=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    children: list[psutil.Process] = []
+
+    def started() -> bool:
+        children[:] = psutil.Process(process.pid).children(recursive=True)
+        return bool(children)
+
+    wait_until(started, 20, "TorchServe is started")
+    process.send_signal(signal.SIGTERM)
+    stdout, _ = process.communicate(timeout=20)
+    assert (process.returncode, stdout) == (0, b"")
+    assert not [child for child in children if child.is_running()]
+    assert not list(tmp_path.glob("dnc-*"))
+
+
+def test_the_worker_returns_where_clients_know_it(small_artifact: Path, tmp_path: Path) -> None:
+    with running(small_artifact, tmp_path) as server:
+        assert step(server, "survivor", 3) == 3
+        server.worker().kill()
+        wait_until(lambda: "a worker serves again" in server.log, 60, "another worker is ready")
+        assert serves(server)
+        assert step(server, "survivor", 1) == 4
+
+
+def test_java_is_started_again(small_artifact: Path, tmp_path: Path) -> None:
+    with running(small_artifact, tmp_path) as server:
+        assert step(server, "survivor", 3) == 3
+        worker, killed = server.worker(), server.java()
+        killed.kill()
+        wait_until(lambda: not worker.is_running(), 5, "the worker ends with Java")
+        wait_until(lambda: "a worker serves again" in server.log, 60, "another TorchServe is ready")
+        assert step(server, "survivor", 1) == 4
+        assert server.stop() == 0
+
+
+def test_nothing_outlives_a_killed_dnc_serve(small_artifact: Path, tmp_path: Path) -> None:
+    with running(small_artifact, tmp_path) as server:
+        processes = server.descendants()
+        server.process.kill()
+        server.process.wait()
+        wait_until(lambda: not any(process.is_running() for process in processes), 10, "TorchServe and worker end")
+    with running(small_artifact, tmp_path):  # the state folder is free again, and the old run folder is swept away
+        assert len(list((tmp_path / "tmp").glob("dnc-serve-*"))) == 1
+
+
+def test_a_second_signal_kills(small_artifact: Path, tmp_path: Path) -> None:
+    with running(small_artifact, tmp_path, "--grace-s", "40") as server:
+        processes = server.descendants()
+        server.worker().suspend()  # it won't drain
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: '"stopping"' in server.log, 10, "the stop begins")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(10) == 1
+    assert not [process for process in processes if process.is_running()]
+
+
+def test_the_grace_time_ends_a_worker_that_hangs(small_artifact: Path, tmp_path: Path) -> None:
+    with running(small_artifact, tmp_path, "--grace-s", "4") as server:
+        processes = server.descendants()
+        server.worker().suspend()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(8) == 1
+    assert not [process for process in processes if process.is_running()]
+
+
+def test_held_state_folder(server: Server, small_artifact: Path, tmp_path: Path) -> None:
+    code, stdout, cause = failed_start(small_artifact, tmp_path, "--state-dir", str(server.folder / "state"))
+    assert (code, stdout) == (1, "")
+    assert "is in use by the server with process id" in cause
+
+
+def test_busy_ports(server: Server, small_artifact: Path, tmp_path: Path) -> None:
+    for setting, name in (("port", "grpc"), ("metrics_port", "metrics"), ("torchserve_http_port", "http")):
+        port = server.addresses[name].rpartition(":")[2]
+        code, stdout, cause = failed_start(small_artifact, tmp_path, f"--{setting.replace('_', '-')}", port)
+        assert (code, stdout) == (1, "")
+        assert cause == f"dnc serve: {setting} is {port}; expected a free port on 127.0.0.1, but that one is taken"
+
+
+def test_wrong_artifact(small_artifact: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.mkdir()
+    for path in small_artifact.iterdir():
+        (wrong / path.name).write_bytes(path.read_bytes())
+    manifest = json.loads((wrong / "manifest.json").read_text())
+    (wrong / "manifest.json").write_text(json.dumps({**manifest, "digest": "0" * 64}))
+    code, _, cause = failed_start(wrong, tmp_path)
+    assert code == 1
+    assert "names the digest 0000" in cause
+
+
+@pytest.mark.parametrize("module", ["torch", "grpc_health"])  # before and after the handler's first word
+def test_failing_import(module: str, small_artifact: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken" / module
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text('raise ImportError("libnothing.so: cannot open shared object file")\n')
+    code, _, cause = failed_start(small_artifact, tmp_path, PYTHONPATH=str(broken.parent))
+    assert (code, cause) == (1, "dnc serve: ImportError: libnothing.so: cannot open shared object file")
+
+
+def test_unknown_model(tmp_path: Path) -> None:
+    code, _, cause = failed_start("nowhere", tmp_path)
+    assert code == 1
+    assert cause.startswith("dnc serve: model is 'nowhere'; expected a bundled model (")
+
+
+def test_wrong_setting(tmp_path: Path) -> None:
+    code, _, cause = failed_start("copy", tmp_path, "--slots", "0")
+    assert (code, cause) == (2, "dnc serve: slots is '0' (--slots); expected at least 1")
+
+
+def test_unprotected_door_is_refused(tmp_path: Path) -> None:
+    code, _, cause = failed_start("copy", tmp_path, "--host", "0.0.0.0")
+    assert code == 2
+    assert "insecure" in cause
+
+
+def test_show_config(tmp_path: Path) -> None:
+    file = tmp_path / "dnc.toml"
+    file.write_text('slots = 8\nhost_bytes = "1MiB"\n')
+    shown = subprocess.run(
+        serve_command("copy", tmp_path, "--config", str(file), "--show-config"),
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "DNC_SLOTS": "9"},
+    ).stdout
+    lines = {line.split(" = ")[0]: line for line in shown.splitlines()}
+    assert lines["slots"].split("#") == [f"{'slots = 9':<60} ", " DNC_SLOTS"]
+    assert lines["host_bytes"].startswith("host_bytes = 1048576 ")
+    assert lines["host_bytes"].endswith(f"# {file}")
+    assert lines["model"].endswith("# --model")
+    assert lines["grace_s"].endswith("# default")
