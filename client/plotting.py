@@ -61,7 +61,7 @@ def save_animation(
     config: Mapping[str, Any],
     path: Path,
     titles: Sequence[str],
-    frames_per_second: float,
+    frames_per_second: int,
 ) -> None:
     """Writes a recording, whose arrays are [T, memories, flattened], as a .gif with a frame for each timestep.
 
@@ -71,7 +71,7 @@ def save_animation(
     figure = _new_figure(7.0)
     from matplotlib.animation import PillowWriter
 
-    layout = [["memory", "link_matrix"], ["write_weights"] * 2, ["read_weights"] * 2]
+    layout: list[Any] = [["memory", "link_matrix"], ["write_weights"] * 2, ["read_weights"] * 2]
     panels = figure.subplot_mosaic(layout, height_ratios=[3, 1, 1])
     largest = float(np.abs(recording["memory"]).max()) or 1.0
     writer = PillowWriter(fps=frames_per_second)

@@ -1,8 +1,6 @@
 """A real server in a process of its own, `dnc watch`'s page in front of it, and a real Chromium to look at it."""
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,42 +10,18 @@ from selenium import webdriver
 from dnc_serve.client.async_client import AsyncClient
 from dnc_serve.client.client import Client
 from dnc_serve.client.loop_thread import LoopThread
+from dnc_serve.client.watch.guard import SECRET_HEADER
 from dnc_serve.client.watch.site import Site
 from dnc_serve.model.export import export
 from dnc_serve.model.pretrained import path as pretrained
 from dnc_serve.model.weights import load_model
+from tests.client.conftest import ServerProcess
 
-REPOSITORY = Path(__file__).parents[3]
-START_SECONDS = 60
 CHROMIUM_FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
     "--force-device-scale-factor=1", "--window-size=1280,1000",
 )  # fmt: skip
-
-
-class ServerProcess:
-    """The bundled copy model, served; killed and started again at the same port."""
-
-    def __init__(self, artifact: Path, state_dir: Path) -> None:
-        self.address = "127.0.0.1:0"
-        self._artifact, self._state_dir = artifact, state_dir
-        self._process: subprocess.Popen[str] | None = None
-
-    def start(self) -> None:
-        port = self.address.rpartition(":")[2]
-        command = [sys.executable, "-m", "tests.client.watch.serving", str(self._artifact), str(self._state_dir), port]
-        self._process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        self.address = self._process.stdout.readline().strip()
-        assert self.address, "the server didn't start"
-
-    def kill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait(START_SECONDS)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
 
 
 @pytest.fixture(scope="package")
@@ -86,6 +60,11 @@ def address(server: ServerProcess) -> Iterator[str]:
     thread.run(site.stop())
     thread.run(client.close())
     thread.stop()
+
+
+@pytest.fixture(scope="package")
+def secret(address: str) -> dict[str, str]:
+    return {SECRET_HEADER: address.partition("#secret=")[2].rstrip("/")}
 
 
 @pytest.fixture(scope="package")

@@ -1,0 +1,112 @@
+"""`dnc record`: every timestep of a chunk, as arrays and as an animation."""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dnc_serve.client.arrays import Float32
+from dnc_serve.client.cli.connection import add_connection, connect
+from dnc_serve.client.cli.timesteps import BadFile, Source
+from dnc_serve.client.client import Session
+
+HELP = "record a session's memory at each timestep, as .npz and as an animation"
+ARRAYS_FILE = "recording.npz"
+ANIMATION_FILE = "recording.gif"
+DEFAULT_LAST = 32
+NAMES = ("memory", "link_matrix", "precedence", "read_weights", "write_weights", "usage_vector")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a session's memory was at each timestep."""
+
+    positions: list[int]  # after each timestep
+    arrays: dict[str, Float32]  # [T, memories, flattened]; of sent timesteps [T, layers, flattened], as each left it
+    inputs: Float32 | None = None  # [T, I]
+    outputs: Float32 | None = None  # [T, O]
+
+    def save(self, path: Path) -> None:
+        """Writes everything that is known as .npz."""
+        more = {"inputs": self.inputs, "outputs": self.outputs}
+        known = {name: array for name, array in more.items() if array is not None}
+        np.savez_compressed(
+            path, allow_pickle=False, positions=np.array(self.positions, np.int64), **self.arrays, **known
+        )
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        f"Writes {ARRAYS_FILE} and {ANIMATION_FILE}. With a file of inputs, these timesteps are sent and recorded; "
+        "without, the session's last timesteps are looked up in the server's journal and nothing is changed."
+    )
+    parser.add_argument("session", metavar="SESSION", help="the session's id")
+    parser.add_argument(
+        "inputs", nargs="?", metavar="FILE", help="timesteps to send: CSV, .npy [T, I], or - for standard input"
+    )
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="FOLDER", help="made if it isn't there")
+    parser.add_argument(
+        "--last", type=_count, default=DEFAULT_LAST, metavar="T", help=f"timesteps to look up ({DEFAULT_LAST})"
+    )
+    parser.add_argument("--fps", type=_count, default=4, metavar="N", help="timesteps a second in the animation (4)")
+    add_connection(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit code 0 when both files are written, 1 if something is in the way."""
+    try:
+        inputs = None if args.inputs is None else _all_timesteps(args.inputs)
+        args.out.mkdir(parents=True, exist_ok=True)
+        with connect(args) as client, client.session(args.session, create=inputs is not None) as session:
+            recording = look_up(session, args.last) if inputs is None else send(session, inputs)
+            config = client.model().config
+        _write(recording, config, args)
+    except (BadFile, OSError, ImportError) as exc:
+        print(f"dnc record: {exc}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def send(session: Session, inputs: Float32) -> Recording:
+    """Sends timesteps and records what each left in memory."""
+    before = session.position
+    outputs, debug = session.step(inputs, debug=True)
+    arrays = {name: debug[name].reshape(len(inputs), -1, debug[name].shape[-1]) for name in NAMES}
+    return Recording([before + timestep + 1 for timestep in range(len(inputs))], arrays, inputs, outputs)
+
+
+def look_up(session: Session, last: int) -> Recording:
+    """Records the last timesteps, as far back as the server's journal reaches."""
+    info = session.info()
+    first = max(info.earliest_position, info.position - last + 1, min(1, info.position))
+    positions = list(range(first, info.position + 1))
+    dumps = [session.dump(NAMES, position) for position in positions]
+    return Recording(positions, {name: np.stack([dump[name] for dump in dumps]) for name in NAMES})
+
+
+def _write(recording: Recording, config: Mapping[str, Any], args: argparse.Namespace) -> None:
+    from dnc_serve.client.plotting import save_animation
+
+    recording.save(args.out / ARRAYS_FILE)
+    print(args.out / ARRAYS_FILE)
+    titles = [f"session {args.session} after timestep {position}" for position in recording.positions]
+    save_animation(recording.arrays, config, args.out / ANIMATION_FILE, titles, args.fps)
+    print(args.out / ANIMATION_FILE)
+
+
+def _all_timesteps(path: str) -> Float32:
+    chunks = list(Source(path).chunks(1 << 16))
+    if not chunks:
+        raise BadFile(f"{path}: holds no timesteps")
+    return np.concatenate(chunks)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}; expected at least 1")
+    return value
