@@ -25,11 +25,13 @@ from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.journal import Journal
 from dnc_serve.handler.leases import Leases
+from dnc_serve.handler.lifecycle import Lifecycle
 from dnc_serve.handler.loading import Loading
 from dnc_serve.handler.metrics import Metrics
 from dnc_serve.handler.registry import Registry, Tombstone
 from dnc_serve.handler.sessions import Replies, Reply, Session, Tier, Verdict, judge_chunk, judge_reset
 from dnc_serve.handler.slab import Slab
+from dnc_serve.handler.snapshots import Snapshots
 from dnc_serve.handler.stores.contract import Head
 from dnc_serve.handler.tiers import Tiers
 from dnc_serve.handler.tiles import Tiles
@@ -71,12 +73,14 @@ class Engine:
             )
         self.max_runs = min(config.slots, MAX_RUNS_IN_TILES * tiles.largest)
         self.commits = Commits(self)
+        self.lifecycle = Lifecycle(self)
+        self.snapshots = Snapshots(self)
         self.loading = Loading(self)
         self.leases = Leases(self, config.lease_s)
         self.queued = 0
         self._slab = slab = Slab(config.slots + self.max_runs, tiles.layout.size, tiles.device)
         self.tiers = Tiers(
-            slab, config.slots, config.host_bytes, self.row_bytes, self.commits.store_states, self.go_on, metrics
+            slab, config.slots, config.host_bytes, self.row_bytes, self.snapshots.store_states, self.go_on, metrics
         )
         self._rotation = Rotation(tiles.largest, max(1, min(64, int(TURN_SECONDS / tiles.tick_seconds))))
         self._runs = 0
@@ -293,7 +297,7 @@ class Engine:
                     self._begin_peek(session, work)
                 case Delete():
                     session.check_incarnation(work.incarnation)
-                    self.commits.end(session, work)
+                    self.lifecycle.end(session, work)
                 case _:
                     raise AssertionError(work)
         except ServeError as error:
@@ -341,11 +345,11 @@ class Engine:
             self.answer(session, reset, False, None)
             return
         if reset.scope == "all":
-            self.commits.reset_all(session, reset)
+            self.lifecycle.reset_all(session, reset)
             return
         self._check_model(session)
         if self._bring(session):
-            self.commits.reset_experience(session, reset)
+            self.lifecycle.reset_experience(session, reset)
 
     def _begin_peek(self, session: Session, peek: Peek) -> None:
         if peek.with_state:

@@ -26,7 +26,8 @@ from dnc_serve.handler.stores.contract import Fenced, Mutation, Store
 
 logger = logging.getLogger(__name__)
 
-Then = Callable[[list[ServeError | None]], None]
+Outcomes = list[ServeError | None]
+Then = Callable[[Outcomes], None]
 Marks = Sequence[tuple[Session, int]]
 
 
@@ -163,7 +164,7 @@ class Journal:
             group.then(outcomes[start:end])
             start = end
 
-    def _refusals(self, outcomes: Sequence[Fenced | None]) -> list[ServeError | None]:
+    def _refusals(self, outcomes: Sequence[Fenced | None]) -> Outcomes:
         """What a refused write means: in a shared store, that another server has the session; in our own, a mistake."""
         reason = "SESSION_MOVED" if self.store.shared else "INTERNAL"
-        return [outcome and ServeError(reason, str(outcome)) for outcome in outcomes]
+        return [None if outcome is None else ServeError(reason, str(outcome)) for outcome in outcomes]

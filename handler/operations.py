@@ -3,7 +3,6 @@
 A door decodes bytes, finds out who calls, and calls these; refusals are raised as `ServeError`.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from dnc_serve.handler.access import Grant
-from dnc_serve.handler.blob import SessionBlob, decode_blob
 from dnc_serve.handler.codec import Float32, decode_inputs, encode_array
 from dnc_serve.handler.engine import Engine
 from dnc_serve.handler.errors import ServeError, StoreUnavailable
@@ -64,7 +62,7 @@ class Operations:
         await self.engine.leases.adopt(session_id)
         present = self.engine.registry.find(session_id)
         if present is None:
-            session = await self._begin(session_id, caller, new_incarnation(), None)
+            session = await self.begin(session_id, caller, new_incarnation(), None)
             return pb.CreateSessionResponse(session=await self.describe(session), created=True)
         if not request.allow_existing or present.owner != caller.owner:
             raise ServeError("SESSION_EXISTS", f"session {session_id!r} exists already", session_id=session_id)
@@ -166,91 +164,13 @@ class Operations:
     def reset_result(self, message: pb.Reset, session: Session, changed: bool) -> pb.ResetResult:
         return pb.ResetResult(session=self._description(session), changed=changed, request_id=message.request_id)
 
-    # Copies.
-
-    async def fork_session(self, request: pb.ForkSessionRequest, caller: Caller) -> pb.ForkSessionResponse:
-        source = await self.known(request.session_id, caller)
-        fork_id = check_id(request.fork_session_id)
-        await self.engine.leases.adopt(fork_id)
-        if request.HasField("incarnation"):
-            source.check_incarnation(request.incarnation)
-        position = request.position if request.HasField("position") else None
-        # The fork's incarnation follows from what was forked, so that a repeated fork recognises itself.
-        if position is not None and (made := self._made(fork_id, caller, source.incarnation, position)) is not None:
-            return pb.ForkSessionResponse(session=await self.describe(made), created=False)
-        seen = await self._seen(source, position, caller)
-        at = seen.head.position
-        if (made := self._made(fork_id, caller, source.incarnation, at)) is not None:
-            return pb.ForkSessionResponse(session=await self.describe(made), created=False)
-        incarnation = self._derived(fork_id, source.incarnation, at)
-        fork = await self._begin(fork_id, caller, incarnation, seen.state, at, seen.head.experience)
-        return pb.ForkSessionResponse(session=await self.describe(fork), created=True)
-
-    async def export_session(self, request: pb.ExportSessionRequest, caller: Caller) -> bytes:
-        """The blob of a session as it stands; also of one that belongs to another model, if its snapshot is up to
-        date."""
-        session = await self.known(request.session_id, caller)
-        if session.digest != self.engine.digest:
-            return await self._export_foreign(session)
-        seen = await self._seen(session, None, caller)
-        assert seen.state is not None
-        return SessionBlob(
-            session.session_id, session.digest, seen.head.position, seen.head.experience, seen.fingerprint, seen.state
-        ).encode()
-
-    async def _export_foreign(self, session: Session) -> bytes:
-        from dnc_serve.handler.records import decode_snapshot
-
-        store = self.engine.journal.store
-
-        def read() -> bytes:
-            snapshot = store.snapshot(session.session_id, session.incarnation, session.ordinal)
-            if snapshot is None:
-                raise ServeError(
-                    "MODEL_MISMATCH",
-                    f"session {session.session_id!r} belongs to model {session.digest[:12]} and its last timesteps "
-                    f"exist only as records: serve that model once more to export it",
-                    session_digest=session.digest,
-                    model_digest=self.engine.digest,
-                )
-            state, fingerprint = decode_snapshot(snapshot)
-            return SessionBlob(
-                session.session_id, session.digest, snapshot.position, snapshot.experience, fingerprint, state
-            ).encode()
-
-        return await self.engine.loop.run_in_executor(None, read)
-
-    async def import_session(self, session_id: str, blob: bytes, caller: Caller) -> pb.ImportSessionResponse:
-        await self.engine.leases.adopt(check_id(session_id))
-        read = decode_blob(blob, self.engine.digest, self.engine.layout.size)
-        identity = int.from_bytes(hashlib.blake2b(blob, digest_size=8).digest(), "little")
-        made = self._made(session_id, caller, identity, read.position)
-        if made is None:
-            incarnation = self._derived(session_id, identity, read.position)
-            made = await self._begin(session_id, caller, incarnation, read.state, read.position, read.experience)
-        return pb.ImportSessionResponse(session=await self.describe(made))
-
-    def _made(self, session_id: str, caller: Caller, source: int, position: int) -> Session | None:
-        """The copy, if it was made already; raises SESSION_EXISTS if something else stands under that id."""
-        present = self.engine.registry.find(session_id)
-        if present is None:
-            return None
-        if present.owner != caller.owner or present.incarnation != self._derived(session_id, source, position):
-            raise ServeError("SESSION_EXISTS", f"session {session_id!r} exists already", session_id=session_id)
-        return present
-
-    def _derived(self, session_id: str, source: int, position: int) -> int:
-        """The incarnation of a copy: a number that no other session has, and that the same request gives again."""
-        described = json.dumps([session_id, source, position])
-        return int.from_bytes(hashlib.blake2b(described.encode(), digest_size=8).digest(), "little") or 1
-
     # Looks.
 
     async def dump(self, message: pb.Dump, caller: Caller) -> tuple[Seen, dict[str, Float32]]:
         """The chosen arrays of a session, at the present or an earlier position."""
         session = await self.known(message.session_id, caller)
         position = message.position if message.HasField("position") else None
-        seen = await self._seen(session, position, caller)
+        seen = await self.seen(session, position, caller)
         return seen, self.arrays(seen, message.names)
 
     def arrays(self, seen: Seen, names: Iterable[str]) -> dict[str, Float32]:
@@ -318,7 +238,8 @@ class Operations:
         """The caller's session; raises BAD_ID, SESSION_NOT_FOUND or SESSION_EXPIRED."""
         return self.engine.registry.get(check_id(session_id), caller.owner)
 
-    async def _seen(self, session: Session, position: int | None, caller: Caller) -> Seen:
+    async def seen(self, session: Session, position: int | None, caller: Caller) -> Seen:
+        """Head and state of a session, at the present or an earlier position."""
         if position is not None and position != session.position:
             return await self.engine.loading.look_back(session, position)
         seen: Seen = await self._do(session, lambda done: Peek(done, deadline=caller.deadline))
@@ -331,7 +252,7 @@ class Operations:
         await self.engine.leases.adopt(check_id(session_id))
         return self.session(session_id, caller)
 
-    async def _begin(
+    async def begin(
         self,
         session_id: str,
         caller: Caller,
@@ -340,6 +261,7 @@ class Operations:
         position: int = 0,
         experience: int = 0,
     ) -> Session:
+        """A new session of the caller's; its state None is zeros. Raises DRAINING or what the token's limits say."""
         self._check_serving()
         caller.grant.check_writes()
         caller.grant.check_new_session(self.engine.registry.count_of(caller.owner), self.engine.row_bytes)
@@ -350,7 +272,7 @@ class Operations:
         begun = self.engine.loop.create_future()
         resolve = _resolve(begun)
         try:
-            self.engine.commits.begin(session, state, lambda error: resolve(None, error))
+            self.engine.lifecycle.begin(session, state, lambda error: resolve(None, error))
         except ServeError:
             self.engine.leases.ended(session)
             raise

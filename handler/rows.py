@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from dnc_serve.handler.access import Access
 from dnc_serve.handler.codec import encode_array
+from dnc_serve.handler.copies import Copies
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.operations import Caller, Operations
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
@@ -55,7 +56,7 @@ async def _dispatch(operations: Operations, call: pb.Call, caller: Caller) -> pb
         case "reset_session":
             return pb.CallResult(reset_session=await operations.reset_session(call.reset_session, caller))
         case "fork_session":
-            return pb.CallResult(fork_session=await operations.fork_session(call.fork_session, caller))
+            return pb.CallResult(fork_session=await Copies(operations).fork(call.fork_session, caller))
         case "dump_memory":
             seen, arrays = await operations.dump(call.dump_memory.dump, caller)
             dump = pb.WholeDump(
@@ -67,11 +68,11 @@ async def _dispatch(operations: Operations, call: pb.Call, caller: Caller) -> pb
                 dump.arrays[name].CopyFrom(encode_array(array))
             return pb.CallResult(dump_memory=dump)
         case "export_session":
-            blob = await operations.export_session(call.export_session, caller)
+            blob = await Copies(operations).export_blob(call.export_session, caller)
             return pb.CallResult(export_session=pb.ExportSessionResponse(total_bytes=len(blob), data=blob))
         case "import_session":
             request = call.import_session
-            imported = await operations.import_session(request.session_id, request.data, caller)
+            imported = await Copies(operations).import_blob(request.session_id, request.data, caller)
             return pb.CallResult(import_session=imported)
         case "get_model":
             return pb.CallResult(get_model=operations.get_model())

@@ -165,7 +165,7 @@ class DncServer:
         while not self._engine.at_rest and time.monotonic() < until:
             await asyncio.sleep(0.01)
         if not self._engine.journal.volatile:
-            await self._engine.commits.store_all()
+            await self._engine.snapshots.store_all()
             await self._engine.journal.flush()
             if self._engine.leases.shared:
                 await self._engine.leases.give_up(list(self._engine.registry))

@@ -13,6 +13,7 @@ import grpc
 
 from dnc_serve.handler.access import Access
 from dnc_serve.handler.blob import check_size
+from dnc_serve.handler.copies import Copies
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.operations import PART_BYTES, Caller, Operations, dump_parts
 from dnc_serve.handler.streams import OpenStreams, SessionStream
@@ -31,6 +32,7 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
 
     def __init__(self, operations: Operations, access: Access) -> None:
         self._operations = operations
+        self._copies = Copies(operations)
         self._access = access
         self.streams = OpenStreams(operations.engine.config.max_streams, operations.engine.metrics)
 
@@ -57,7 +59,7 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
         return await self._answer(context, lambda caller: self._operations.reset_session(request, caller))
 
     async def ForkSession(self, request: pb.ForkSessionRequest, context: Context) -> pb.ForkSessionResponse | None:
-        return await self._answer(context, lambda caller: self._operations.fork_session(request, caller))
+        return await self._answer(context, lambda caller: self._copies.fork(request, caller))
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse | None:
         async def get_model(caller: Caller) -> pb.GetModelResponse:
@@ -91,7 +93,7 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
 
     async def ExportSession(self, request: pb.ExportSessionRequest, context: Context) -> None:
         async def export(caller: Caller) -> None:
-            blob = await self._operations.export_session(request, caller)
+            blob = await self._copies.export_blob(request, caller)
             for offset in range(0, len(blob), PART_BYTES):
                 part = blob[offset : offset + PART_BYTES]
                 await context.write(pb.ExportSessionResponse(total_bytes=len(blob), data=part))
@@ -103,7 +105,7 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
     ) -> pb.ImportSessionResponse | None:
         async def import_session(caller: Caller) -> pb.ImportSessionResponse:
             session_id, blob = await self._collect(request_iterator)
-            return await self._operations.import_session(session_id, blob, caller)
+            return await self._copies.import_blob(session_id, blob, caller)
 
         return await self._answer(context, import_session)
 

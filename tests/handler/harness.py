@@ -37,7 +37,7 @@ class EngineHarness:
     async def create(self, session_id: str, state: Any = None) -> Session:
         session = self.engine.new_session(session_id, "", new_incarnation())
         begun = asyncio.get_running_loop().create_future()
-        self.engine.commits.begin(session, state, lambda error: _settle(begun, None, error))
+        self.engine.lifecycle.begin(session, state, lambda error: _settle(begun, None, error))
         await begun
         return session
 
