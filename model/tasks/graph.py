@@ -46,7 +46,7 @@ class Graph(Task):
             forget_bias=-1.0,
             input_scale=2.0,
         ),
-        iterations=6000,
+        iterations=4500,
         batch_size=32,
         lr=3e-3,
         final_lr=2e-4,
