@@ -16,7 +16,7 @@ from dnc_serve.client.errors import DncError
 
 COMMANDS = (
     "serve", "demo", "step", "reset", "dump", "sessions", "fork", "delete", "watch", "record", "train", "export",
-    "archive", "bench", "doctor", "health",
+    "archive", "bench", "doctor", "health", "token",
 )  # fmt: skip
 
 

@@ -1,0 +1,47 @@
+"""`dnc token`: a bearer token, and the entry by which a server knows it."""
+
+import argparse
+import hashlib
+import re
+import secrets
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+HELP = "make a bearer token, and its entry for the server's file of tokens"
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="sessions made with the token belong to this name")
+    parser.add_argument("--file", type=Path, help="append the entry to this file, instead of printing it on stderr")
+    parser.add_argument("--days", type=int, help="how long it lasts (for ever)")
+    parser.add_argument("--read-only", action="store_true", help="it may look, not change anything")
+    parser.add_argument("--max-sessions", type=int, metavar="N")
+    parser.add_argument("--max-state-bytes", type=int, metavar="N")
+    parser.add_argument("--max-timesteps-per-second", type=float, metavar="N")
+
+
+def run(args: argparse.Namespace) -> int:
+    if not _NAME.fullmatch(args.name):
+        print(f"dnc token: name {args.name!r}: expected 1 to 64 letters, digits or any of . _ -", file=sys.stderr)
+        return 2
+    token = secrets.token_urlsafe(32)
+    lines = ["[[token]]", f'name = "{args.name}"', f'sha256 = "{hashlib.sha256(token.encode()).hexdigest()}"']
+    if args.days is not None:
+        lines.append(f"expires = {(datetime.now(UTC) + timedelta(days=args.days)).strftime('%Y-%m-%dT%H:%M:%SZ')}")
+    if args.read_only:
+        lines.append("read_only = true")
+    for limit in ("max_sessions", "max_state_bytes", "max_timesteps_per_second"):
+        value = getattr(args, limit)
+        if value is not None:
+            lines.append(f"{limit} = {value}")
+    entry = "\n".join(lines) + "\n"
+    if args.file is None:
+        print(entry, file=sys.stderr)
+    else:
+        with args.file.open("a") as file:
+            file.write(f"\n{entry}")
+    print(token)
+    return 0
