@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from deploy.grafana.generate import FILE as DASHBOARD
 
+from deploy.grafana.generate import FILE as DASHBOARD
 from dnc_serve.handler.ports import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -86,15 +86,17 @@ class Prometheus:
                 assert time.monotonic() < deadline, f"no data for {left}"
                 time.sleep(POLL_SECONDS)
 
-    def await_firing(self, names: set[str], timeout_s: float) -> None:
-        """Returns when each of the alerts has fired."""
-        left = set(names)
+    def fired(self) -> set[str]:
+        """The names of the alerts that fire or fired before."""
+        answer = self._get("query", query='max_over_time(ALERTS{alertstate="firing"}[10m])')
+        return {series["metric"]["alertname"] for series in answer["data"]["result"]}
+
+    def await_fired(self, alert: str, timeout_s: float) -> None:
+        """Returns when the alert has fired; one whose fault happens once may be over by now."""
         deadline = time.monotonic() + timeout_s
-        while left:
-            left -= self.firing()
-            if left:
-                assert time.monotonic() < deadline, f"{sorted(left)} did not fire; firing: {sorted(self.firing())}"
-                time.sleep(POLL_SECONDS)
+        while alert not in (fired := self.fired()):
+            assert time.monotonic() < deadline, f"{alert} did not fire; fired: {sorted(fired)}"
+            time.sleep(POLL_SECONDS)
 
     def _get(self, path: str, **query: str) -> dict[str, Any]:
         url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(query)}"

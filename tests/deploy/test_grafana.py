@@ -4,7 +4,6 @@ import json
 import re
 
 from deploy.grafana.generate import FILE, rendered
-
 from dnc_serve.handler.metrics import Metrics
 from tests.deploy.observed import dashboard_expressions
 
