@@ -94,10 +94,14 @@ def _payload(row: Row, content_type: str) -> Any:
     values = [row[HTTP_BODY]] if HTTP_BODY in row else list(row.values())
     if len(values) != 1:
         raise ServeError("BAD_REQUEST", f"a request of {len(values)} parts, expected one part with one call")
-    value = values[0]
+    return _raw(values[0])
+
+
+def _raw(value: Any) -> Any:
+    """A part as bytes; as it is where TorchServe has decoded JSON itself, which it does unless told otherwise."""
     if isinstance(value, str):
         return value.encode()
-    return bytes(value) if isinstance(value, bytearray | memoryview) else value
+    return bytes(value) if isinstance(value, bytearray) else value
 
 
 def _is_json(payload: Any, content_type: str) -> bool:
@@ -108,7 +112,7 @@ def _speaks_json(row: Row, content_type: str) -> bool:
     """Whether the caller gets JSON: if that is what was sent, and over HTTP also if nobody could tell what it was."""
     if "protobuf" in content_type or "octet-stream" in content_type:
         return False
-    return bool(content_type) or HTTP_BODY in row or any(_is_json(value, content_type) for value in row.values())
+    return bool(content_type) or HTTP_BODY in row or any(_is_json(_raw(value), content_type) for value in row.values())
 
 
 def _encoded(result: pb.CallResult, as_json: bool, context: Any, index: int) -> bytes:
