@@ -31,7 +31,8 @@ class Recovered:
         """Leaves out what lies beyond a position, cutting a chunk where need be."""
         kept = []
         for operation in self.operations:
-            if operation.start >= position and len(operation.inputs):
+            # A reset right at the position counts: the session stood there after it too.
+            if operation.start > position or (operation.start == position and len(operation.inputs)):
                 break
             timesteps = position - operation.start
             if timesteps < len(operation.inputs):
