@@ -13,6 +13,7 @@ from dnc_serve.client.delivery import Delivery, OpenPipe
 from dnc_serve.client.errors import BadRequest, Cancelled, DncError, Internal, SessionError
 from dnc_serve.client.info import MemoryFrame, ModelInfo, SessionInfo
 from dnc_serve.client.resume import Entry, Ledger
+from dnc_serve.client.tracing import traceparent
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 if TYPE_CHECKING:
@@ -193,6 +194,7 @@ class AsyncSession:
     def _enter_piece(self, ledger: Ledger, piece: Float32, reset_experience: bool, debug: bool) -> Entry:
         request = pb.StreamRequest()
         chunk = request.chunk
+        chunk.traceparent = traceparent()
         chunk.session_id = self.id
         chunk.incarnation = self.incarnation
         chunk.position = ledger.position

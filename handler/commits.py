@@ -51,7 +51,10 @@ class Commits:
         if engine.journal.volatile:
             self._committed(good, [None] * len(good))
             return
-        now = time.time()
+        now, stepped_at = time.time(), time.perf_counter()
+        for run in good:
+            if isinstance(run.work, Chunk):
+                run.work.stepped_at = stepped_at
         mutations: list[Mutation] = [self._append(run, now) for run in good]
         marks = [(run.session, run.session.position + len(run.work.inputs)) for run in good]
         engine.journal.write(mutations, lambda outcomes: self._committed(good, outcomes), marks)

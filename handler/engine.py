@@ -35,6 +35,7 @@ from dnc_serve.handler.snapshots import Snapshots
 from dnc_serve.handler.stores.contract import Head
 from dnc_serve.handler.tiers import Tiers
 from dnc_serve.handler.tiles import Tiles
+from dnc_serve.handler.tracing import Tracing
 from dnc_serve.handler.work import Applied, Chunk, Delete, Peek, Replay, Reset, Seen, Work
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class Engine:
         self.snapshots = Snapshots(self)
         self.loading = Loading(self)
         self.leases = Leases(self, config.lease_s)
+        self.tracing: Tracing | None = None
         self.queued = 0
         self._slab = slab = Slab(config.slots + self.max_runs, tiles.layout.size, tiles.device)
         self.tiers = Tiers(
@@ -175,7 +177,10 @@ class Engine:
             work.fail(error)
             return
         if isinstance(work, Chunk):
-            self.metrics.step_duration.labels(work.door).observe(time.perf_counter() - work.arrived_at)
+            exemplar = None
+            if work.traceparent and self.tracing is not None:
+                exemplar = {"trace_id": self.tracing.record(work, session.session_id, session.position)}
+            self.metrics.step_duration.labels(work.door).observe(time.perf_counter() - work.arrived_at, exemplar)
         work.finish(result)
 
     def fail_all(self, session: Session, error: ServeError) -> None:
@@ -329,7 +334,8 @@ class Engine:
         outputs = np.empty((len(work.inputs), self.output_size), np.float32)
         self._rotation.add(Run(session, work, outputs, self._slab.take()))
         if isinstance(work, Chunk):
-            self.metrics.queue_wait.observe(time.perf_counter() - work.arrived_at)
+            work.started_at = time.perf_counter()
+            self.metrics.queue_wait.observe(work.started_at - work.arrived_at)
         return True
 
     def _replay_reset(self, session: Session, replay: Replay) -> bool:

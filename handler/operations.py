@@ -132,6 +132,7 @@ class Operations:
             position=message.position if message.HasField("position") else None,
             reset_experience=message.reset_experience,
             debug=message.debug,
+            traceparent=message.traceparent,
             door=caller.door,
             deadline=caller.deadline,
         )

@@ -34,6 +34,7 @@ from dnc_serve.handler.rows import answer_calls
 from dnc_serve.handler.self_test import self_test
 from dnc_serve.handler.service import DncService
 from dnc_serve.handler.tiles import Tiles
+from dnc_serve.handler.tracing import make_tracing
 from dnc_serve.handler.upkeep import Upkeep
 from dnc_serve.model.export import load_artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2
@@ -120,6 +121,9 @@ class DncServer:
             await self._loop.run_in_executor(None, engine.take_up_all)
         self._operations = Operations(engine, artifact, secrets.token_hex(8))
         self._access = Access(config.tokens, os.environ.get(TOKENS_VARIABLE, ""))
+        engine.tracing = make_tracing(config.otlp_endpoint)
+        if engine.tracing is not None:
+            self._cleanup.callback(engine.tracing.close)
         self._service = DncService(self._operations, self._access)
         await door.open(self._service)
         await self_test(door.private_address, self._operations, self._access)

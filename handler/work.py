@@ -54,7 +54,9 @@ class Work:
 class Chunk(Work):
     """Timesteps [T, I] to apply at a position, or wherever the session stands."""
 
-    __slots__ = ("debug", "incarnation", "inputs", "position", "reset_experience")
+    __slots__ = (
+        "debug", "incarnation", "inputs", "position", "reset_experience", "started_at", "stepped_at", "traceparent",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -65,6 +67,7 @@ class Chunk(Work):
         position: int | None = None,
         reset_experience: bool = False,
         debug: bool = False,
+        traceparent: str = "",
         door: str = "stream",
         deadline: float | None = None,
     ) -> None:
@@ -74,6 +77,8 @@ class Chunk(Work):
         self.position = position
         self.reset_experience = reset_experience
         self.debug = debug
+        self.traceparent = traceparent
+        self.started_at = self.stepped_at = 0.0
 
 
 class Replay(Work):

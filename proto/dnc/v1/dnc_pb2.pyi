@@ -151,7 +151,7 @@ class DeleteSessionResponse(_message.Message):
     def __init__(self, deleted: bool = ...) -> None: ...
 
 class Chunk(_message.Message):
-    __slots__ = ("session_id", "incarnation", "position", "inputs", "reset_experience", "debug", "request_id")
+    __slots__ = ("session_id", "incarnation", "position", "inputs", "reset_experience", "debug", "request_id", "traceparent")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
@@ -159,6 +159,7 @@ class Chunk(_message.Message):
     RESET_EXPERIENCE_FIELD_NUMBER: _ClassVar[int]
     DEBUG_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     incarnation: int
     position: int
@@ -166,7 +167,8 @@ class Chunk(_message.Message):
     reset_experience: bool
     debug: bool
     request_id: int
-    def __init__(self, session_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., position: _Optional[int] = ..., inputs: _Optional[_Union[Array, _Mapping]] = ..., reset_experience: bool = ..., debug: bool = ..., request_id: _Optional[int] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, session_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., position: _Optional[int] = ..., inputs: _Optional[_Union[Array, _Mapping]] = ..., reset_experience: bool = ..., debug: bool = ..., request_id: _Optional[int] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class ChunkResult(_message.Message):
     __slots__ = ("session_id", "incarnation", "position", "durable_position", "experience", "outputs", "replayed", "request_id", "debug")

@@ -1,0 +1,75 @@
+"""Spans of traced chunks, sent to an OpenTelemetry collector.
+
+A chunk that names its caller's span in `traceparent` gets four spans in that trace: the chunk at our door and, in it,
+the wait in the queue, the ticks, and the journal. Chunks without one cost nothing.
+"""
+
+import time
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from dnc_serve.handler.work import Chunk
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+
+class Tracing:
+    """Makes spans out of a chunk's times."""
+
+    def __init__(self, provider: "TracerProvider") -> None:
+        from opentelemetry import trace
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        self._provider = provider
+        self._tracer = provider.get_tracer("dnc_serve", version("dnc-serve"))
+        self._in_span = trace.set_span_in_context
+        self._propagator = TraceContextTextMapPropagator()
+        # Works keep times of the performance counter; spans want those of the wall clock.
+        self._epoch_ns = time.time_ns() - time.perf_counter_ns()
+
+    def record(self, chunk: Chunk, session_id: str, position: int) -> str:
+        """Emits the spans of an answered chunk; returns the trace's id, for exemplars."""
+        caller = self._propagator.extract({"traceparent": chunk.traceparent})
+        times = [chunk.arrived_at, chunk.started_at, chunk.stepped_at, time.perf_counter()]
+        stamps = [self._epoch_ns + int(at * 1e9) for at in times]
+        span = self._tracer.start_span("dnc.chunk", caller, start_time=stamps[0])
+        span.set_attributes(
+            {
+                "dnc.session": session_id,
+                "dnc.position": position,
+                "dnc.timesteps": len(chunk.inputs),
+                "dnc.door": chunk.door,
+            }
+        )
+        inside = self._in_span(span)
+        for name, start, end in zip(("dnc.queue", "dnc.ticks", "dnc.journal"), stamps, stamps[1:], strict=False):
+            if start >= stamps[0] and end >= start:
+                self._tracer.start_span(name, inside, start_time=start).end(end)
+        span.end(stamps[-1])
+        return f"{span.get_span_context().trace_id:032x}"
+
+    def close(self) -> None:
+        """Sends what is left."""
+        self._provider.shutdown()
+
+
+def make_tracing(endpoint: str) -> Tracing | None:
+    """Tracing to an OTLP collector (gRPC); None without an endpoint.
+
+    Raises ModuleNotFoundError with a hint where OpenTelemetry is not installed.
+    """
+    if not endpoint:
+        return None
+    try:
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ModuleNotFoundError as exc:
+        raise ModuleNotFoundError(f"{exc}: tracing needs `pip install 'dnc-serve[tracing]'`") from exc
+    provider = TracerProvider(resource=Resource.create({"service.name": "dnc-serve"}))
+    provider.add_span_processor(
+        BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, insecure=not endpoint.startswith("https")))
+    )
+    return Tracing(provider)
