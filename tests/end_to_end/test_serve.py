@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -50,6 +51,11 @@ def test_ready_line_names_addresses_that_answer(server: Server) -> None:
         assert host == "127.0.0.1"
         socket.create_connection((host, int(port)), timeout=5).close()
     assert serves(server)
+
+
+def test_doctor_asks_a_server_for_its_health(server: Server) -> None:
+    command = [sys.executable, "-m", "dnc_serve.client.cli", "doctor", "--serving", server.grpc]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "SERVING\n"
 
 
 def test_log_is_json_lines_and_quiet_per_call(server: Server) -> None:
