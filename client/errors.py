@@ -26,7 +26,7 @@ that turn what gRPC says into one of these.
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import ClassVar, cast
+from typing import cast
 
 import grpc.aio
 from google.rpc import error_details_pb2, status_pb2
@@ -38,7 +38,7 @@ from dnc_serve.proto.reasons import DOMAIN
 class DncError(Exception):
     """A call failed; `metadata` holds what a program needs to go on, such as `expected_position`."""
 
-    transient: ClassVar[bool] = False
+    transient: bool = False
     """Whether the same call may succeed later; the client has tried again until its timeout."""
 
     def __init__(

@@ -121,13 +121,14 @@ class Route:
             self._now = (self._now + 1) % len(self._targets)
 
     def follow(self, moved: SessionMoved) -> None:
-        """Goes to the owner; raises the error again, with a hint, if the client was not given that host."""
+        """Goes to the owner; raises the error with a hint if the client was not given that host."""
         owner = moved.metadata.get("owner", "")
         if owner not in self._targets:
             raise moved.with_note(
                 f"{owner or 'its owner'} is none of this client's targets: {', '.join(self._targets)}"
             )
         self._now = self._targets.index(owner)
+        moved.transient = True  # the same call may succeed there
 
 
 def _is_local(target: str) -> bool:

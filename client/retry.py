@@ -7,7 +7,7 @@ from typing import TypeVar
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, stop_before_delay
 from tenacity import wait_random_exponential as random_exponential
 
-from dnc_serve.client.errors import DncError, SessionMoved
+from dnc_serve.client.errors import DncError
 
 Result = TypeVar("Result")
 
@@ -58,5 +58,5 @@ async def persist(
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether the same call may succeed later, or at another host."""
-    return isinstance(error, DncError) and (error.transient or isinstance(error, SessionMoved))
+    """Whether the same call may succeed later, or at the host that was found in its error."""
+    return isinstance(error, DncError) and error.transient

@@ -1,0 +1,179 @@
+"""The command `dnc` in front of a real server."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dnc_serve.client import Client
+from dnc_serve.client.arrays import Float32
+from dnc_serve.client.cli import main
+from dnc_serve.client.cli.main import COMMANDS, installed
+from tests.client.conftest import INPUT_SIZE, OUTPUT_SIZE, random_inputs
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def target(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DNC_TARGET", address)
+
+
+def as_csv(values: Float32) -> str:
+    return "".join(",".join(map(str, row)) + "\n" for row in values.tolist())
+
+
+def from_csv(text: str) -> Float32:
+    return np.loadtxt(io.StringIO(text), np.float32, delimiter=",", ndmin=2)
+
+
+def dnc(*arguments: str, stdin: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
+    command = [sys.executable, "-m", "dnc_serve.client.cli", *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, timeout=60, env=os.environ, check=False)
+
+
+def test_help_lists_the_commands(capsys: Capture) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"    {name} " in shown for name in installed())
+    assert {"serve", "step", "reset", "dump", "sessions", "demo", "health"} <= set(installed()) <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["step"], ["step", "-s", "x", "--chunk", "0"]])
+def test_wrong_usage_is_2(arguments: list[str], capsys: Capture) -> None:
+    try:
+        code = main(arguments)
+    except SystemExit as exc:
+        code = int(exc.code or 0)
+    assert code == 2
+    captured = capsys.readouterr()
+    assert not captured.out
+    assert captured.err
+
+
+def test_only_what_is_needed_is_imported() -> None:
+    watched = (
+        "import sys\nfrom dnc_serve.client.cli import main\n"
+        "try: main(['step', '--help'])\nexcept SystemExit: pass\n"
+        "assert not {'torch', 'matplotlib', 'dnc_serve.handler'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", watched], check=True, capture_output=True, timeout=60)
+
+
+def test_step_from_a_pipe(uninterrupted: Callable[[Float32], Float32]) -> None:
+    inputs = random_inputs(1, 150)
+    first = dnc("step", "-s", "piped", stdin=as_csv(inputs[:100]).encode())
+    second = dnc("step", "-s", "piped", "-", "--lockstep", "--chunk", "1", stdin=as_csv(inputs[100:]).encode())
+    assert (first.returncode, second.returncode) == (0, 0), (first.stderr, second.stderr)
+    assert b"now at position 150" in second.stderr
+    outputs = from_csv((first.stdout + second.stdout).decode())
+    assert outputs.tobytes() == uninterrupted(inputs).tobytes()
+
+
+def test_step_through_npy(tmp_path: Path, uninterrupted: Callable[[Float32], Float32]) -> None:
+    inputs = random_inputs(2, 130)
+    np.save(tmp_path / "in.npy", inputs)
+    assert main(["step", "-s", "npy-file", str(tmp_path / "in.npy"), "-o", str(tmp_path / "out.npy")]) == 0
+    assert np.load(tmp_path / "out.npy").tobytes() == uninterrupted(inputs).tobytes()
+    piped = dnc("step", "-s", "npy-pipe", stdin=(tmp_path / "in.npy").read_bytes())
+    assert np.load(io.BytesIO(piped.stdout)).tobytes() == uninterrupted(inputs).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("1,1,1,1,1\n1,1,1\n", "in.csv:2: 3 values, expected 5"),
+        ("1,1,1,1,1\n\n1,1,x,1,1\n", "in.csv:3: 'x' is not a number"),
+        ("1,1,1\n", r"BAD_SHAPE: inputs have shape [1, 3], expected [timesteps, 5]"),
+        ("1,1,nan,1,1\n", "NOT_FINITE"),
+    ],
+)
+def test_bad_files_are_1_and_say_where(content: str, message: str, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "in.csv").write_text(content)
+    assert main(["step", "-s", "bad-file", str(tmp_path / "in.csv")]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_missing_file_and_missing_session(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["step", "-s", "x", str(tmp_path / "none.csv")]) == 1
+    assert "none.csv: No such file" in capsys.readouterr().err
+    for command in (["reset", "-s"], ["dump", "-s"], ["fork"], ["delete"]):
+        assert main([*command, "never-made"]) == 1
+        assert "SESSION_NOT_FOUND" in capsys.readouterr().err
+
+
+def test_reset_experience_comes_before_the_first_timestep(tmp_path: Path, address: str, capsys: Capture) -> None:
+    inputs = random_inputs(3, 10)
+    (tmp_path / "in.csv").write_text(as_csv(inputs))
+    main(["step", "-s", "resets", str(tmp_path / "in.csv")])
+    capsys.readouterr()
+    assert main(["step", "-s", "resets", str(tmp_path / "in.csv"), "--reset-experience"]) == 0
+    outputs = from_csv(capsys.readouterr().out)
+    with Client(address) as client, client.session() as session:
+        session.step(inputs)
+        session.reset()
+        assert outputs.tobytes() == session.step(inputs).tobytes()
+    assert main(["reset", "-s", "resets", "--scope", "all"]) == 0
+    assert capsys.readouterr().out == "session resets at position 20, experience 2\n"
+
+
+def test_dump(tmp_path: Path, address: str, capsys: Capture) -> None:
+    with Client(address) as client, client.session("dumped") as session:
+        session.step(random_inputs(4, 5))
+        expected = session.dump()
+        session.step(random_inputs(5, 5))
+    npz, png = tmp_path / "dump.npz", tmp_path / "dump.png"
+    assert main(["dump", "-s", "dumped", "-o", str(npz), "--plot", str(png), "--position", "5"]) == 0
+    assert capsys.readouterr().out.split() == [str(npz), str(png)]
+    np.testing.assert_equal(dict(np.load(npz)), expected)
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert main(["dump", "-s", "dumped", "memory"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["memory", "1x48"]
+    assert main(["dump", "-s", "dumped", "--plot", "x.jpg"]) == 2
+
+
+def test_sessions_are_listed_copied_and_ended(tmp_path: Path, capsys: Capture) -> None:
+    blob = tmp_path / "blob.safetensors"
+    main(["step", "-s", "cli-a", _csv(tmp_path, 4)])
+    assert main(["fork", "cli-a", "cli-b"]) == 0
+    assert main(["sessions", "export", "cli-a", str(blob)]) == 0
+    assert main(["sessions", "import", "cli-c", str(blob)]) == 0
+    capsys.readouterr()
+    assert main(["sessions", "--prefix", "cli-", "--json"]) == 0
+    listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(info["id"], info["position"]) for info in listed] == [("cli-a", 4), ("cli-b", 4), ("cli-c", 4)]
+    assert main(["sessions", "list", "--prefix", "cli-b"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["cli-b", "4", "0"]
+    assert main(["delete", "cli-a", "never-made", "cli-b", "cli-c"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == [f"session cli-{name} deleted" for name in "abc"]
+    assert "never-made" in captured.err
+
+
+def test_health(capsys: Capture) -> None:
+    assert main(["health"]) == 0
+    assert capsys.readouterr().out == "serving\n"
+    assert main(["health", "--target", "127.0.0.1:1"]) == 1
+    assert "UNAVAILABLE" in capsys.readouterr().err
+
+
+def test_whoever_stops_reading_ends_it_quietly() -> None:
+    reader = f"'{sys.executable}' -m dnc_serve.client.cli step -s headed | head -n 1"
+    done = subprocess.run(
+        reader, shell=True, input=as_csv(random_inputs(6, 5000)).encode(), capture_output=True, timeout=60, check=False
+    )
+    assert len(from_csv(done.stdout.decode())[0]) == OUTPUT_SIZE
+    assert b"Traceback" not in done.stderr
+
+
+def _csv(folder: Path, timesteps: int) -> str:
+    path = folder / "inputs.csv"
+    path.write_text(as_csv(random_inputs(7, timesteps)))
+    assert path.read_text().count(",") == timesteps * (INPUT_SIZE - 1)
+    return str(path)
