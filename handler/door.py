@@ -9,6 +9,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from dnc_serve.handler.config import ServeConfig
+from dnc_serve.handler.readable import ReadableServer
 from dnc_serve.handler.transport import Certificates
 from dnc_serve.proto.dnc.v1 import dnc_pb2, dnc_pb2_grpc
 
@@ -58,7 +59,7 @@ class Door:
 
     async def open(self, service: dnc_pb2_grpc.DncServiceServicer) -> None:
         """Answers calls; the health service says NOT_SERVING still."""
-        dnc_pb2_grpc.add_DncServiceServicer_to_server(service, self._server)
+        dnc_pb2_grpc.add_DncServiceServicer_to_server(service, ReadableServer(self._server))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         await self.set_health(NOT_SERVING)

@@ -39,33 +39,33 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
     async def CreateSession(
         self, request: pb.CreateSessionRequest, context: Context
     ) -> pb.CreateSessionResponse | None:
-        return await self._answer(context, lambda caller: self._operations.create_session(request, caller))
+        return await self._answer(context, request, lambda caller: self._operations.create_session(request, caller))
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse | None:
-        return await self._answer(context, lambda caller: self._operations.get_session(request, caller))
+        return await self._answer(context, request, lambda caller: self._operations.get_session(request, caller))
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse | None:
-        return await self._answer(context, lambda caller: self._operations.list_sessions(request, caller))
+        return await self._answer(context, request, lambda caller: self._operations.list_sessions(request, caller))
 
     async def DeleteSession(
         self, request: pb.DeleteSessionRequest, context: Context
     ) -> pb.DeleteSessionResponse | None:
-        return await self._answer(context, lambda caller: self._operations.delete_session(request, caller))
+        return await self._answer(context, request, lambda caller: self._operations.delete_session(request, caller))
 
     async def Step(self, request: pb.StepRequest, context: Context) -> pb.StepResponse | None:
-        return await self._answer(context, lambda caller: self._operations.step(request, caller))
+        return await self._answer(context, request, lambda caller: self._operations.step(request, caller))
 
     async def ResetSession(self, request: pb.ResetSessionRequest, context: Context) -> pb.ResetSessionResponse | None:
-        return await self._answer(context, lambda caller: self._operations.reset_session(request, caller))
+        return await self._answer(context, request, lambda caller: self._operations.reset_session(request, caller))
 
     async def ForkSession(self, request: pb.ForkSessionRequest, context: Context) -> pb.ForkSessionResponse | None:
-        return await self._answer(context, lambda caller: self._copies.fork(request, caller))
+        return await self._answer(context, request, lambda caller: self._copies.fork(request, caller))
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse | None:
         async def get_model(caller: Caller) -> pb.GetModelResponse:
             return self._operations.get_model()
 
-        return await self._answer(context, get_model)
+        return await self._answer(context, request, get_model)
 
     async def Stream(self, request_iterator: AsyncIterator[pb.StreamRequest], context: Context) -> None:
         async def serve(caller: Caller) -> None:
@@ -74,7 +74,7 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
                 register(stream)
                 await stream.serve(request_iterator)
 
-        await self._answer(context, serve, "stream")
+        await self._answer(context, None, serve, "stream")
 
     async def DumpMemory(self, request: pb.DumpMemoryRequest, context: Context) -> None:
         async def dump(caller: Caller) -> None:
@@ -82,14 +82,14 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
             for part in dump_parts(request.dump, seen, arrays):
                 await context.write(pb.DumpMemoryResponse(part=part))
 
-        await self._answer(context, dump)
+        await self._answer(context, request, dump)
 
     async def WatchMemory(self, request: pb.WatchMemoryRequest, context: Context) -> None:
         async def send(caller: Caller) -> None:
             async for frame in watch(self._operations, request, caller):
                 await context.write(frame)
 
-        await self._answer(context, send, "watch")
+        await self._answer(context, request, send, "watch")
 
     async def ExportSession(self, request: pb.ExportSessionRequest, context: Context) -> None:
         async def export(caller: Caller) -> None:
@@ -98,7 +98,7 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
                 part = blob[offset : offset + PART_BYTES]
                 await context.write(pb.ExportSessionResponse(total_bytes=len(blob), data=part))
 
-        await self._answer(context, export)
+        await self._answer(context, request, export)
 
     async def ImportSession(
         self, request_iterator: AsyncIterator[pb.ImportSessionRequest], context: Context
@@ -107,13 +107,15 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
             session_id, blob = await self._collect(request_iterator)
             return await self._copies.import_blob(session_id, blob, caller)
 
-        return await self._answer(context, import_session)
+        return await self._answer(context, None, import_session)
 
     async def _collect(self, parts: AsyncIterator[pb.ImportSessionRequest]) -> tuple[str, bytes]:
         """The blob, whose size is checked before anything is kept."""
         session_id, total, blob = "", 0, bytearray()
         first = True
         async for part in parts:
+            if isinstance(part, ServeError):
+                raise part
             if first:
                 session_id, total, first = part.session_id, part.total_bytes, False
                 check_size(total, self._operations.engine.layout.size)
@@ -125,10 +127,15 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
         return session_id, bytes(blob)
 
     async def _answer(
-        self, context: Context, call: Callable[[Caller], Awaitable[Answer]], door: str = "unary"
+        self, context: Context, request: Any, call: Callable[[Caller], Awaitable[Answer]], door: str = "unary"
     ) -> Answer | None:
-        """Finds out who calls, and turns what is raised into the call's status."""
+        """Finds out who calls, and turns what is raised into the call's status.
+
+        `request` is the refusal itself if the message could not be read.
+        """
         try:
+            if isinstance(request, ServeError):
+                raise request
             remaining = context.time_remaining()
             deadline = None if remaining is None else time.monotonic() + remaining
             caller = Caller(self._access.grant_of(context.invocation_metadata()), door, deadline)

@@ -141,8 +141,11 @@ class SessionStream:
         session = self._engine.registry.find(session_id)
         return session is not None and len(session.fifo) >= self._engine.config.max_queued_chunks
 
-    async def _take(self, message: pb.StreamRequest) -> str:
+    async def _take(self, message: pb.StreamRequest | ServeError) -> str:
         """Submits one message and returns its session's id; whatever is wrong with it is answered in-band."""
+        if isinstance(message, ServeError):  # it could not be read
+            self._refuse("", 0, message)
+            return ""
         kind = message.WhichOneof("message")
         if kind is None:
             error = ServeError("BAD_REQUEST", "a stream message holds a chunk, a reset or a dump; got none")
