@@ -1,4 +1,4 @@
-"""Messages that can't be read, made refusals: gRPC itself would answer UNKNOWN, and end a stream with all it carries."""
+"""Messages that can't be read, made refusals: gRPC itself would answer UNKNOWN, and end a stream with all on it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
