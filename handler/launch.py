@@ -9,10 +9,8 @@ One thread decides; everything that happens reaches it as an event, in order:
 import contextlib
 import logging
 import queue
-import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +19,8 @@ import psutil
 from dnc_serve.handler.archive import MODEL_NAME, write_archive
 from dnc_serve.handler.artifact import resolve_artifact
 from dnc_serve.handler.config import PORTS, ServeConfig
-from dnc_serve.handler.control import (
-    ControlServer,
-    WorkerDrained,
-    WorkerEvent,
-    WorkerFailed,
-    WorkerGone,
-    WorkerReady,
-)
+from dnc_serve.handler.control import ControlServer, WorkerDrained, WorkerFailed, WorkerGone, WorkerReady
+from dnc_serve.handler.events import Event, JavaEnded, LoadFailed, StopAsked, Stops
 from dnc_serve.handler.logs import pass_on
 from dnc_serve.handler.parent import adopt_orphans
 from dnc_serve.handler.ports import LOOPBACK, check_ports, free_port, with_free_ports
@@ -59,39 +51,8 @@ class StartFailed(Exception):
     """The server can't start; the message is the true cause."""
 
 
-@dataclass(frozen=True)
-class StopAsked:
-    """SIGTERM, Ctrl-C, or the terminal was closed."""
-
-
-@dataclass(frozen=True)
-class LoadFailed:
-    """TorchServe says that a worker could not load the model, or that it could not open a port."""
-
-    torchserve: TorchServe
-
-
-@dataclass(frozen=True)
-class JavaEnded:
-    """TorchServe ended, by itself or killed."""
-
-    torchserve: TorchServe
-
-
-Event = StopAsked | LoadFailed | JavaEnded | WorkerEvent
-
-
 class Stopped(Exception):
     """The stop was asked for before the server was up."""
-
-
-class Stops:
-    """Notes from the first moment on that a stop was asked for: as process 1 of a container, nobody else would."""
-
-    def __init__(self) -> None:
-        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda *_: self.events.put(StopAsked()))
 
 
 def serve(config: ServeConfig, stops: Stops, say: Callable[[str], None]) -> int:
@@ -259,7 +220,8 @@ class Supervisor:
                     if not self._restart(delay_s):
                         return 0
                     up_since, down_since = None, time.monotonic()
-            if down_since is not None and now - down_since > WORKER_PATIENCE_S and self._torchserve is not None:
+            patience_s = START_TIMEOUT_S if self._config.compile else WORKER_PATIENCE_S
+            if down_since is not None and now - down_since > patience_s and self._torchserve is not None:
                 logger.error("no worker for %.0f s; TorchServe is killed", now - down_since)
                 down_since = None
                 self._torchserve.kill()

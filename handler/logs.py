@@ -1,5 +1,6 @@
 """Logs as JSON, one object a line: time, level, logger, message, and whatever was given as `extra`."""
 
+import contextlib
 import json
 import logging
 import sys
@@ -42,5 +43,6 @@ def pass_on(line: Mapping[str, Any], least_level: str) -> None:
     """Repeats on standard error what another process logged, if it is of that level at least."""
     levels = logging.getLevelNamesMapping()
     if levels.get(str(line.get("level")).upper(), logging.INFO) >= levels[least_level.upper()]:
-        sys.stderr.write(json.dumps(line, default=str, ensure_ascii=False) + "\n")
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # whoever read the log has gone; TorchServe must not wait for it
+            sys.stderr.write(json.dumps(line, default=str, ensure_ascii=False) + "\n")
+            sys.stderr.flush()

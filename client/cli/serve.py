@@ -43,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
         print(loaded.show())
         return 0
     try:
-        from dnc_serve.handler.launch import StartFailed, Stops, serve
+        from dnc_serve.handler.events import Stops
+        from dnc_serve.handler.launch import StartFailed, serve
     except ImportError as exc:
         return _refuse(f"{exc}; serving needs more: pip install 'dnc-serve[serve]'", 1)
     stops = Stops()
