@@ -13,11 +13,11 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** The least of 1, 2, 5, 10, … times a power of ten that is not below a value, so that scales don't flicker. */
+/** The least round number that is not below a value, so that scales don't flicker. */
 function roundUp(value) {
   if (!(value > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].find((step) => step * power >= value * (1 - 1e-9)) * power;
+  return [1, 1.5, 2, 3, 4, 6, 8, 10].find((step) => step * power >= value * (1 - 1e-9)) * power;
 }
 
 /** A grid of values as a picture with axes, a legend, and the value under the pointer or the arrow keys. */

@@ -3,7 +3,7 @@ import { ask, bytes, fill, repeat } from "./page_parts.js";
 import { getJson, post } from "./server.js";
 
 const POLL_MILLISECONDS = 1000;
-const TREND = "▁▂▃▄▅▆▇█";
+const TREND = "▁▂▃▄▅▆▇";
 const TREND_LENGTH = 12;
 
 /** The list of sessions, kept up to date. */
