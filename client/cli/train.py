@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections import deque
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
     torch.set_num_threads(args.threads)
     try:
+        _check_device(args.device)
         if args.plot:
             return _plot(args.plot)
         return _evaluate(args) if args.evaluate else _train(args)
@@ -107,9 +109,12 @@ def _train(args: argparse.Namespace) -> int:
 
     if args.checkpoint_every < 1 or args.pictures_every < 1:
         raise ValueError("--checkpoint-every and --pictures-every are expected to be at least 1")
-    galleries = _galleries(args)
     last: deque[Any] = deque(maxlen=100)
-    with _open_run(args) as run, Interrupt() as interrupt, ProgressBar(run.training, run.plan.task.unit) as bar:
+    with ExitStack() as open_things:
+        galleries = [open_things.enter_context(gallery) for gallery in _galleries(args)]
+        run = open_things.enter_context(_open_run(args))
+        interrupt = open_things.enter_context(Interrupt())
+        bar = open_things.enter_context(ProgressBar(run.training, run.plan.task.unit))
 
         def each(progress: Any) -> None:
             bar.show(progress)
@@ -121,8 +126,6 @@ def _train(args: argparse.Namespace) -> int:
                     gallery.show(progress.iteration, pictures)
 
         finished = run.train(each, checkpoint_every=args.checkpoint_every, stop=interrupt)
-    for gallery in galleries:
-        gallery.close()
     if last:
         loss = sum(progress.loss for progress in last) / len(last)
         wrong = sum(progress.wrong for progress in last) / sum(progress.units for progress in last)
@@ -158,6 +161,15 @@ def _recipe(args: argparse.Namespace, recipe: "Recipe") -> "Recipe":
     changes = {name: getattr(args, name) for name in TRAINING if getattr(args, name) is not None}
     model = {name: getattr(args, name) for name in MODEL if getattr(args, name) is not None}
     return replace(recipe, **changes, model={**recipe.model, **model})
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as exc:  # an assertion, if this torch has no CUDA at all
+        raise ValueError(f"--device is {name!r}; it can't be used here: {str(exc).splitlines()[0]}") from exc
 
 
 def _task_options(pairs: list[str]) -> dict[str, Any]:
