@@ -141,6 +141,8 @@ class Session:
         """
         groups: deque[list[Entry]] = deque()
         for chunk in chunks:
+            if self._session.failed:
+                break
             yield from self._thread.run(self._put(chunk, groups))
         while groups:
             yield self._thread.run(self._session.outputs(groups.popleft()))

@@ -49,8 +49,20 @@ class Delivery:
         self._attempt: asyncio.Future[None] | None = None
         self._latest_trouble: DncError | None = None
         self._next_trouble: DncError | None = None
+        self._unreported: DncError | None = None
         self._room = asyncio.Event()
         self._closed = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether something failed that nobody has been told of: what follows it must not be sent in its place."""
+        return self._unreported is not None
+
+    def check(self) -> None:
+        """Raises what failed, if nobody has been told."""
+        if self._unreported is not None:
+            error, self._unreported = self._unreported, None
+            raise error
 
     def push(self) -> None:
         """Sends what may be sent now. Raises ClientClosed."""
@@ -84,9 +96,11 @@ class Delivery:
                     await waiter
             except TimeoutError:
                 timeout = DeadlineExceeded(f"no answer within {self._calls.timeout_s:g} s")
+                self.route.go_on(away_from=self.route.target)
                 self._drop_pipe()
                 self._give_up(self._latest_trouble or timeout)
         if entry.failure is not None:
+            self._unreported = None
             raise entry.failure
 
     async def room(self) -> None:
@@ -98,6 +112,7 @@ class Delivery:
     def withdraw(self, mark: Mark, error: DncError) -> None:
         """Gives up all that was entered after the mark."""
         self._wake(self.ledger.withdraw(mark, error))
+        self._stand_down()
 
     async def close(self) -> None:
         """Leaves the session as it is on the server."""
@@ -209,20 +224,29 @@ class Delivery:
                 await persist(self._try_again, self._calls.retry, self._calls.timeout_s, trouble)
                 trouble, self._next_trouble = self._next_trouble, None
         except DncError as last:
+            self._recovery = None
             self._give_up(last)
         finally:
-            self._recovery = None
+            if self._recovery is asyncio.current_task():
+                self._recovery = None
+
+    def _stand_down(self) -> None:
+        """Nothing is left to be recovered for."""
+        if self._recovery is not None and not self.ledger.unsettled:
+            self._recovery.cancel()
+            self._recovery = self._attempt = None
 
     async def _try_again(self) -> None:
         """Sends, and returns with the first answer."""
         if not self.ledger.unsettled:
             return
-        self._attempt = asyncio.get_running_loop().create_future()
+        attempt = self._attempt = asyncio.get_running_loop().create_future()
         try:
             self.push()
-            await self._attempt
+            await attempt
         finally:
-            self._attempt = None
+            if self._attempt is attempt:
+                self._attempt = None
 
     def _give_up(self, error: DncError) -> None:
         """All that is unanswered fails, with what is known of it."""
@@ -232,7 +256,10 @@ class Delivery:
         noted = error.with_note(
             f"session {self._session_id!r} was answered up to position {position}, {rest}", position=position
         )
-        self._wake(self.ledger.withdraw_unsettled(noted))
+        failed = self.ledger.withdraw_unsettled(noted)
+        self._unreported = noted if failed else None
+        self._wake(failed)
+        self._stand_down()
 
     def _drop_pipe(self) -> None:
         """Leaves the pipe; if nobody else uses it, it ends."""

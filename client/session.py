@@ -109,6 +109,11 @@ class AsyncSession:
         return self._opened.ledger.experience
 
     @property
+    def failed(self) -> bool:
+        """Whether something on its way failed that nobody has been told of yet."""
+        return self._opened.failed
+
+    @property
     def has_room(self) -> bool:
         """Whether the window lets one more chunk go out at once."""
         return self._opened.ledger.has_room
@@ -149,6 +154,8 @@ class AsyncSession:
                 yield outputs
             return
         for chunk in chunks:
+            if self.failed:
+                break
             groups.append(self.enter(chunk))
             while groups and (groups[0][-1].settled or not self.has_room):
                 yield await self.outputs(groups.popleft())
@@ -162,6 +169,8 @@ class AsyncSession:
         async def feed() -> None:
             async for chunk in chunks:
                 await self._opened.room()
+                if self.failed:
+                    break
                 groups.append(self.enter(chunk))
                 fed.set()
 
@@ -182,6 +191,7 @@ class AsyncSession:
         """Sends inputs on their way, in as many pieces as the server's limits ask for, without waiting."""
         delivery, model = self._opened, self._model
         assert model is not None
+        delivery.check()
         array = as_inputs(inputs, model.input_size)
         at_most = model.chunk_timesteps(debug)
         group = [
@@ -226,6 +236,7 @@ class AsyncSession:
             raise BadRequest(f"scope is {scope!r}, expected 'experience' or 'all'")
         async with self._turn:
             delivery = self._opened
+            delivery.check()
             ledger = delivery.ledger
             reset = pb.Reset(
                 session_id=self.id,

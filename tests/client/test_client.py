@@ -177,6 +177,38 @@ def test_a_bad_chunk_in_a_stream_leaves_what_came_before(client: Client) -> None
         session.step(chunks[7])
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_nothing_is_sent_in_the_place_of_what_failed(address: str, asynchronous: bool) -> None:
+    """The source goes on after a bad chunk, before its refusal has reached anybody."""
+    chunks = list(random_inputs(13, 12).reshape(4, 3, INPUT_SIZE))
+    chunks[1] = chunks[1] * np.nan
+    answered = []
+
+    async def source():  # type: ignore[no-untyped-def]
+        for number, chunk in enumerate(chunks):
+            yield chunk
+            await asyncio.sleep(0.1 if number == 1 else 0)
+
+    async with AsyncClient(address) as client, client.session() as session:
+        stream = session.stream(source() if asynchronous else iter(chunks))
+        with pytest.raises(NotFinite):
+            async for outputs in stream:
+                answered.append(outputs)
+                await asyncio.sleep(0.3)
+        assert (len(answered), session.position, (await session.info()).position) == (1, 3, 3)
+        await session.step(chunks[2])
+
+
+async def test_a_failure_that_nobody_waited_for_is_told_with_the_next_call(address: str) -> None:
+    async with AsyncClient(address) as client, client.session() as session:
+        session.enter(np.full((1, INPUT_SIZE), np.nan))
+        await asyncio.sleep(0.3)
+        with pytest.raises(NotFinite):
+            await session.step(random_inputs(13, 1))
+        await session.step(random_inputs(13, 1))
+        assert session.position == 1
+
+
 def test_resets(client: Client) -> None:
     inputs = random_inputs(14, 6)
     with client.session() as session:
