@@ -28,7 +28,7 @@ from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.handler.door import TIMEOUT, Door, chunk, open_door
 from tests.handler.harness import INPUT_SIZE, random_inputs
 
-SCRAPED_S = 0.6  # surely longer than one scrape
+SCRAPED_S = 1.1  # surely longer than one scrape
 
 
 @contextmanager

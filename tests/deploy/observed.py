@@ -1,6 +1,6 @@
 """A real Prometheus that watches servers in this process, and the expressions that it is to answer.
 
-In the copy of the rules that it evaluates a minute is a second; scrapes and evaluations come every 250 ms instead of
+In the copy of the rules that it evaluates a minute is a second; scrapes and evaluations come every 500 ms instead of
 every 15 s. Nothing else differs from what is deployed.
 """
 
@@ -23,7 +23,7 @@ from dnc_serve.handler.ports import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus" / "rules.yml"
-STEP = "250ms"
+STEP = "500ms"
 POLL_SECONDS = 0.25
 
 

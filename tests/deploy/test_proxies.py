@@ -10,11 +10,12 @@ import grpc
 import pytest
 import yaml
 
+from dnc_serve.client import Client
 from dnc_serve.handler.ports import free_port
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 from tests.deploy.observed import DEPLOY
-from tests.handler.door import TIMEOUT, Door, chunk, open_door
+from tests.handler.door import TIMEOUT, Door, chunk, open_door, outputs_of
 from tests.handler.harness import random_inputs
 
 CONFIGS = {"haproxy": DEPLOY / "haproxy" / "haproxy.cfg", "nginx": DEPLOY / "nginx" / "nginx.conf"}
@@ -115,6 +116,18 @@ def test_a_session_is_always_on_the_same_server(name: str, doors: list[Door], tm
         assert first | second == set(SESSIONS)
         assert len(first) > 4
         assert len(second) > 4
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_client_library_streams_through_it(name: str, doors: list[Door], tmp_path: Path) -> None:
+    chunks = [random_inputs(seed, 3) for seed in range(20)]
+    doors[0].create("alone")
+    expected = [outputs_of(doors[0].step("alone", inputs)) for inputs in chunks]
+    with proxy(name, doors, tmp_path) as address:
+        until_served(address)
+        with Client(address) as client, client.session("through") as session:
+            outputs = list(session.stream(chunks))
+        assert [output.tobytes() for output in outputs] == [output.tobytes() for output in expected]
 
 
 def test_haproxy_sends_nothing_new_to_a_draining_server_and_leaves_the_rest(doors: list[Door], tmp_path: Path) -> None:
