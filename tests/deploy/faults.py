@@ -6,7 +6,6 @@ everything above it, the metrics included, is the real thing. A context gives th
 
 import contextlib
 import itertools
-import socket
 import sqlite3
 import subprocess
 import threading
@@ -23,6 +22,7 @@ import torch
 
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.ports import free_port
+from dnc_serve.handler.probe import is_open
 from dnc_serve.handler.server import DncServer
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.handler.door import TIMEOUT, Door, chunk, open_door
@@ -268,13 +268,17 @@ def _start_redis(folder: Path, port: int) -> "subprocess.Popen[bytes]":
     settings |= {"maxmemory-policy": "noeviction", "save": ""}
     arguments = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     process = subprocess.Popen(["redis-server", *arguments], stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + TIMEOUT
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return process
-        assert process.poll() is None, "redis-server does not start"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    try:
+        deadline = time.monotonic() + TIMEOUT
+        while not is_open(f"127.0.0.1:{port}"):
+            assert process.poll() is None, "redis-server does not start"
+            assert time.monotonic() < deadline, "redis-server does not listen"
+            time.sleep(0.05)
+    except BaseException:
+        process.kill()
+        process.wait(10)
+        raise
+    return process
 
 
 @contextmanager
