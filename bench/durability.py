@@ -46,22 +46,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     parser.add_argument("--quick", action="store_true", help="short and small: whether it runs")
+    parser.add_argument("--compile", action="store_true", help="serve code that is compiled for this host")
     arguments = parser.parse_args()
+    compiled = arguments.compile
     rounds, seconds = (1, 0.3) if arguments.quick else (5, 2.0)
     with aside() as load, aside() as alone:
         ratios = [
-            *modes(load, rounds, seconds),
-            recovery(load, alone, 50 if arguments.quick else RECOVERED, seconds),
-            *moves(load, rounds, seconds),
-            company(load, rounds, seconds, 200 if arguments.quick else MANY_OTHERS),
+            *modes(load, compiled, rounds, seconds),
+            recovery(load, alone, compiled, 50 if arguments.quick else RECOVERED, seconds),
+            *moves(load, compiled, rounds, seconds),
+            company(load, compiled, rounds, seconds, 200 if arguments.quick else MANY_OTHERS),
         ]
     write_report({"machine": machine(), "ratios": [ratio.as_dict() for ratio in ratios]}, arguments.json)
 
 
-def modes(load: Aside, rounds: int, seconds: float) -> list[Ratio]:
+def modes(load: Aside, compiled: bool, rounds: int, seconds: float) -> list[Ratio]:
     """Timesteps a second of the modes that remember, beside the one that doesn't."""
     with ExitStack() as stack:
-        servers = {mode: stack.enter_context(served(MODEL, "--durability", mode)) for mode in MODES}
+        servers = {mode: stack.enter_context(served(MODEL, "--durability", mode, compiled=compiled)) for mode in MODES}
         input_size = load.run(model_of, servers["off"].grpc)[0]
         measures = {
             mode: partial(
@@ -80,22 +82,25 @@ def modes(load: Aside, rounds: int, seconds: float) -> list[Ratio]:
     ]
 
 
-def recovery(load: Aside, alone: Aside, sessions: int, seconds: float) -> Ratio:
+def recovery(load: Aside, alone: Aside, compiled: bool, sessions: int, seconds: float) -> Ratio:
     """Timesteps a second that a killed server replays, all sessions being called at once, beside the bare unroll."""
     names = [f"r{i}" for i in range(sessions)]
     with tempfile.TemporaryDirectory(prefix="dnc-bench-") as folder:
         state_dir = Path(folder)
-        with served(MODEL, "--slots", str(sessions), state_dir=state_dir) as server:
+        with served(MODEL, "--slots", str(sessions), compiled=compiled, state_dir=state_dir) as server:
             input_size = load.run(model_of, server.grpc)[0]
             load.run(create, server.grpc, names)
             load.run(step_each, server.grpc, names, RECOVERED_TIMESTEPS, input_size)
             time.sleep(0.2)
             server.kill()
-        with served(MODEL, "--slots", str(sessions), state_dir=state_dir) as server:
-            artifact = server.artifact(MODEL)
-            before = alone.run(bare.timesteps_per_s, artifact, "cpu", REPLAYED_AT_ONCE, seconds)
+        with served(MODEL, "--slots", str(sessions), compiled=compiled, state_dir=state_dir) as server:
+            unroll = partial(
+                alone.run, bare.timesteps_per_s, server.artifact(MODEL), "cpu", str(server.compiled_cache),
+                REPLAYED_AT_ONCE, seconds,
+            )  # fmt: skip
+            before = unroll()
             took = load.run(step_each, server.grpc, names, 1, input_size)
-            after = alone.run(bare.timesteps_per_s, artifact, "cpu", REPLAYED_AT_ONCE, seconds)
+            after = unroll()
             replayed = server.metrics()["dnc_timesteps_recovered_total", ""]
     assert replayed == sessions * RECOVERED_TIMESTEPS, replayed
     return Ratio(
@@ -105,14 +110,16 @@ def recovery(load: Aside, alone: Aside, sessions: int, seconds: float) -> Ratio:
     )
 
 
-def moves(load: Aside, rounds: int, seconds: float) -> list[Ratio]:
+def moves(load: Aside, compiled: bool, rounds: int, seconds: float) -> list[Ratio]:
     """What a call takes longer when its session comes up from a tier below, beside moving the bytes alone."""
     few, many = shared_streams(RESIDENT_ROWS // 2, 1), shared_streams(RESIDENT_ROWS * 8, 1)
     slots = ("--slots", str(RESIDENT_ROWS), "--durability", "async")
     with ExitStack() as stack:
-        above = stack.enter_context(served(MODEL, *slots))
+        above = stack.enter_context(served(MODEL, *slots, compiled=compiled))
         # Less than two states of host memory: whatever leaves its slot goes to the store.
-        below = stack.enter_context(served(MODEL, *slots, "--host-bytes", str(state_bytes(load, above) + 1)))
+        below = stack.enter_context(
+            served(MODEL, *slots, "--host-bytes", str(state_bytes(load, above) + 1), compiled=compiled)
+        )
         input_size = load.run(model_of, above.grpc)[0]
 
         def lone(server: Served, sessions: tuple[tuple[str, ...], ...]) -> Figures:
@@ -135,11 +142,14 @@ def moves(load: Aside, rounds: int, seconds: float) -> list[Ratio]:
     ]
 
 
-def company(load: Aside, rounds: int, seconds: float, many_others: int) -> Ratio:
+def company(load: Aside, compiled: bool, rounds: int, seconds: float, many_others: int) -> Ratio:
     """The p50 of a resident session while many others lie in the store, beside that with few."""
     limits = ("--slots", "64", "--host-bytes", "1MiB")
     with ExitStack() as stack:
-        servers = {others: stack.enter_context(served(MODEL, *limits)) for others in (FEW_OTHERS, many_others)}
+        servers = {
+            others: stack.enter_context(served(MODEL, *limits, compiled=compiled))
+            for others in (FEW_OTHERS, many_others)
+        }
         input_size = load.run(model_of, servers[FEW_OTHERS].grpc)[0]
         for others, server in servers.items():
             names = [f"o{i}" for i in range(others)]

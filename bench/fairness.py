@@ -33,9 +33,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     parser.add_argument("--rounds", type=int, default=5, help="alternating runs (5)")
     parser.add_argument("--quick", action="store_true", help="one short round: whether it runs")
+    parser.add_argument("--compile", action="store_true", help="serve code that is compiled for this host")
     arguments = parser.parse_args()
     rounds, seconds = (1, 0.5) if arguments.quick else (arguments.rounds, 4.0)
-    with served(MODEL) as server, aside() as polite, aside() as flood:
+    with served(MODEL, compiled=arguments.compile) as server, aside() as polite, aside() as flood:
         input_size = polite.run(model_of, server.grpc)[0]
         polite.run(create, server.grpc, ["polite", "flood"])
         turns = in_turns(

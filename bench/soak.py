@@ -64,8 +64,9 @@ def main() -> None:
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw memory, p99 and rate over time as an SVG or PNG"
     )
+    parser.add_argument("--compile", action="store_true", help="serve code that is compiled for this host")
     arguments = parser.parse_args()
-    with served(MODEL, "--idle-timeout-s", str(IDLE_TIMEOUT_S)) as server, aside() as load:
+    with served(MODEL, "--idle-timeout-s", str(IDLE_TIMEOUT_S), compiled=arguments.compile) as server, aside() as load:
         input_size = load.run(model_of, server.grpc)[0]
         seconds = arguments.minutes * 60
         loading = load.start(come_and_go, server.grpc, arguments.streams, input_size, seconds)

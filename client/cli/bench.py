@@ -37,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         report = measure(
             args.model,
-            ("--durability", args.durability, *(["--compile"] if args.compile else [])),
+            ("--durability", args.durability),
+            args.compile,
             1 if args.quick else args.rounds,
             0.2 if args.quick else args.seconds,
             lambda line: print(f"\r\x1b[K{line}", end="", file=sys.stderr) if sys.stderr.isatty() else None,
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measure(
-    model: str, flags: Sequence[str], rounds: int, seconds: float, told: Callable[[str], None]
+    model: str, flags: Sequence[str], compiled: bool, rounds: int, seconds: float, told: Callable[[str], None]
 ) -> dict[str, Any]:
     """All of it, in one run. Raises ServerFailed."""
     from functools import partial
@@ -68,9 +69,14 @@ def measure(
 
     told("starting dnc serve")
     span = Span(seconds, warm_up_s=seconds / 4)
-    with served(model, *flags) as server, background(serve_echo) as echo, aside() as load, aside() as alone:
+    with (
+        served(model, *flags, compiled=compiled) as server,
+        background(serve_echo) as echo,
+        aside() as load,
+        aside() as alone,
+    ):
         input_size, name, artifact, device = load.run(model_of, server.grpc)
-        folder = server.artifact(model)
+        folder, cache = server.artifact(model), str(server.compiled_cache)
 
         def stream(address: str, streams: tuple[tuple[str, ...], ...], chunk: int, in_flight: int = 1) -> Figures:
             asked = Load(address, streams, chunk, input_size, span, in_flight, is_echo=address == echo)
@@ -84,8 +90,8 @@ def measure(
             f"one stream of {MANY} sessions, chunks of {CHUNK}": (shared_streams(MANY, 1), CHUNK, MANY),
         }
         measures: dict[str, Callable[[], Any]] = {
-            "tick": partial(alone.run, bare.tick_us, folder, device, seconds),
-            "bare": partial(alone.run, bare.timesteps_per_s, folder, device, CHUNK, seconds),
+            "tick": partial(alone.run, bare.tick_us, folder, device, cache, seconds),
+            "bare": partial(alone.run, bare.timesteps_per_s, folder, device, cache, CHUNK, seconds),
         }
         for label, (streams, chunk, in_flight) in loads.items():
             measures[f"echo: {label}"] = partial(stream, echo, streams, chunk, in_flight)

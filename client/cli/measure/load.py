@@ -101,7 +101,7 @@ async def _stream_load(load: Load) -> Figures:
         found = [pb.Session(session_id=name) for name in names] if load.is_echo else await sessions_of(channel, names)
         inputs = bits(load.chunk, load.input_size)
         talkers = {session.session_id: Talker(session, inputs) for session in found}
-        clock = Clock(load.span)
+        clock = Clock(load.span, load.in_flight * len(load.streams))
         open_stream: Any = channel.stream_stream(STREAM)
         loops = [_converse(open_stream(), [talkers[name] for name in names], load, clock) for names in load.streams]
         await asyncio.gather(*loops)

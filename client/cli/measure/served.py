@@ -43,6 +43,13 @@ class Served:
 
         return str(resolve_artifact(model, nr_cells, self.state_dir / "artifacts", self.state_dir / "unpacked"))
 
+    @property
+    def compiled_cache(self) -> Path:
+        """Where it keeps artifacts that are compiled for this host."""
+        from dnc_serve.handler.config import COMPILED
+
+        return self.state_dir / COMPILED
+
     def metrics(self) -> dict[tuple[str, str], float]:
         """The present value of each sample, by its name and its bucket (`le`), other labels summed."""
         from prometheus_client.parser import text_string_to_metric_families
@@ -65,15 +72,19 @@ class Served:
 
 
 @contextmanager
-def served(model: str, *flags: str, state_dir: Path | None = None) -> Iterator[Served]:
+def served(model: str, *flags: str, compiled: bool = False, state_dir: Path | None = None) -> Iterator[Served]:
     """Starts a server and stops it at the end. Its state vanishes with it unless a folder is given.
 
-    Raises ServerFailed.
+    With `compiled` it serves code that is compiled for this host, taken from where `dnc serve --compile` keeps it, or
+    made there, which takes minutes; else TorchScript. Raises ServerFailed.
     """
     with tempfile.TemporaryDirectory(prefix="dnc-bench-") as temporary:
         folder = state_dir or Path(temporary) / "state"
         command = [sys.executable, "-m", "dnc_serve.client.cli", "serve", "--model", model, "--state-dir", str(folder)]
         command += ["--log-level", "error", *flags]
+        if compiled:
+            _link_compiled(folder)
+            command.append("--compile")
         for flag in PORT_FLAGS:
             command += [flag, "0"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -85,6 +96,18 @@ def served(model: str, *flags: str, state_dir: Path | None = None) -> Iterator[S
                     process.wait(STOP_TIMEOUT_S)
                 except subprocess.TimeoutExpired:
                     process.kill()
+
+
+def _link_compiled(state_dir: Path) -> None:
+    """Lets a state folder have the compiled models that this user's servers have."""
+    from dnc_serve.handler.config import COMPILED, default_state_dir
+
+    kept = default_state_dir() / COMPILED
+    kept.mkdir(parents=True, exist_ok=True)
+    state_dir.mkdir(parents=True, exist_ok=True)
+    link = state_dir / COMPILED
+    if not link.exists():
+        link.symlink_to(kept)
 
 
 def _addresses(process: "subprocess.Popen[str]") -> dict[str, str]:

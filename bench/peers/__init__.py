@@ -1,0 +1,1 @@
+"""What a user would pick instead of this project, each set up as its own documentation says."""

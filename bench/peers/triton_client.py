@@ -1,0 +1,83 @@
+"""The load on Triton, by its own asyncio client; run in its environment, with `lockstep` on the path.
+
+    python triton_client.py '{"port": …, "sessions": …, "callers": …, "chunk": …, "input_size": …, "span": {…}}'
+
+Prints the figures as JSON. A lone session has a bidirectional stream; several go over unary calls, because many streams
+on one connection bring the server down.
+"""
+
+import asyncio
+import dataclasses
+import json
+import random
+import sys
+
+import numpy as np
+import tritonclient.grpc.aio as triton
+import uvloop
+from lockstep import Span, lockstep
+
+FIRST_SEQUENCE = 1 << 20
+
+
+async def main(asked: dict) -> None:
+    address = f"127.0.0.1:{asked['port']}"
+    inputs = np.random.default_rng(7).integers(0, 2, (1, asked["chunk"], asked["input_size"])).astype(np.float32)
+    # A sequence of an earlier run of this client must not be taken for one of this.
+    first = random.randrange(FIRST_SEQUENCE, 1 << 62)
+    sequences = [first + index for index in range(asked["sessions"])]
+    async with triton.InferenceServerClient(address) as client:
+        if asked["sessions"] == 1:
+            callers = [stream_caller(client, sequences[0], inputs)]
+        else:
+            callers = [unary_caller(client, sequences[i :: asked["callers"]], inputs) for i in range(asked["callers"])]
+        figures = await lockstep(callers, asked["chunk"], Span(**asked["span"]))
+    print(json.dumps(dataclasses.asdict(figures)))
+
+
+def request(inputs: np.ndarray, sequence: int, start: bool) -> dict:
+    tensor = triton.InferInput("INPUT", list(inputs.shape), "FP32")
+    tensor.set_data_from_numpy(inputs)
+    return {"model_name": "dnc", "inputs": [tensor], "sequence_id": sequence, "sequence_start": start}
+
+
+def unary_caller(client, sequences, inputs):
+    started = set()
+    turn = 0
+
+    async def exchange():
+        nonlocal turn
+        sequence = sequences[turn % len(sequences)]
+        turn += 1
+        result = await client.infer(**request(inputs, sequence, sequence not in started))
+        started.add(sequence)
+        result.as_numpy("OUTPUT")
+
+    return exchange
+
+
+def stream_caller(client, sequence, inputs):
+    asked = asyncio.Queue()
+    answers = None
+    start = True
+
+    async def requests():
+        while True:
+            yield await asked.get()
+
+    async def exchange():
+        nonlocal answers, start
+        if answers is None:
+            answers = client.stream_infer(requests())
+        asked.put_nowait(request(inputs, sequence, start))
+        start = False
+        result, error = await anext(answers)
+        if error is not None:
+            raise error
+        result.as_numpy("OUTPUT")
+
+    return exchange
+
+
+if __name__ == "__main__":
+    asyncio.Runner(loop_factory=uvloop.new_event_loop).run(main(json.loads(sys.argv[1])))
