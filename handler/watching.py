@@ -57,12 +57,13 @@ async def watch(
         while True:
             while not await feed.changed_since(seen_changes, CHECK_SECONDS):
                 _check_there(operations, session, caller)
+            began = time.monotonic()
             look = await feed.look(newer_than=seen_changes, share_s=interval_s)
             arrays = await feed.arrays(look, names, max_cells)
             skipped = max(0, look.changes - seen_changes - 1) if seen_changes >= 0 else 0
             seen_changes = look.changes
             yield _frame(session, look, arrays, skipped)
-            await asyncio.sleep(max(interval_s, feed.cost_s / COST_SHARE))
+            await asyncio.sleep(max(began + interval_s - time.monotonic(), feed.cost_s / COST_SHARE))
             _check_there(operations, session, caller)
     finally:
         feed.watchers -= 1
