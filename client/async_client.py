@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Self
+from zlib import crc32
 
 from dnc_serve.client.arrays import Float32
 from dnc_serve.client.calls import Calls
@@ -15,6 +16,7 @@ from dnc_serve.client.session import AsyncSession
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 BLOB_PART_BYTES = 1 << 20
+DEFAULT_STREAMS = 8
 
 
 class AsyncClient:
@@ -62,9 +64,13 @@ class AsyncClient:
         """
         return AsyncSession(self, id, self._open_pipe, allow_existing=allow_existing, create=create)
 
-    def multiplex(self) -> "AsyncMultiplex":
-        """Many sessions on one stream: fewer messages on the way for whoever steps many at once."""
-        return AsyncMultiplex(self)
+    def multiplex(self, streams: int = DEFAULT_STREAMS) -> "AsyncMultiplex":
+        """Many sessions on a few streams, for whoever has more sessions than a server takes streams.
+
+        One stream carries one message at a time each way, so a few are faster than one, and as many as there are
+        sessions are fastest.
+        """
+        return AsyncMultiplex(self, streams)
 
     async def model(self) -> ModelInfo:
         """What the server serves; asked for once."""
@@ -114,11 +120,14 @@ class AsyncClient:
 
 
 class AsyncMultiplex:
-    """Sessions that share one stream to each server."""
+    """Sessions that share a few streams to each server."""
 
-    def __init__(self, client: AsyncClient) -> None:
+    def __init__(self, client: AsyncClient, streams: int) -> None:
+        if streams < 1:
+            raise ValueError(f"streams is {streams}; expected at least 1")
         self._client = client
-        self._pipes: dict[str, Pipe] = {}
+        self._streams = streams
+        self._pipes: dict[tuple[str, int], Pipe] = {}
         self._sessions: list[AsyncSession] = []
 
     async def __aenter__(self) -> Self:
@@ -128,12 +137,12 @@ class AsyncMultiplex:
         await self.close()
 
     async def close(self) -> None:
-        """Leaves all its sessions and ends the stream."""
+        """Leaves all its sessions and ends the streams."""
         for session in self._sessions:
             await session.close()
 
     def session(self, id: str | None = None, *, allow_existing: bool = True, create: bool = True) -> AsyncSession:
-        """As `AsyncClient.session`, on the common stream."""
+        """As `AsyncClient.session`, on one of the common streams."""
         session = AsyncSession(self._client, id, self._open_pipe, allow_existing=allow_existing, create=create)
         self._sessions.append(session)
         return session
@@ -155,10 +164,11 @@ class AsyncMultiplex:
         return outputs
 
     def _open_pipe(self, route: Route, session_id: str) -> Pipe:
-        pipe = self._pipes.get(route.target)
+        key = (route.target, crc32(session_id.encode()) % self._streams)
+        pipe = self._pipes.get(key)
         if pipe is None or not pipe.is_open:
             hosts = self._client.calls.hosts
-            pipe = self._pipes[route.target] = Pipe(hosts.stub(route.target), route.target, hosts.metadata())
+            pipe = self._pipes[key] = Pipe(hosts.stub(route.target), route.target, hosts.metadata())
         return pipe
 
 

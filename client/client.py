@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self, TypeVar, overload
 
 from dnc_serve.client.arrays import Float32
-from dnc_serve.client.async_client import AsyncClient, AsyncMultiplex
+from dnc_serve.client.async_client import DEFAULT_STREAMS, AsyncClient, AsyncMultiplex
 from dnc_serve.client.errors import DncError
 from dnc_serve.client.hosts import DEFAULT_TARGET, TLS, Token
 from dnc_serve.client.info import MemoryFrame, ModelInfo, SessionInfo
@@ -56,9 +56,9 @@ class Client:
         session = self._client.session(id, allow_existing=allow_existing, create=create)
         return Session(self._thread, self._thread.run(session.open()))
 
-    def multiplex(self) -> "Multiplex":
-        """Many sessions on one stream: fewer messages on the way for whoever steps many at once."""
-        return Multiplex(self._thread, self._client.multiplex())
+    def multiplex(self, streams: int = DEFAULT_STREAMS) -> "Multiplex":
+        """Many sessions on a few streams, and a `step` for many at once."""
+        return Multiplex(self._thread, self._client.multiplex(streams))
 
     def model(self) -> ModelInfo:
         """What the server serves; asked for once."""
@@ -191,7 +191,7 @@ class Session:
 
 
 class Multiplex:
-    """Sessions that share one stream to each server."""
+    """Sessions that share a few streams to each server."""
 
     def __init__(self, thread: LoopThread, multiplex: AsyncMultiplex) -> None:
         self._thread = thread
@@ -204,11 +204,11 @@ class Multiplex:
         self.close()
 
     def close(self) -> None:
-        """Leaves all its sessions and ends the stream."""
+        """Leaves all its sessions and ends the streams."""
         self._thread.run(self._multiplex.close())
 
     def session(self, id: str | None = None, *, allow_existing: bool = True, create: bool = True) -> Session:
-        """As `Client.session`, on the common stream."""
+        """As `Client.session`, on one of the common streams."""
         session = self._multiplex.session(id, allow_existing=allow_existing, create=create)
         return Session(self._thread, self._thread.run(session.open()))
 

@@ -292,9 +292,10 @@ def test_watching(client: Client) -> None:
         assert (frame.position, list(frame.arrays)) == (3, ["memory"])
 
 
-def test_many_sessions_on_one_stream(client: Client, uninterrupted: Outputs) -> None:
+@pytest.mark.parametrize("streams", [1, 4])
+def test_many_sessions_on_few_streams(client: Client, uninterrupted: Outputs, streams: int) -> None:
     inputs = {number: random_inputs(number, 12) for number in range(40)}
-    with client.multiplex() as lane:
+    with client.multiplex(streams) as lane:
         sessions = {lane.session(): values for values in inputs.values()}
         outputs = lane.step(sessions)
         for session, values in sessions.items():

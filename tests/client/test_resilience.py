@@ -36,7 +36,7 @@ async def in_chunks(inputs: Float32, timesteps: int, pause_s: float = 0.0) -> As
 async def test_streams_go_on_after_cut_connections(address: str, uninterrupted: Outputs, shared: bool) -> None:
     inputs = [random_inputs(seed, 300) for seed in range(4)]
     async with relay_to(address) as relay, AsyncClient(relay.address, retry=QUICK) as client:
-        opener = client.multiplex() if shared else client
+        opener = client.multiplex(1) if shared else client
         sessions = [await opener.session() for _ in inputs]
 
         async def run(session, values) -> Float32:  # type: ignore[no-untyped-def]
