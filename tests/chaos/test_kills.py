@@ -1,0 +1,48 @@
+"""kill -9 at random moments, of the real thing: no client can tell, by a single bit, that it happened."""
+
+import asyncio
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from dnc_serve.client import AsyncClient
+from dnc_serve.handler.tiles import Tiles
+from tests.chaos.traffic import Traffic
+from tests.chaos.tree import Tree, Victim
+
+SESSIONS = 32
+PAUSE_S = 0.1  # between two chunks of a session, on average
+CALL_TIMEOUT_S = 180.0
+VICTIMS: tuple[Victim, ...] = ("worker", "java", "tree")
+
+
+@pytest.mark.parametrize("durability", ["sync", "async"])
+async def test_killed_at_random_moments_under_32_streams(
+    artifact_folder: Path, tiles: Tiles, tmp_path: Path, kills: int, durability: str
+) -> None:
+    tree = Tree(artifact_folder, tmp_path, "--durability", durability, "--snapshot-every-timesteps", "100")
+    chance = random.Random(durability)
+    killed: Counter[Victim] = Counter()
+    try:
+        await asyncio.to_thread(tree.start)
+        async with AsyncClient(tree.addresses["grpc"], timeout_s=CALL_TIMEOUT_S) as client:
+            traffic = Traffic(client, SESSIONS, PAUSE_S)
+            try:
+                for number in range(kills):
+                    await traffic.progress()
+                    await asyncio.sleep(chance.uniform(0.0, 1.0))
+                    victim = VICTIMS[number % 3] if number < 3 else chance.choice(VICTIMS)
+                    await asyncio.to_thread(tree.kill, victim)
+                    killed[victim] += 1
+                    await asyncio.to_thread(tree.start_if_ended)
+                await traffic.progress()
+                await traffic.finish()
+            finally:
+                traffic.abandon()
+    finally:
+        await asyncio.to_thread(tree.kill_all)
+    tally = traffic.tally(tiles)
+    print(f"{durability}: {dict(killed)} killed under {SESSIONS} sessions: {tally}")
+    assert tally.clean, tally
