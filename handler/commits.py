@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dnc_serve.handler.company import Run
-from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.errors import Overtaken, ServeError
 from dnc_serve.handler.journal import Outcomes
 from dnc_serve.handler.records import encode_record
 from dnc_serve.handler.sessions import Reply, Session
@@ -75,7 +75,7 @@ class Commits:
         now = time.time()
         for run, error in zip(runs, outcomes, strict=True):
             if error is not None:
-                if error.reason == "SESSION_MOVED":
+                if isinstance(error, Overtaken):
                     engine.leases.lose(run.session)
                 engine.drop(run, error)
                 continue
@@ -126,7 +126,7 @@ class Commits:
     def _check_replay(self, run: Run, replay: Replay) -> None:
         same = (
             run.outputs.tobytes() == replay.expected.tobytes()
-            if replay.same_artifact
+            if run.tiles.fingerprint == replay.fingerprint
             else np.allclose(run.outputs, replay.expected, rtol=0.0, atol=REPLAY_TOLERANCE)
         )
         if not same:

@@ -1,7 +1,9 @@
 """What the server says when it refuses.
 
     ServeError                 reason, message, metadata, retry_after_s
-    └── StoreUnavailable       raised by stores; the reason is STORE_UNAVAILABLE
+    ├── StoreUnavailable       raised by stores; the reason is STORE_UNAVAILABLE
+    └── Overtaken              another server owns the session now; the reason is NOT_READY, for whoever asks again
+                               is told the owner
 
 Every refusal is one class, because callers tell them apart by `reason`; the table of reasons is `proto/reasons.py`.
 """
@@ -44,6 +46,15 @@ class StoreUnavailable(ServeError):
 
     def __init__(self, message: str) -> None:
         super().__init__("STORE_UNAVAILABLE", message, retry_after_s=1.0)
+
+
+class Overtaken(ServeError):
+    """Another server has taken a session over; nothing was applied here."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(
+            "NOT_READY", f"another server has taken session {session_id!r} over: ask again", retry_after_s=0.05
+        )
 
 
 def _packed(message: Any) -> any_pb2.Any:

@@ -19,10 +19,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dnc_serve.handler.errors import ServeError, StoreUnavailable
+from dnc_serve.handler.errors import Overtaken, ServeError, StoreUnavailable
 from dnc_serve.handler.metrics import Metrics
 from dnc_serve.handler.sessions import Session
-from dnc_serve.handler.stores.contract import Fenced, Mutation, Store
+from dnc_serve.handler.stores.contract import Fenced, Mutation, Store, session_of
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Journal:
             self._groups.put(_Group(mutations, then, marks, started))
             return
         try:
-            outcomes = self._refusals(self.store.commit(mutations))
+            outcomes = self._refusals(mutations, self.store.commit(mutations))
         except StoreUnavailable as error:
             self._metrics.store_up.set(0)
             then([error] * len(mutations))
@@ -145,7 +145,7 @@ class Journal:
                 groups.append(group)
             mutations = [mutation for group in groups for mutation in group.mutations]
             try:
-                outcomes = self._refusals(self.store.commit(mutations)) if mutations else []
+                outcomes = self._refusals(mutations, self.store.commit(mutations)) if mutations else []
                 self.store.sync()
                 error = None
             except StoreUnavailable as unavailable:
@@ -164,7 +164,12 @@ class Journal:
             group.then(outcomes[start:end])
             start = end
 
-    def _refusals(self, outcomes: Sequence[Fenced | None]) -> Outcomes:
+    def _refusals(self, mutations: Sequence[Mutation], outcomes: Sequence[Fenced | None]) -> Outcomes:
         """What a refused write means: in a shared store, that another server has the session; in our own, a mistake."""
-        reason = "SESSION_MOVED" if self.store.shared else "INTERNAL"
-        return [None if outcome is None else ServeError(reason, str(outcome)) for outcome in outcomes]
+        return [
+            None if outcome is None else self._refusal(mutation, outcome)
+            for mutation, outcome in zip(mutations, outcomes, strict=True)
+        ]
+
+    def _refusal(self, mutation: Mutation, outcome: Fenced) -> ServeError:
+        return Overtaken(session_of(mutation)) if self.store.shared else ServeError("INTERNAL", str(outcome))

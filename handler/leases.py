@@ -10,7 +10,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from dnc_serve.handler.errors import ServeError, StoreUnavailable
+from dnc_serve.handler.errors import Overtaken, ServeError, StoreUnavailable
 from dnc_serve.handler.sessions import Session
 from dnc_serve.handler.stores.contract import Lease, LeaseHeld
 
@@ -121,14 +121,12 @@ class Leases:
                 self._held[session] = lease, started + lease.ttl_s * (1 - MARGIN)
 
     def lose(self, session: Session) -> None:
-        """Forgets a session that belongs to another server now, and sends its callers there."""
+        """Forgets a session that belongs to another server now; its callers are told the owner when they ask again."""
         self._held.pop(session, None)
         engine = self._engine
         session.ended = True
         engine.registry.remove(session)
-        engine.fail_all(
-            session, ServeError("SESSION_MOVED", f"session {session.session_id!r} was taken over by another server")
-        )
+        engine.fail_all(session, Overtaken(session.session_id))
         if not session.running:
             engine.tiers.forget(session)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dnc_serve.handler.codec import Float32
-from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.errors import Overtaken, ServeError
 from dnc_serve.handler.journal import Outcomes
 from dnc_serve.handler.records import encode_record, encode_snapshot
 from dnc_serve.handler.registry import Tombstone
@@ -48,8 +48,7 @@ class Lifecycle:
             begun([None])
             return
         snapshot = None if state is None else engine.snapshots.of(session, state)
-        if snapshot is not None:
-            session.snapshot_ordinal = session.ordinal
+        session.snapshot_ordinal = session.ordinal  # zeros need no snapshot
         engine.journal.write([Begin(session.head(), snapshot)], begun, [(session, session.position)])
 
     def reset_experience(self, session: Session, reset: Reset) -> None:
@@ -93,7 +92,7 @@ class Lifecycle:
                 engine.answer(session, reset, True, None)
             else:
                 engine.answer(session, reset, None, outcomes[0])
-                if outcomes[0].reason == "SESSION_MOVED":
+                if isinstance(outcomes[0], Overtaken):
                     engine.leases.lose(session)
             engine.go_on(session)
 

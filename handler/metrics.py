@@ -3,7 +3,9 @@
 Seconds everywhere; no label holds a session id.
 """
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+from dnc_serve.proto.reasons import REASONS
 
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -19,6 +21,7 @@ class Metrics:
     def start_over(self) -> None:
         """Sets everything to zero, on a new registry."""
         self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
         self.step_duration = Histogram(
             "dnc_step_duration_seconds", "From a chunk's arrival at a door to its reply.", ["door"],
             buckets=SECONDS, registry=registry,
@@ -82,6 +85,8 @@ class Metrics:
             self.resets.labels(scope)
         for reason in ("slot", "host", "idle", "age"):
             self.evictions.labels(reason)
+        for reason in REASONS:
+            self.errors.labels(reason)
         for door in ("stream", "unary", "torchserve"):
             self.step_duration.labels(door)
         self.store_up.set(1)

@@ -113,6 +113,15 @@ class Prune:
 Mutation = Begin | Append | Keep | End | Prune
 
 
+def session_of(mutation: Mutation) -> str:
+    """The id of the session that it changes."""
+    match mutation:
+        case Begin(head=whose) | Append(record=whose) | Keep(snapshot=whose):
+            return whose.session_id
+        case End() | Prune():
+            return mutation.session_id
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The right to write a session. `token` grows with each new owner; an older one is refused."""

@@ -32,6 +32,7 @@ from dnc_serve.handler.stores.contract import (
     Record,
     Snapshot,
     SnapshotInfo,
+    session_of,
 )
 from dnc_serve.handler.stores.redis_connection import RedisConnection, Script
 
@@ -81,7 +82,7 @@ class RedisStore:
     def commit(self, mutations: Sequence[Mutation]) -> list[Fenced | None]:
         places: dict[str, list[int]] = {}  # of each session's mutations
         for place, mutation in enumerate(mutations):
-            places.setdefault(_session_id(mutation), []).append(place)
+            places.setdefault(session_of(mutation), []).append(place)
         self._sequence += 1
         with self._tokens_lock:
             tokens = [self._tokens.get(session_id, 0) for session_id in places]
@@ -238,16 +239,6 @@ def _key(session_id: str, part: str) -> str:
 
 def _keys(session_id: str) -> list[str]:
     return [_key(session_id, part) for part in _PARTS]
-
-
-def _session_id(mutation: Mutation) -> str:
-    if isinstance(mutation, Append):
-        return mutation.record.session_id
-    if isinstance(mutation, Begin):
-        return mutation.head.session_id
-    if isinstance(mutation, Keep):
-        return mutation.snapshot.session_id
-    return mutation.session_id
 
 
 def _arguments(mutation: Mutation) -> list[Any]:

@@ -1,0 +1,227 @@
+"""Several servers on one real Redis: one owner for each session, whatever is killed or frozen."""
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from grpc import StatusCode
+
+from dnc_serve.client import AsyncClient
+from dnc_serve.handler.ports import free_port
+from dnc_serve.handler.tiles import Tiles
+from dnc_serve.model.export import load_artifact
+from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+from tests.end_to_end.conftest import INPUT_SIZE
+from tests.handler.door import Door, open_door, refused
+from tests.handler.stores.conftest import RedisServer
+
+LEASE_S = 2.0
+SESSIONS = 12
+CHUNK = 4
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    server = RedisServer(folder)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def random_inputs(seed: int, timesteps: int) -> np.ndarray:
+    return np.random.default_rng(seed).choice(np.array([-1, 1], np.float32), (timesteps, INPUT_SIZE))
+
+
+@contextmanager
+def two_doors(artifact: Path, folder: Path, redis: RedisServer) -> Iterator[tuple[Door, Door]]:
+    with ExitStack() as stack:
+        doors = [
+            stack.enter_context(open_door(artifact, folder / name, store=redis.url, lease_s=LEASE_S)) for name in "ab"
+        ]
+        yield doors[0], doors[1]
+
+
+def test_a_session_has_one_owner_and_moves_when_it_drains(
+    small_artifact: Path, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    with two_doors(small_artifact, tmp_path, redis_server) as (first, second):
+        first.create("s")
+        first.step("s", random_inputs(0, 5), position=0)
+        calls = [
+            lambda: second.step("s", random_inputs(1, 5), position=5),
+            lambda: second.session("s"),
+            lambda: second.dump("s"),
+            lambda: second.create("s"),
+            lambda: second.stub.DeleteSession(pb.DeleteSessionRequest(session_id="s"), timeout=30),
+        ]
+        for call in calls:
+            with refused("SESSION_MOVED", StatusCode.FAILED_PRECONDITION) as info:
+                call()
+            assert info["owner"] == first.addresses.grpc
+            assert 0 < float(info["lease_seconds"]) <= LEASE_S
+        first.server.drain(5.0)
+        again = second.step("s", random_inputs(0, 5), position=0)
+        assert again.replayed
+        assert second.step("s", random_inputs(1, 5), position=5).position == 10
+
+
+def test_a_session_that_ended_at_one_server_has_ended_at_all(
+    small_artifact: Path, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    with two_doors(small_artifact, tmp_path, redis_server) as (first, second):
+        first.create("s")
+        first.stub.DeleteSession(pb.DeleteSessionRequest(session_id="s"), timeout=30)
+        with refused("SESSION_NOT_FOUND", StatusCode.NOT_FOUND) as info:
+            second.session("s")
+        assert info["why"] == "deleted"
+        assert second.create("s").position == 0
+
+
+class Process:
+    """A server in a process of its own, on a port that it keeps."""
+
+    def __init__(self, artifact: Path, folder: Path, redis: RedisServer, name: str) -> None:
+        self.port = free_port()
+        settings = [f"store={redis.url}", f"lease_s={LEASE_S}", f"advertise=127.0.0.1:{self.port}"]
+        self._command = [
+            sys.executable, "-m", "tests.client.serving", str(artifact), str(folder / name), str(self.port), *settings,
+        ]  # fmt: skip
+        self.process: subprocess.Popen[str] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+
+    def wait(self) -> None:
+        assert self.process is not None and self.process.stdout is not None
+        assert self.process.stdout.readline().strip() == self.address
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        os.kill(self.process.pid, number)
+
+    def ended(self) -> None:
+        assert self.process is not None
+        assert self.process.wait(60) == 0
+
+    def kill(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.signal(signal.SIGKILL)
+            self.process.wait()
+
+
+class Stream:
+    """One session's client: sends chunks until told to stop, and keeps what it got."""
+
+    def __init__(self, number: int) -> None:
+        self.name = f"stream-{number}"
+        self.number = number
+        self.outputs: list[np.ndarray] = []
+
+    def inputs(self, chunk: int) -> np.ndarray:
+        return random_inputs(1000 * self.number + chunk, CHUNK)
+
+    async def run(self, client: AsyncClient, stop: asyncio.Event) -> None:
+        async with client.session(self.name) as session:
+            while not stop.is_set():
+                self.outputs.append(await session.step(self.inputs(len(self.outputs))))
+                await asyncio.sleep(0.01)
+
+
+def uninterrupted(tiles: Tiles, stream: Stream) -> np.ndarray:
+    states = torch.zeros(tiles.largest, tiles.layout.size)
+    inputs = np.concatenate([stream.inputs(chunk) for chunk in range(len(stream.outputs))])
+    tiled = torch.zeros(len(inputs), tiles.largest, INPUT_SIZE)
+    tiled[:, 0] = torch.from_numpy(inputs)
+    outputs, _ = tiles.run(tiled, states)
+    return outputs[:, 0].numpy()
+
+
+async def disturb(servers: list[Process], redis: RedisServer, streams: list[Stream]) -> None:
+    """Kills one server, freezes another beyond its leases, rolls the third, and kills the store; life must go on."""
+
+    async def progress() -> None:
+        before = [len(stream.outputs) for stream in streams]
+        deadline = time.monotonic() + 60
+        while any(len(stream.outputs) < count + 3 for stream, count in zip(streams, before, strict=True)):
+            assert time.monotonic() < deadline, "a stream stands still"
+            await asyncio.sleep(0.05)
+
+    await progress()
+    servers[0].kill()
+    await progress()  # the others took its sessions over
+    servers[0].start()
+    await asyncio.to_thread(servers[0].wait)
+    servers[1].signal(signal.SIGSTOP)
+    await asyncio.sleep(LEASE_S + 1.0)
+    await progress()
+    servers[1].signal(signal.SIGCONT)  # it wakes, and must find out that its time is over
+    await progress()
+    servers[2].signal(signal.SIGTERM)  # it is rolled: drained, ended, and started anew
+    await asyncio.to_thread(servers[2].ended)
+    await progress()
+    servers[2].start()
+    await asyncio.to_thread(servers[2].wait)
+    redis.kill()
+    await asyncio.sleep(1.0)
+    redis.start()
+    await progress()
+
+
+def test_lost_doubled_and_differing_timesteps_are_none(
+    small_artifact: Path, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    servers = [Process(small_artifact, tmp_path, redis_server, f"server-{number}") for number in range(3)]
+    streams = [Stream(number) for number in range(SESSIONS)]
+
+    async def live() -> list[int]:
+        stop = asyncio.Event()
+        addresses = [server.address for server in servers]
+        random.Random(5).shuffle(addresses)
+        async with AsyncClient(addresses, timeout_s=30) as client:
+            running = [asyncio.create_task(stream.run(client, stop)) for stream in streams]
+            try:
+                await disturb(servers, redis_server, streams)
+            finally:
+                stop.set()
+                await asyncio.gather(*running)
+            positions = []
+            for stream in streams:
+                async with client.session(stream.name) as session:
+                    positions.append((await session.info()).position)
+            return positions
+
+    try:
+        for server in servers:
+            server.start()
+        for server in servers:
+            server.wait()
+        positions = asyncio.run(live())
+    finally:
+        for server in servers:
+            server.kill()
+    tiles = Tiles(load_artifact(small_artifact), "cpu")
+    differing = lost = doubled = 0
+    for stream, position in zip(streams, positions, strict=True):
+        truth, got = uninterrupted(tiles, stream), np.concatenate(stream.outputs)
+        differing += int((truth != got).any(axis=1).sum())
+        lost += max(0, len(got) - position)
+        doubled += max(0, position - len(got))
+    print(f"{sum(positions)} timesteps: lost {lost}, doubled {doubled}, differing {differing}")
+    assert (lost, doubled, differing) == (0, 0, 0)
