@@ -37,7 +37,7 @@ lint: $(READY) ## ruff, buf, hadolint, shellcheck
 	$(BIN)/ruff format --check
 	PATH="$(abspath $(BIN)):$$PATH" proto/lint.sh
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/shellcheck proto/*.sh .ci/run
+	$(BIN)/shellcheck proto/*.sh deploy/*.sh .ci/run .ci/wheel
 
 format: $(READY) ## let ruff lay out the code
 	$(BIN)/ruff check --fix

@@ -5,6 +5,7 @@ import sys
 import tempfile
 
 import numpy as np
+
 from dnc_serve.client import Client
 
 PORTS = ("port", "metrics-port", "torchserve-http-port", "torchserve-grpc-port", "torchserve-management-port",
