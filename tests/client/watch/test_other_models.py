@@ -18,7 +18,7 @@ from dnc_serve.model.export import export
 from tests.client.conftest import ServerProcess
 from tests.client.watch.test_page import Page
 
-SLOTS, WORD = 200, 8
+SLOTS, WORD = 96, 8
 
 
 @pytest.fixture(scope="module")
