@@ -1,0 +1,344 @@
+"""The artifact compiled ahead of time for one kind of host: faster code beside the TorchScript that runs anywhere.
+
+AOTInductor makes a package of machine code for each number of rows and of ticks. They lie in a folder of a cache whose
+name is made of all that the code depends on, so a cache can be shared between servers and hosts, and deleted at any
+time: a folder appears there complete, in one step, and is checked before it is loaded.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dnc_serve.model.export import Artifact, ArtifactError, load_artifact
+from dnc_serve.model.tick import TickModule
+from dnc_serve.model.weights import load_model
+
+TILE_SIZES = (8, 16, 32, 64)
+# A call of several ticks saves what each call costs, which is little beside the ticks of a model of many layers; and
+# those are compiled in minutes.
+TICKS = (1, 8)
+MOST_LAYERS_OF_MANY_TICKS = 2
+MANIFEST_FILE = "compiled.json"
+FORMAT = 1
+# Code that computes with more threads than one adds up in an order of its own.
+OPTIONS = {"cpp.threads": 1}
+# Up to so many slots, ranking each against all others is faster than a sort of each row.
+RANKED_SLOTS = 256
+MOST_COMPILERS = 4  # at once; each takes half a gigabyte
+
+Progress = Callable[[int, int], None]
+
+
+class CompiledError(Exception):
+    """There is no compiled artifact to be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class CompiledArtifact:
+    """Code for some numbers of rows, to be called as a `TickModule` is; `identity` names what its bits depend on."""
+
+    sizes: tuple[int, ...]
+    identity: str
+    loaders: dict[tuple[int, int], Any]  # by rows and ticks
+    ticks: tuple[int, ...]  # the most first, 1 last
+
+    def __call__(self, inputs: Tensor, packed: Tensor) -> tuple[Tensor, Tensor]:
+        """From inputs [T, B, I] and states [B, S], outputs [T, B, O] and the states after them; changes neither.
+
+        B must be one of `sizes`.
+        """
+        rows, left, start = packed.size(0), inputs.size(0), 0
+        inputs, packed = inputs.contiguous(), packed.contiguous()  # the code takes addresses, not strides
+        outputs: list[Tensor] = []
+        for ticks in self.ticks:
+            while left >= ticks:
+                # Without the wrapper around it, which parses a description of its arguments at every call.
+                output, packed = self.loaders[rows, ticks].boxed_run([inputs[start : start + ticks], packed])
+                outputs.append(output)
+                start, left = start + ticks, left - ticks
+        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)), packed
+
+
+def processor(device: torch.device) -> str:
+    """The kind of processor, as far as code and rounding depend on it."""
+    if device.type == "cuda":
+        capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
+        return f"{torch.cuda.get_device_name(device)} {capability} cuda {torch.version.cuda}"
+    facts = {"vendor_id": "", "cpu family": "", "model": "", "flags": "", "Features": ""}
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().partition("\n\n")[0].splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() in facts:
+                facts[name.strip()] = " ".join(sorted(value.split()))
+    else:
+        facts["model"] = platform.processor()
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {json.dumps(facts)}"
+
+
+def compiled_key(digest: str, device: torch.device | str = "cpu") -> str:
+    """The name of the folder for a model's code: weights, torch, processor and format, as hexadecimal digits."""
+    described = [FORMAT, digest, torch.__version__, torch.device(device).type, processor(torch.device(device))]
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:24]
+
+
+def compile_artifact(
+    artifact_folder: str | Path,
+    cache: str | Path,
+    tile_sizes: Sequence[int] = TILE_SIZES,
+    ticks: Sequence[int] | None = None,
+    progress: Progress | None = None,
+    device: str = "cpu",
+) -> Path:
+    """Compiles an artifact for this host, unless the cache has it, and returns its folder in the cache.
+
+    `ticks` must have 1 in it; not given, they are chosen by the number of layers. `progress(done, total)` is told the
+    packages. Raises CompiledError, ArtifactError.
+    """
+    artifact = load_artifact(artifact_folder)
+    folder = Path(cache) / compiled_key(artifact.digest, device)
+    if _intact(folder):
+        return folder
+    if ticks is None:
+        ticks = TICKS if artifact.config.num_layers <= MOST_LAYERS_OF_MANY_TICKS else TICKS[:1]
+    if 1 not in ticks or not tile_sizes:
+        raise ValueError(
+            f"ticks are {tuple(ticks)} and tile_sizes {tuple(tile_sizes)}; expected 1 and some size in them"
+        )
+    if not _compiler():
+        raise CompiledError("compiling takes a C++ compiler; install g++, or name another in CXX")
+    jobs = [(rows, count) for count in sorted(ticks, reverse=True) for rows in sorted(tile_sizes, reverse=True)]
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as exc:
+        raise CompiledError(f"{cache} can't hold compiled models: {exc.strerror}") from exc
+    try:
+        _compile_all(Path(artifact_folder), beside, jobs, device, progress or (lambda done, total: None))
+        manifest = {
+            "format": FORMAT,
+            "key": folder.name,
+            "digest": artifact.digest,
+            "torch": torch.__version__,
+            "processor": processor(torch.device(device)),
+            "compiler": _compiler(),
+            "packages": [
+                {
+                    "rows": rows,
+                    "ticks": count,
+                    "file": _name(rows, count),
+                    "sha256": _sha256(beside / _name(rows, count)),
+                }
+                for rows, count in sorted(jobs)
+            ],
+        }
+        (beside / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n")
+        _put(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return folder
+
+
+def load_compiled(artifact: Artifact, cache: str | Path, device: torch.device | str = "cpu") -> CompiledArtifact:
+    """The compiled artifact of this model for this host. Raises CompiledError if there is none, or a damaged one."""
+    device = torch.device(device)
+    folder = Path(cache) / compiled_key(artifact.digest, device)
+    if not folder.is_dir():
+        raise CompiledError(f"{cache} has none of this model for this host; `dnc serve --compile` makes one")
+    manifest = _read_manifest(folder)
+    loaders: dict[tuple[int, int], Any] = {}
+    for package in manifest["packages"]:
+        try:
+            loaded = torch._inductor.aoti_load_package(
+                str(folder / package["file"]), run_single_threaded=True, device_index=device.index or -1
+            )
+        except (RuntimeError, OSError) as exc:
+            raise CompiledError(f"{folder / package['file']} can't be loaded: {exc}") from exc
+        loaders[package["rows"], package["ticks"]] = loaded.loader
+    sizes = sorted({rows for rows, _ in loaders})
+    ticks = sorted({count for _, count in loaders}, reverse=True)
+    identity = json.dumps([manifest["key"], manifest["compiler"], sizes, ticks])
+    return CompiledArtifact(tuple(sizes), identity, loaders, tuple(ticks))
+
+
+# Compiling.
+
+
+def _compile_all(
+    artifact_folder: Path, folder: Path, jobs: list[tuple[int, int]], device: str, progress: Progress
+) -> None:
+    scratch = folder / "scratch"
+    # Processes of their own: the compiler leaves settings and memory behind, and one package takes one core.
+    context = multiprocessing.get_context("spawn")
+    compilers = min(os.cpu_count() or 1, len(jobs), MOST_COMPILERS)
+    with ProcessPoolExecutor(compilers, context, _begin_compiling, (str(scratch),)) as pool:
+        futures = [pool.submit(_compile_one, artifact_folder, folder, rows, count, device) for rows, count in jobs]
+        progress(0, len(jobs))
+        try:
+            for done, future in enumerate(as_completed(futures), 1):
+                future.result()
+                progress(done, len(jobs))
+        except Exception as exc:
+            pool.shutdown(wait=True, cancel_futures=True)
+            cause = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+            raise CompiledError(f"{artifact_folder} can't be compiled: {cause}") from exc
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _begin_compiling(scratch: str) -> None:
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = scratch
+    warnings.simplefilter("ignore")  # torch's, about itself
+    torch.set_num_threads(1)
+
+
+def _compile_one(artifact_folder: Path, folder: Path, rows: int, ticks: int, device: str) -> None:
+    module = TickModule(load_model(artifact_folder).eval().requires_grad_(False)).to(device)
+    inputs = torch.zeros(ticks, rows, module.dnc.config.input_size, device=device)
+    packed = torch.zeros(rows, sum(module.packing.sizes), device=device)
+    with torch.no_grad():
+        program = torch.export.export(module, (inputs, packed), strict=False)
+        decompositions: dict[Any, Callable[..., Any]] = {torch.ops.aten.baddbmm.default: baddbmm_of_single_rows}
+        if module.dnc.nr_cells <= RANKED_SLOTS:
+            decompositions[torch.ops.aten.sort.stable] = sort_by_rank
+        program = program.run_decompositions(decompositions)
+        torch._inductor.aoti_compile_and_package(
+            program, package_path=str(folder / _name(rows, ticks)), inductor_configs=OPTIONS
+        )
+
+
+# Operations that the compiler would leave to a call for each row, taken apart into what it makes vector code of.
+
+
+def sort_by_rank(values: Tensor, *, stable: bool, dim: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
+    """`torch.sort`, stable, with the same results for numbers: each finds its place by comparison with all others."""
+    values = values.movedim(dim, -1)
+    places = torch.arange(values.size(-1), device=values.device)
+    ours, others = values.unsqueeze(-1), values.unsqueeze(-2)
+    before = (others > ours) if descending else (others < ours)
+    before = before | ((others == ours) & (places.unsqueeze(0) < places.unsqueeze(1)))
+    rank = before.to(values.dtype).sum(-1).to(torch.int64)
+    ordered = torch.zeros_like(values).scatter(-1, rank, values)
+    order = torch.zeros_like(rank).scatter(-1, rank, places.expand_as(rank))
+    return ordered.movedim(-1, dim), order.movedim(-1, dim)
+
+
+def baddbmm_of_single_rows(added: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """`torch.baddbmm` where each matrix on the left is a single row [B, 1, N], as for the one read head of a model."""
+    if left.size(1) != 1 or beta != 1 or alpha != 1:
+        return NotImplemented  # type: ignore[no-any-return]  # the compiler then does as it would without this
+    product: Tensor = (left.transpose(1, 2) * right).sum(1, keepdim=True)
+    return added + product
+
+
+def _compiler() -> str:
+    """The first line of what the C++ compiler says of itself: other compilers may round otherwise."""
+    command = [os.environ.get("CXX", "g++"), "--version"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout.partition("\n")[
+            0
+        ]
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def main() -> None:
+    """Compiles ARTIFACT into CACHE for DEVICE, with a bar on a terminal; prints what went wrong, and exits with 1."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing is left half-way in the cache
+    artifact_folder, cache, device = sys.argv[1:]
+    try:
+        with CompileBar() as bar:
+            compile_artifact(artifact_folder, cache, progress=bar.show, device=device)
+    except (CompiledError, ArtifactError) as exc:
+        sys.stdout.write(f"{exc}\n")
+        sys.exit(1)
+
+
+class CompileBar:
+    """A bar on a terminal's standard error, one step for each package; elsewhere nothing."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def show(self, done: int, total: int) -> None:
+        """Sets the bar, and draws it first when there is something to do."""
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, desc="compiling", unit="tile", disable=None)
+        self._bar.update(done - self._bar.n)
+        self._bar.refresh()
+
+    def __enter__(self) -> "CompileBar":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+# The cache.
+
+
+def _put(beside: Path, folder: Path) -> None:
+    """Gives a complete folder its name. Another process may have done so first; then its folder stays."""
+    try:
+        beside.rename(folder)
+    except OSError as exc:
+        if _intact(folder):
+            return
+        damaged = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            folder.rename(damaged / "damaged")
+            beside.rename(folder)
+        except OSError:
+            if not _intact(folder):
+                raise CompiledError(f"{folder} can't be written: {exc.strerror}") from exc
+        finally:
+            shutil.rmtree(damaged, ignore_errors=True)
+
+
+def _intact(folder: Path) -> bool:
+    try:
+        _read_manifest(folder)
+    except CompiledError:
+        return False
+    return True
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest, after a check of every file."""
+    path = folder / MANIFEST_FILE
+    try:
+        manifest = json.loads(path.read_text())
+        if manifest["format"] != FORMAT or manifest["key"] != folder.name or not manifest["packages"]:
+            raise CompiledError(f"{path} is of another model, host or version")
+        for package in manifest["packages"]:
+            if _sha256(folder / package["file"]) != package["sha256"]:
+                raise CompiledError(f"{folder / package['file']} is damaged; delete {folder} and compile again")
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise CompiledError(f"{folder} is damaged ({exc}); delete it and compile again") from exc
+    return dict(manifest)
+
+
+def _name(rows: int, ticks: int) -> str:
+    return f"{rows}_rows_{ticks}_ticks.pt2"
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
