@@ -11,7 +11,11 @@ import numpy as np
 
 from dnc_serve.handler.codec import Float32
 from dnc_serve.handler.sessions import Session
+from dnc_serve.handler.tiles import Tiles
 from dnc_serve.handler.work import Chunk, Replay
+
+# More ticks in one turn than these save nothing.
+MAX_TICKS = 64
 
 
 @dataclass(eq=False, slots=True)
@@ -22,6 +26,7 @@ class Run:
     work: Chunk | Replay
     outputs: Float32  # [T, O], filled as far as `done`
     work_row: int
+    tiles: Tiles  # what it is stepped by
     done: int = 0
 
     @property
@@ -38,11 +43,10 @@ class Run:
 
 
 class Rotation:
-    """Chunks under way, in turn."""
+    """Chunks under way, in turn; a turn takes about `turn_seconds` at most."""
 
-    def __init__(self, largest_tile: int, max_ticks: int) -> None:
-        self._largest_tile = largest_tile
-        self._max_ticks = max_ticks
+    def __init__(self, turn_seconds: float) -> None:
+        self._turn_seconds = turn_seconds
         self._runs: deque[Run] = deque()
 
     def __len__(self) -> int:
@@ -51,21 +55,23 @@ class Rotation:
     def add(self, run: Run) -> None:
         self._runs.append(run)
 
-    def next_company(self, tile_sizes: tuple[int, ...]) -> tuple[list[Run], int]:
-        """The runs of the next turn and the ticks that all of them have left."""
+    def next_company(self) -> tuple[list[Run], int]:
+        """The runs of the next turn, all stepped by the same tiles, and the ticks that all of them have left."""
         company: list[Run] = []
         aside: list[Run] = []
-        magnitude = self._runs[0].rest.bit_length()
-        while self._runs and len(company) < self._largest_tile and len(aside) < self._largest_tile:
+        tiles, magnitude = self._runs[0].tiles, self._runs[0].rest.bit_length()
+        while self._runs and len(company) < tiles.largest and len(aside) < tiles.largest:
             run = self._runs.popleft()
-            (company if run.rest.bit_length() == magnitude else aside).append(run)
+            (company if run.tiles is tiles and run.rest.bit_length() == magnitude else aside).append(run)
         # Rows that would be padding carry longer chunks a bit further.
-        padding = next(size for size in tile_sizes if size >= len(company)) - len(company)
-        for run in [run for run in aside if run.rest.bit_length() > magnitude][:padding]:
+        padding = tiles.fit(len(company)) - len(company)
+        longer = [run for run in aside if run.tiles is tiles and run.rest.bit_length() > magnitude]
+        for run in longer[:padding]:
             aside.remove(run)
             company.append(run)
         self._runs.extendleft(reversed(aside))
-        return company, min(self._max_ticks, min(run.rest for run in company))
+        most_ticks = max(1, min(MAX_TICKS, int(self._turn_seconds / tiles.tick_seconds)))
+        return company, min(most_ticks, min(run.rest for run in company))
 
 
 def gather_inputs(company: list[Run], ticks: int, tile: int, input_size: int) -> Float32:

@@ -32,6 +32,9 @@ class ConfigError(ValueError):
     """A setting is wrong; the message is one line that names the setting, its value, and what was expected."""
 
 
+COMPILED = "compiled"  # the folder of compiled models in the state folder
+
+
 def default_state_dir() -> Path:
     """Where programs keep what must outlive them, by the XDG rules."""
     home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
@@ -80,7 +83,7 @@ class ServeConfig(BaseSettings):
         default="auto", description="auto (what TorchServe assigns), cpu, cuda or cuda:INDEX"
     )
     compile: bool = Field(
-        default=False, description="build a compiled artifact for this host beside the TorchScript one"
+        default=False, description="compile the model for this host first, unless that was done before"
     )
 
     # Where it listens.
@@ -181,6 +184,11 @@ class ServeConfig(BaseSettings):
                 if getattr(self, name) == getattr(self, other):
                     raise ValueError(f"{name} is {getattr(self, name)}; expected another port than that of {other}")
         return self
+
+    @property
+    def compiled_dir(self) -> Path:
+        """Where compiled models are kept."""
+        return self.state_dir / COMPILED
 
     @classmethod
     def settings_customise_sources(

@@ -84,12 +84,16 @@ class Engine:
         self.tiers = Tiers(
             slab, config.slots, config.host_bytes, self.row_bytes, self.snapshots.store_states, self.go_on, metrics
         )
-        self._rotation = Rotation(tiles.largest, max(1, min(64, int(TURN_SECONDS / tiles.tick_seconds))))
+        self._rotation = Rotation(TURN_SECONDS)
         self._runs = 0
         self._scheduled: list[Session] = []
         self._turn_pending = False
         self._stepping = False
-        self._tiles = {size: torch.zeros(size, tiles.layout.size, device=tiles.device) for size in tiles.sizes}
+        at_hand = (tiles, *tiles.others)
+        self._tiles_by_fingerprint = {each.fingerprint: each for each in at_hand}
+        self._gathered = {
+            size: torch.zeros(size, tiles.layout.size, device=tiles.device) for each in at_hand for size in each.sizes
+        }
         self._thread = ThreadPoolExecutor(1, "dnc-step") if tiles.tick_seconds >= THREAD_TICK_SECONDS else None
 
     # What the doors call.
@@ -188,6 +192,10 @@ class Engine:
         while session.fifo:
             self.answer(session, session.fifo.popleft(), None, error)
 
+    def tiles_for(self, fingerprint: str) -> Tiles:
+        """What computed a record with this fingerprint, if it is at hand, else what steps sessions now."""
+        return self._tiles_by_fingerprint.get(fingerprint, self.tiles)
+
     @property
     def at_rest(self) -> bool:
         """Whether nothing is queued or under way."""
@@ -205,7 +213,7 @@ class Engine:
         self._begin_runs()
         if not self._rotation:
             return
-        company, ticks = self._rotation.next_company(self.tiles.sizes)
+        company, ticks = self._rotation.next_company()
         if self._thread is None:
             self._settle(company, ticks, *self._step(company, ticks))
         else:
@@ -222,15 +230,16 @@ class Engine:
     def _step(self, company: list[Run], ticks: int) -> tuple[Float32 | None, Tensor | None]:
         """Gathers, and steps: outputs [ticks, B, O] in host memory and states [B, S]; None if the model failed."""
         started = time.perf_counter()
-        tile = self.tiles.fit(len(company))
+        tiles = company[0].tiles
+        tile = tiles.fit(len(company))
         try:
-            states = self._tiles[tile]
+            states = self._gathered[tile]
             self._slab.gather([run.source_row for run in company], states)
             for place, run in enumerate(company):
                 if run.done == 0:
                     self._reset_first(run.work, states[place])
-            inputs = torch.from_numpy(gather_inputs(company, ticks, tile, self.tiles.input_size))
-            outputs, states = self.tiles.run(inputs.to(self.tiles.device), states)
+            inputs = torch.from_numpy(gather_inputs(company, ticks, tile, tiles.input_size))
+            outputs, states = tiles.run(inputs.to(tiles.device), states)
             result = outputs.cpu().numpy()
         except RuntimeError:
             logger.exception("a tile of %d rows could not be stepped", tile)
@@ -332,7 +341,8 @@ class Engine:
         session.running = True
         self._runs += 1
         outputs = np.empty((len(work.inputs), self.output_size), np.float32)
-        self._rotation.add(Run(session, work, outputs, self._slab.take()))
+        tiles = self.tiles_for(work.fingerprint) if isinstance(work, Replay) else self.tiles
+        self._rotation.add(Run(session, work, outputs, self._slab.take(), tiles))
         if isinstance(work, Chunk):
             work.started_at = time.perf_counter()
             self.metrics.queue_wait.observe(work.started_at - work.arrived_at)
@@ -418,7 +428,10 @@ class Engine:
         return bool(torch.isfinite(self._slab.states[rows].sum()))
 
     def debug_arrays(self, run: Run) -> dict[str, Float32]:
-        """What each layer's access left at each timestep of a finished run, [T x L, …], computed once more."""
+        """What each layer's access left at each timestep of a finished run, [T x L, …], computed once more.
+
+        TorchScript computes it, whichever code stepped the run.
+        """
         tile = self.tiles.sizes[0]
         states = torch.zeros(tile, self.layout.size, device=self.tiles.device)
         assert run.session.row is not None

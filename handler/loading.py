@@ -68,17 +68,19 @@ class Loading:
         replays = self._replays(session, recovered)
         if replays:
             session.timesteps_since_snapshot = sum(len(replay.inputs) for replay in replays)
-            session.fingerprint = engine.fingerprint
-            if not all(replay.same_artifact for replay in replays):
+            marks = [replay.fingerprint for replay in replays if replay.fingerprint]
+            if marks:
+                session.fingerprint = engine.tiles_for(marks[-1]).fingerprint
+            if any(engine.tiles_for(mark).fingerprint != mark for mark in marks):
                 session.replayed_elsewhere = True
                 engine.metrics.replayed_elsewhere.inc()
         session.fifo.extendleft(reversed(replays))
 
     def _replays(self, session: Session, recovered: Recovered) -> list[Replay]:
-        """The operations since the snapshot, consecutive chunks joined."""
+        """The operations since the snapshot, consecutive chunks joined that the same artifact computed."""
         replays: list[Replay] = []
         pending: list[tuple[Float32, Float32]] = []
-        reset, same = "", True
+        reset, fingerprint = "", ""
         engine = self._engine
 
         def done(result: object, error: ServeError | None) -> None:
@@ -86,24 +88,25 @@ class Loading:
                 engine.fail_all(session, error)
 
         def close() -> None:
-            nonlocal reset, same
+            nonlocal reset, fingerprint
             if pending or reset:
                 inputs = [inputs for inputs, _ in pending] or [np.zeros((0, engine.input_size), np.float32)]
                 outputs = [outputs for _, outputs in pending] or [np.zeros((0, engine.output_size), np.float32)]
-                replays.append(Replay(np.concatenate(inputs), np.concatenate(outputs), reset, same, done))
+                replays.append(Replay(np.concatenate(inputs), np.concatenate(outputs), reset, fingerprint, done))
             pending.clear()
-            reset, same = "", True
+            reset, fingerprint = "", ""
 
         timesteps = 0
         for operation in recovered.operations:
-            if operation.reset or timesteps >= REPLAY_TIMESTEPS:
+            others = bool(pending) and len(operation.inputs) > 0 and operation.fingerprint != fingerprint
+            if operation.reset or others or timesteps >= REPLAY_TIMESTEPS:
                 close()
                 timesteps = 0
                 reset = operation.reset
             if len(operation.inputs):
                 pending.append((operation.inputs, operation.outputs))
                 timesteps += len(operation.inputs)
-                same = same and operation.fingerprint == engine.fingerprint
+                fingerprint = operation.fingerprint
         close()
         return replays
 

@@ -33,7 +33,7 @@ from dnc_serve.handler.registry import Registry
 from dnc_serve.handler.rows import answer_calls
 from dnc_serve.handler.self_test import self_test
 from dnc_serve.handler.service import DncService
-from dnc_serve.handler.tiles import Tiles
+from dnc_serve.handler.tiles import choose_tiles
 from dnc_serve.handler.tracing import make_tracing
 from dnc_serve.handler.upkeep import Upkeep
 from dnc_serve.model.export import load_artifact
@@ -101,7 +101,7 @@ class DncServer:
         config = self._config
         self._metrics = Metrics()
         artifact = load_artifact(self._artifact_folder, self._device)
-        tiles = Tiles(artifact, self._device)
+        tiles = choose_tiles(artifact, self._device, config.compiled_dir)
         door = self._door = Door(config)
         door.bind()
         self._cleanup.push_async_callback(door.close, 0)

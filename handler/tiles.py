@@ -1,23 +1,33 @@
-"""The compiled model, stepped in tiles: a few fixed numbers of rows whose bits agree.
+"""The model's code, stepped in tiles: a few fixed numbers of rows whose bits agree.
 
 A row's result must not depend on its company. Kernels are chosen by shape, so a matrix product over 1 row and one over
 64 rows may round differently; over the sizes used here they don't, and each server proves that for its own artifact
 and processor before it serves.
+
+TorchScript is the code that runs anywhere. Where an artifact compiled for this host is at hand and proves itself, it
+steps the sessions, and TorchScript stays beside it: for looks into the memory, and for replays of what it computed.
 """
 
 import hashlib
 import json
-import platform
+import logging
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from dnc_serve.model.compiled import CompiledArtifact, CompiledError, load_compiled, processor
 from dnc_serve.model.export import Artifact
 
+logger = logging.getLogger(__name__)
+
 CANDIDATES = (8, 12, 16, 32, 64)
-PROBE_TIMESTEPS = 6
+# One more than the ticks of a compiled call, so that calls of many and of one are both in it.
+PROBE_TIMESTEPS = 9
+COMPILED_TOLERANCE = 1e-5
 # TorchScript's executor may change its code after the first calls.
 WARM_UP_CALLS = 3
 
@@ -28,10 +38,13 @@ class Tiles:
     Shapes: inputs [T, rows, I], states [rows, S] as `StateLayout` packs them, outputs [T, rows, O].
     """
 
-    kind = "torchscript"
-    note = ""
-
-    def __init__(self, artifact: Artifact, device: str, candidates: Sequence[int] = CANDIDATES) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        device: str,
+        candidates: Sequence[int] = CANDIDATES,
+        compiled: CompiledArtifact | None = None,
+    ) -> None:
         torch.set_num_threads(1)  # spinning threads cost more than they bring, and the count must not change
         torch.set_flush_denormal(True)
         torch.backends.cuda.matmul.allow_tf32 = False
@@ -41,19 +54,19 @@ class Tiles:
         self.input_size = artifact.config.input_size
         self.output_size = artifact.config.outputs
         self.module = artifact.module.to(self.device)
-        self.sizes = self._agreeing(sorted(candidates))
+        self.kind = "torchscript" if compiled is None else "aotinductor"
+        self.note = ""  # why it is not the faster kind
+        self.others: tuple[Tiles, ...] = ()  # code of the same model that is at hand for replays
+        self._code = self.module if compiled is None else compiled
+        self.sizes = self._agreeing(sorted(candidates if compiled is None else compiled.sizes))
         self.largest = self.sizes[-1]
         self.tick_seconds = self._time_a_tick()
-        self.fingerprint = self._fingerprint(artifact)
+        self.fingerprint = self._fingerprint(artifact, "" if compiled is None else compiled.identity)
 
-    def _fingerprint(self, artifact: Artifact) -> str:
+    def _fingerprint(self, artifact: Artifact, code: str) -> str:
         """What the promise of equal bits holds for: artifact, torch and kind of processor, as 16 hexadecimal digits."""
-        if self.device.type == "cuda":
-            processor = torch.cuda.get_device_name(self.device)
-        else:
-            processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-        described = json.dumps([self.kind, artifact.digest, torch.__version__, processor, self.largest])
-        return hashlib.sha256(described.encode()).hexdigest()[:16]
+        described = [self.kind, artifact.digest, torch.__version__, processor(self.device), self.largest, code]
+        return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
     def fit(self, rows: int) -> int:
         """The smallest tile that holds so many rows."""
@@ -62,7 +75,7 @@ class Tiles:
     def run(self, inputs: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
         """Steps a tile through T timesteps: outputs [T, rows, O] and the states after the last."""
         with torch.inference_mode():
-            outputs, states = self.module(inputs, states)
+            outputs, states = self._code(inputs, states)
         return outputs, states
 
     def debug(self, inputs: Tensor, states: Tensor) -> dict[str, Tensor]:
@@ -71,19 +84,51 @@ class Tiles:
             _, _, arrays = self.module.trace_debug(inputs, states)
         return dict(arrays)
 
+    def difference(self, other: "Tiles") -> float:
+        """By how much outputs or states of the two differ at most after one tick from the same states, over the probe.
+
+        Relative to the largest output or number of a state, if that is more than 1: an output is a sum of such.
+        """
+        rows = min(self.largest, other.largest)
+        states = torch.zeros(rows, self.layout.size, device=self.device)
+        largest = 0.0
+        for inputs in self._probe_inputs(rows).contiguous().to(self.device).split_with_sizes([1] * PROBE_TIMESTEPS):
+            ours = self._of_rows(inputs, states)
+            theirs = other._of_rows(inputs, states)
+            for mine, its in zip(ours, theirs, strict=True):
+                largest = max(largest, float((mine - its).abs().max() / its.abs().max().clamp(min=1.0)))
+            states = theirs[1]
+        return largest
+
+    def _of_rows(self, inputs: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+        """`run` of some rows, in a tile that holds them."""
+        padding = self.fit(inputs.size(1)) - inputs.size(1)
+        outputs, after = self.run(pad(inputs, (0, 0, 0, padding)), pad(states, (0, 0, 0, padding)))
+        return outputs[:, : inputs.size(1)], after[: inputs.size(1)]
+
     def _agreeing(self, candidates: list[int]) -> tuple[int, ...]:
-        """The candidates under which a probe row has the same bits as under the largest, wherever it stands."""
+        """The candidates under which a probe row has the same bits as under the largest, wherever it stands.
+
+        And whether its timesteps are stepped in one call, or each in a call of its own.
+        """
         largest = candidates[-1]
-        generator = torch.Generator().manual_seed(20161027)
-        probe_inputs = torch.randn(PROBE_TIMESTEPS, largest, self.input_size, generator=generator).sign()
+        probe_inputs = self._probe_inputs(largest)
         for size in candidates:
             for _ in range(WARM_UP_CALLS):
                 self._probe(probe_inputs[:, :size])
-        reference = self._probe(probe_inputs)
-        return tuple(size for size in candidates if self._agrees(size, probe_inputs, reference)) or (largest,)
+        reference = self._probe(probe_inputs, at_once=1)
+        agreeing = tuple(size for size in candidates if self._agrees(size, probe_inputs, reference))
+        if not agreeing and self.kind != "torchscript":
+            raise CompiledError("the compiled artifact's bits depend on a row's company, or on the ticks of a call")
+        return agreeing or (largest,)
+
+    def _probe_inputs(self, rows: int) -> Tensor:
+        """Random bits as ±1; those of a row don't depend on the number of rows."""
+        generator = torch.Generator().manual_seed(20161027)
+        return torch.randn(rows, PROBE_TIMESTEPS, self.input_size, generator=generator).sign().transpose(0, 1)
 
     def _agrees(self, size: int, probe_inputs: Tensor, reference: tuple[Tensor, Tensor]) -> bool:
-        rows = probe_inputs.shape[1]
+        rows = probe_inputs.size(1)
         # Rows move to other places and among other neighbours in each round.
         for shift in (0, 1, 3, rows - size):
             chosen = [(row * 5 + shift) % rows for row in range(size)]
@@ -92,10 +137,14 @@ class Tiles:
                 return False
         return True
 
-    def _probe(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        states = torch.zeros(inputs.shape[1], self.layout.size)
-        outputs, states = self.run(inputs.contiguous().to(self.device), states.to(self.device))
-        return outputs.cpu(), states.cpu()
+    def _probe(self, inputs: Tensor, at_once: int = PROBE_TIMESTEPS) -> tuple[Tensor, Tensor]:
+        """Outputs and last states of a tile's inputs from zero states, so many timesteps a call."""
+        states = torch.zeros(inputs.size(1), self.layout.size, device=self.device)
+        outputs: list[Tensor] = []
+        for some in torch.split(inputs.contiguous().to(self.device), at_once):
+            output, states = self.run(some, states)
+            outputs.append(output.cpu())
+        return torch.cat(outputs), states.cpu()
 
     def _time_a_tick(self) -> float:
         inputs = torch.zeros(PROBE_TIMESTEPS, self.largest, self.input_size, device=self.device)
@@ -107,3 +156,25 @@ class Tiles:
             outputs.cpu()
             best = min(best, time.perf_counter() - start)
         return best / PROBE_TIMESTEPS
+
+
+def choose_tiles(artifact: Artifact, device: str, cache: Path) -> Tiles:
+    """The compiled artifact's tiles if the cache has it for this host and it proves itself, else TorchScript's.
+
+    `note` of the latter says why. The former has the latter in `others`.
+    """
+    portable = Tiles(artifact, device)
+    try:
+        tiles = Tiles(artifact, device, compiled=load_compiled(artifact, cache, device))
+        difference = tiles.difference(portable)
+        if not difference <= COMPILED_TOLERANCE:
+            raise CompiledError(
+                f"the compiled artifact's outputs differ from TorchScript's by {difference:.3g}; "
+                f"at most {COMPILED_TOLERANCE:g} is allowed"
+            )
+    except CompiledError as exc:
+        portable.note = str(exc)
+        logger.info("the TorchScript artifact is used: %s", exc)
+        return portable
+    tiles.others = (portable,)
+    return tiles

@@ -84,14 +84,14 @@ class Chunk(Work):
 class Replay(Work):
     """Timesteps that were applied before, with the outputs they gave: to be had again, and compared."""
 
-    __slots__ = ("expected", "inputs", "reset", "same_artifact")
+    __slots__ = ("expected", "fingerprint", "inputs", "reset")
 
-    def __init__(self, inputs: Float32, expected: Float32, reset: str, same_artifact: bool, done: Done) -> None:
+    def __init__(self, inputs: Float32, expected: Float32, reset: str, fingerprint: str, done: Done) -> None:
         super().__init__(done)
         self.inputs = inputs
         self.expected = expected  # [T, O]
         self.reset = reset  # "", "experience" or "all": what came first
-        self.same_artifact = same_artifact
+        self.fingerprint = fingerprint  # what gave the outputs; empty where there are no timesteps
 
 
 class Reset(Work):

@@ -1,28 +1,36 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dnc_serve.handler.company import Rotation, Run, gather_inputs
 from dnc_serve.handler.sessions import Replies, Session
+from dnc_serve.handler.tiles import Tiles
 from dnc_serve.handler.work import Chunk
+from dnc_serve.model.export import Artifact
 
-SIZES = (8, 16)
+LONG_TURN_SECONDS = 60.0
 
 
-def a_run(timesteps: int) -> Run:
+@pytest.fixture(scope="module")
+def small(artifact: Artifact) -> Tiles:
+    return Tiles(artifact, "cpu", candidates=(12, 16))
+
+
+def a_run(timesteps: int, tiles: Tiles) -> Run:
     session = Session("s", 1, "", "", 0.0, 0.0, Replies(1, 1), row=0)
     chunk = Chunk(np.arange(timesteps, dtype=np.float32).reshape(-1, 1), lambda result, error: None)
-    return Run(session, chunk, np.zeros((timesteps, 1), np.float32), 1)
+    return Run(session, chunk, np.zeros((timesteps, 1), np.float32), 1, tiles)
 
 
-def test_a_long_chunk_does_not_hold_up_short_ones() -> None:
-    rotation = Rotation(largest_tile=16, max_ticks=64)
-    long, short = a_run(1000), a_run(2)
+def test_a_long_chunk_does_not_hold_up_short_ones(small: Tiles) -> None:
+    rotation = Rotation(LONG_TURN_SECONDS)
+    long, short = a_run(1000, small), a_run(2, small)
     rotation.add(long)
     rotation.add(short)
     turns = []
     for _ in range(2):
-        company, ticks = rotation.next_company(SIZES)
+        company, ticks = rotation.next_company()
         turns.append((short in company, ticks))
         for run in company:
             run.done += ticks
@@ -31,27 +39,30 @@ def test_a_long_chunk_does_not_hold_up_short_ones() -> None:
     assert (True, 2) in turns
 
 
-def test_short_chunks_do_not_hold_up_a_long_one() -> None:
-    rotation = Rotation(largest_tile=16, max_ticks=64)
-    long = a_run(64)
+def test_short_chunks_do_not_hold_up_a_long_one(small: Tiles) -> None:
+    rotation = Rotation(LONG_TURN_SECONDS)
+    long = a_run(64, small)
     rotation.add(long)
     for _ in range(3):
-        rotation.add(a_run(1))
-    company, ticks = rotation.next_company(SIZES)
+        rotation.add(a_run(1, small))
+    company, ticks = rotation.next_company()
     assert company == [long]
     assert ticks == 64
 
 
-@given(st.lists(st.integers(1, 300), min_size=1, max_size=60))
-def test_everyone_is_through_after_as_many_ticks_as_asked(lengths: list[int]) -> None:
-    rotation = Rotation(largest_tile=16, max_ticks=32)
-    runs = [a_run(length) for length in lengths]
+@given(chunks=st.lists(st.tuples(st.integers(1, 300), st.booleans()), min_size=1, max_size=60))
+def test_everyone_is_through_after_as_many_ticks_as_asked(
+    small: Tiles, tiles: Tiles, chunks: list[tuple[int, bool]]
+) -> None:
+    rotation = Rotation(LONG_TURN_SECONDS)
+    runs = [a_run(length, tiles if other else small) for length, other in chunks]
     for run in runs:
         rotation.add(run)
     turns = 0
     while rotation:
-        company, ticks = rotation.next_company(SIZES)
-        assert 1 <= len(company) <= 16
+        company, ticks = rotation.next_company()
+        assert len({run.tiles for run in company}) == 1
+        assert 1 <= len(company) <= company[0].tiles.largest
         assert len(set(map(id, company))) == len(company)
         assert 1 <= ticks <= min(run.rest for run in company)
         for run in company:
@@ -59,12 +70,12 @@ def test_everyone_is_through_after_as_many_ticks_as_asked(lengths: list[int]) ->
             if run.rest:
                 rotation.add(run)
         turns += 1
-        assert turns <= sum(lengths)
+        assert turns <= sum(length for length, _ in chunks)
     assert all(run.rest == 0 for run in runs)
 
 
-def test_inputs_stand_at_their_places_and_padding_is_zero() -> None:
-    runs = [a_run(5), a_run(9)]
+def test_inputs_stand_at_their_places_and_padding_is_zero(small: Tiles) -> None:
+    runs = [a_run(5, small), a_run(9, small)]
     runs[1].done = 4
     inputs = gather_inputs(runs, ticks=3, tile=8, input_size=1)
     assert inputs.shape == (3, 8, 1)
