@@ -18,6 +18,7 @@ import psutil
 
 from dnc_serve.handler.archive import MODEL_NAME, write_archive
 from dnc_serve.handler.artifact import resolve_artifact
+from dnc_serve.handler.compilation import compile_model
 from dnc_serve.handler.config import PORTS, ServeConfig
 from dnc_serve.handler.control import ControlServer, WorkerDrained, WorkerFailed, WorkerGone, WorkerReady
 from dnc_serve.handler.events import Event, JavaEnded, LoadFailed, StopAsked, Stops
@@ -64,6 +65,8 @@ def serve(config: ServeConfig, stops: Stops, say: Callable[[str], None]) -> int:
     adopt_orphans()
     with run_folder() as folder:
         artifact = resolve_artifact(config.model, config.nr_cells, config.state_dir / "artifacts", folder)
+        if config.compile and not compile_model(artifact, config, stops.events):
+            return 0
         write_archive(artifact, folder / "store" / f"{MODEL_NAME}.mar", config)
         supervisor = Supervisor(config, folder, stops.events)
         try:
