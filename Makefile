@@ -15,9 +15,11 @@ install: $(READY) ## the virtual environment, with everything in it
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.3'
 	$(BIN)/pip install --quiet --constraint constraints.txt 'torch==2.13.0'
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all]' --group dev
+	@# Visdom, which only its own test needs, builds with an old setuptools only.
+	$(BIN)/pip install --quiet --constraint constraints.txt --build-constraint tests/visdom-build.txt visdom==0.2.4
 	@touch $@
 
 demo: $(READY) ## start the real server, stream a sequence, get its memory back, show it
