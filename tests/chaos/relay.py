@@ -23,7 +23,7 @@ class Trouble:
     def __init__(self, seed: int, *, delay: float = 0.0, cut: float = 0.0, repeat: float = 0.0) -> None:
         self._chance = random.Random(seed)
         self._delay, self._cut, self._repeat = delay, cut, repeat
-        self.cuts = self.repeats = 0
+        self.cuts = self.repeated = 0
 
     def end(self) -> None:
         """From now on all is well."""
@@ -39,10 +39,10 @@ class Trouble:
         self.cuts += 1
         return self._chance.randint(0, nbytes)
 
-    def repeats_frame(self, frame: bytes) -> bool:
-        if not _holds_a_message(frame) or self._chance.random() >= self._repeat:
+    def repeats(self) -> bool:
+        if self._chance.random() >= self._repeat:
             return False
-        self.repeats += 1
+        self.repeated += 1
         return True
 
 
@@ -70,6 +70,7 @@ class Relay:
     async def _pass(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pair: tuple[asyncio.StreamWriter, ...]
     ) -> None:
+        streaming: set[bytes] = set()  # a call of one message alone can't take a second one
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while True:
                 frame = await self._frame(reader)
@@ -79,7 +80,12 @@ class Relay:
                     writer.write(frame[:cut_after])
                     self._cut(pair)
                     return
-                writer.write(frame * (2 if self._trouble.repeats_frame(frame) else 1))
+                writer.write(frame)
+                if _holds_a_message(frame):
+                    stream = frame[5:9]
+                    if stream in streaming and self._trouble.repeats():
+                        writer.write(frame)
+                    streaming.add(stream)
                 await writer.drain()
         self._cut(pair)
 

@@ -36,7 +36,7 @@ def door(artifact_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def check_trouble(trouble: Trouble, kind: str) -> None:
     """The trouble that was asked for has come."""
     assert trouble.cuts or kind not in ("cut", "all")
-    assert trouble.repeats or kind not in ("twice", "all")
+    assert trouble.repeated or kind not in ("twice", "all")
 
 
 @pytest.mark.parametrize("kind", TROUBLES)
@@ -55,7 +55,7 @@ async def test_async_streams_through_a_bad_network(door: Door, tiles: Tiles, tho
         finally:
             traffic.abandon()
     tally = traffic.tally(tiles)
-    print(f"async, {kind}: {trouble.cuts} cuts, {trouble.repeats} messages repeated: {tally}")
+    print(f"async, {kind}: {trouble.cuts} cuts, {trouble.repeated} messages repeated: {tally}")
     check_trouble(trouble, kind)
     assert tally.clean, tally
     for number in range(SESSIONS):
@@ -84,5 +84,5 @@ async def test_streams_of_the_plain_client_through_a_bad_network(
     expected = Truth(tiles, SESSIONS).step(np.stack(inputs, axis=1))
     for number, outputs in enumerate(answered):
         assert outputs.tobytes() == expected[:, number].tobytes()
-    print(f"plain, {kind}: {trouble.cuts} cuts, {trouble.repeats} messages repeated: all equal")
+    print(f"plain, {kind}: {trouble.cuts} cuts, {trouble.repeated} messages repeated: all equal")
     check_trouble(trouble, kind)
