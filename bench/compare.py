@@ -21,13 +21,13 @@ import torch
 
 from bench import loops, plots
 from bench.peers.cache import cache_folder, dnc_package
-from bench.report import markdown_ratios, markdown_table, write_report, write_section
+from bench.report import finish, markdown_ratios, markdown_table, parser_of
 from bench.systems import AFTERNOON, ECHO, OURS, TRITON, Arena, Door, arena
 from dnc_serve.client.cli.measure import bare
 from dnc_serve.client.cli.measure.aside import Aside, aside
 from dnc_serve.client.cli.measure.load import model_of
 from dnc_serve.client.cli.measure.lockstep import Figures, Span
-from dnc_serve.client.cli.measure.rounds import Ratio, Turn, described, in_turns, machine, median_of
+from dnc_serve.client.cli.measure.rounds import Ratio, Turn, in_turns, machine, median_of
 from dnc_serve.client.cli.measure.served import served
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.weights import save_weights
@@ -49,12 +49,9 @@ Point = tuple[str, int, int]  # system, sessions, chunk
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--docs", type=Path, metavar="FOLDER", help="write table, plots and figures there")
-    parser.add_argument("--compile", action="store_true", help="serve our artifact compiled, and time it in a loop too")
+    parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="alternating runs of each point (3)")
     parser.add_argument("--seconds", type=float, default=1.0, help="of each run (1.0)")
-    parser.add_argument("--quick", action="store_true", help="few points, one short round: whether it runs")
     parser.add_argument(
         "--cache", type=Path, default=cache_folder(), metavar="FOLDER", help="of the peers (%(default)s)"
     )
@@ -73,6 +70,7 @@ def main() -> None:
         by_cells = _by_cells((64,) if quick else CELLS, arguments.compile, load, alone, arguments, rounds, span)
         readme = None if quick else _of_readme_size(arguments.compile, load, alone, rounds, span)
     figures = {point: _median(turns, point) for point in turns[0]}
+    ratios = _ratios(turns, ticks, readme)
     report = {
         "machine": machine(),
         "compiled": arguments.compile,
@@ -83,13 +81,11 @@ def main() -> None:
         "ticks_us": ticks,
         "by_memory_slots": by_cells,
         "readme_size": readme,
-        "ratios": [ratio.as_dict() for ratio in _ratios(turns, ticks, readme)],
+        "ratios": [ratio.as_dict() for ratio in ratios],
     }
-    write_report(report, arguments.docs and arguments.docs / "performance-compare.json")
-    text = _markdown(report, figures)
-    print(text)
+    text = f"{_tables(ticks, by_cells, figures)}\n\n{markdown_ratios(ratios)}"
+    finish("compare", report, text, arguments.docs)
     if arguments.docs:
-        write_section(arguments.docs / "performance.md", "compare", text)
         plots.draw_comparison(report, arguments.docs / "images")
 
 
@@ -226,7 +222,11 @@ def _ratios(
     return [Ratio(name, value, **aim) for name, value, aim in asked if value is not None]
 
 
-def _markdown(report: Mapping[str, Any], figures: Mapping[Any, Figures | None]) -> str:
+def _tables(
+    ticks: Mapping[str, Mapping[str, float]],
+    by_cells: Sequence[Mapping[str, Any]],
+    figures: Mapping[Any, Figures | None],
+) -> str:
     """All tables of the comparison."""
     columns = (OURS, TRITON, AFTERNOON, ECHO)
     points = sorted({(sessions, chunk) for _, sessions, chunk in figures})
@@ -239,11 +239,8 @@ def _markdown(report: Mapping[str, Any], figures: Mapping[Any, Figures | None]) 
         return rows
 
     head = ["sessions", "chunk", *columns]
-    ticks = report["ticks_us"]
-    by_cells = report["by_memory_slots"]
     kinds = list(by_cells[0]["timesteps_per_s"])
     parts = [
-        described(report["machine"]) + f"; served compiled: {report['compiled']}",
         "Timesteps a second:",
         markdown_table(head, cells(lambda one: f"{one.timesteps_per_s:,.0f}")),
         "p50 and p99 of a call, ms:",
@@ -261,7 +258,6 @@ def _markdown(report: Mapping[str, Any], figures: Mapping[Any, Figures | None]) 
                 for row in by_cells
             ],
         ),
-        markdown_ratios(report["ratios"]),
     ]
     return "\n\n".join(parts)
 

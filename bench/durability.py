@@ -1,13 +1,12 @@
 """What remembering costs: durability modes, recovery, and sessions that come up from below, each beside its floor.
 
-    python -m bench.durability [--json FILE] [--quick]
+    python -m bench.durability [--docs docs] [--compile] [--quick]
 
 Three servers (off, async, sync) take the same load in turns; a server of 1,000 sessions is killed and started again;
 sessions are called that lie in host memory or in the store; and one resident session is timed while 10 or 20,000 others
 lie in the store.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.report import write_report
+from bench.report import finish, markdown_ratios, parser_of
 from dnc_serve.client.cli.measure import bare
 from dnc_serve.client.cli.measure.aside import Aside, aside
 from dnc_serve.client.cli.measure.load import (
@@ -43,11 +42,7 @@ RESIDENT_ROWS = 8
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
-    parser.add_argument("--quick", action="store_true", help="short and small: whether it runs")
-    parser.add_argument("--compile", action="store_true", help="serve code that is compiled for this host")
-    arguments = parser.parse_args()
+    arguments = parser_of(__doc__).parse_args()
     compiled = arguments.compile
     rounds, seconds = (1, 0.3) if arguments.quick else (5, 2.0)
     with aside() as load, aside() as alone:
@@ -57,7 +52,8 @@ def main() -> None:
             *moves(load, compiled, rounds, seconds),
             company(load, compiled, rounds, seconds, 200 if arguments.quick else MANY_OTHERS),
         ]
-    write_report({"machine": machine(), "ratios": [ratio.as_dict() for ratio in ratios]}, arguments.json)
+    report = {"machine": machine(), "compiled": compiled, "ratios": [ratio.as_dict() for ratio in ratios]}
+    finish("durability", report, markdown_ratios(ratios), arguments.docs)
 
 
 def modes(load: Aside, compiled: bool, rounds: int, seconds: float) -> list[Ratio]:

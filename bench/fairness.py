@@ -1,20 +1,18 @@
 """Whether a session that floods the server slows another one down, by the server's own histograms.
 
-    python -m bench.fairness [--json FILE] [--quick] [--rounds 5]
+    python -m bench.fairness [--docs docs] [--compile] [--quick] [--rounds 5]
 
 A polite session steps one timestep at a time, alone and then while another keeps its queue full of long chunks. The
 server's queue-wait histogram counts both; a flood of few, long chunks leaves its p99 to the polite session's many.
 """
 
-import argparse
 import asyncio
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import grpc
 
-from bench.report import write_report
+from bench.report import finish, markdown_ratios, parser_of
 from dnc_serve.client.cli.measure.aside import Aside, aside
 from dnc_serve.client.cli.measure.load import STREAM, Load, bits, create, model_of, run_loop, stream_load
 from dnc_serve.client.cli.measure.lockstep import Figures, Span
@@ -29,11 +27,8 @@ QUEUE_WAIT = "dnc_queue_wait_seconds"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="alternating runs (5)")
-    parser.add_argument("--quick", action="store_true", help="one short round: whether it runs")
-    parser.add_argument("--compile", action="store_true", help="serve code that is compiled for this host")
     arguments = parser.parse_args()
     rounds, seconds = (1, 0.5) if arguments.quick else (arguments.rounds, 4.0)
     with served(MODEL, compiled=arguments.compile) as server, aside() as polite, aside() as flood:
@@ -58,9 +53,13 @@ def main() -> None:
             at_most=3.0,
         ),
     ]
-    write_report(
-        {"machine": machine(), "turns": turns, "ratios": [ratio.as_dict() for ratio in ratios]}, arguments.json
-    )
+    report = {
+        "machine": machine(),
+        "compiled": arguments.compile,
+        "turns": turns,
+        "ratios": [ratio.as_dict() for ratio in ratios],
+    }
+    finish("fairness", report, markdown_ratios(ratios), arguments.docs)
 
 
 def _alone(server: Served, polite: Aside, input_size: int, seconds: float) -> dict[str, float]:

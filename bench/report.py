@@ -1,22 +1,36 @@
-"""What the programs of this folder print and write."""
+"""What the programs of this folder are asked, and what they print and write."""
 
+import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dnc_serve.client.cli.measure.rounds import Ratio, described, ratio_lines
+from dnc_serve.client.cli.measure.rounds import Ratio, described
+
+DOCUMENT = "performance.md"
 
 
-def write_report(report: Mapping[str, Any], file: Path | None) -> None:
-    """Prints the machine and the ratios, and writes all of it to the file if there is one."""
-    print("\n".join([described(report["machine"]), "", *ratio_lines(_ratios(report["ratios"]))]))
-    if file is not None:
-        file.write_text(json.dumps(report, indent=1) + "\n")
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """A parser with the flags that all programs have."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--docs", type=Path, metavar="FOLDER", help=f"write figures, plots and {DOCUMENT}'s part there")
+    parser.add_argument("--compile", action="store_true", help="serve code that is compiled for this host")
+    parser.add_argument("--quick", action="store_true", help="short and small: whether it runs")
+    return parser
 
 
-def write_section(document: Path, name: str, text: str) -> None:
-    """Puts text between the two marks of a section of a Markdown document; raises ValueError if it has none."""
+def finish(name: str, report: Mapping[str, Any], text: str, docs: Path | None) -> None:
+    """Prints the text, in Markdown; with `docs`, puts it into the document and the report beside it."""
+    text = f"{described(report['machine'])}; {'compiled' if report['compiled'] else 'TorchScript'}\n\n{text}"
+    print(text)
+    if docs is not None:
+        (docs / f"performance-{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+        _write_section(docs / DOCUMENT, name, text)
+
+
+def _write_section(document: Path, name: str, text: str) -> None:
+    """Puts text between the two marks of a section; raises ValueError if the document has none."""
     begin, end = f"<!-- measured: {name} -->", f"<!-- end: {name} -->"
     before, found, rest = document.read_text().partition(begin)
     _, also_found, after = rest.partition(end)
@@ -31,14 +45,10 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def markdown_ratios(ratios: Sequence[Mapping[str, Any]]) -> str:
-    """Ratios of a report beside what they should be."""
+def markdown_ratios(ratios: Sequence[Ratio]) -> str:
+    """Ratios beside what they should be."""
     rows = []
-    for ratio in _ratios(ratios):
+    for ratio in ratios:
         aim = f"≤ {ratio.at_most}" if ratio.at_most is not None else f"≥ {ratio.at_least}"
         rows.append([ratio.name, f"{ratio.value:.2f}", aim, "" if ratio.reached else "missed"])
     return markdown_table(["ratio", "measured", "aim", ""], rows)
-
-
-def _ratios(ratios: Sequence[Mapping[str, Any]]) -> list[Ratio]:
-    return [Ratio(one["name"], one["value"], one["at_most"], one["at_least"]) for one in ratios]

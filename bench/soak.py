@@ -1,13 +1,12 @@
 """A long load: streams on which sessions come and go, and what the worker's memory, errors and p99 do meanwhile.
 
-    python -m bench.soak [--minutes 20] [--streams 256] [--json FILE] [--plot FILE]
+    python -m bench.soak [--minutes 20] [--streams 256] [--docs docs] [--compile] [--quick]
 
 Each stream opens a session, steps it for a while in chunks of different lengths, and then deletes it or leaves it to
 its idle timeout, to go on with another. The worker's resident memory is read from outside; the p99 is that of each
 interval, by the server's own histogram.
 """
 
-import argparse
 import asyncio
 import random
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 
 import grpc
 
-from bench.report import write_report
+from bench.report import finish, markdown_ratios, parser_of
 from dnc_serve.client.cli.measure.aside import aside
 from dnc_serve.client.cli.measure.load import CHUNK_TAG, STREAM, bits, model_of, run_loop
 from dnc_serve.client.cli.measure.rounds import Ratio, machine
@@ -57,33 +56,35 @@ class Callers:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--minutes", type=float, default=20.0, help="of load (20)")
     parser.add_argument("--streams", type=int, default=256, help="open at once (256)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw memory, p99 and rate over time as an SVG or PNG"
     )
-    parser.add_argument("--compile", action="store_true", help="serve code that is compiled for this host")
     arguments = parser.parse_args()
     with served(MODEL, "--idle-timeout-s", str(IDLE_TIMEOUT_S), compiled=arguments.compile) as server, aside() as load:
         input_size = load.run(model_of, server.grpc)[0]
-        seconds = arguments.minutes * 60
+        seconds = 15.0 if arguments.quick else arguments.minutes * 60
         loading = load.start(come_and_go, server.grpc, arguments.streams, input_size, seconds)
         moments = watch(server, seconds)
         callers = loading.result()
+    ratios = judged(moments, callers)
     report = {
         "machine": machine(),
+        "compiled": arguments.compile,
         "minutes": arguments.minutes,
         "streams": arguments.streams,
         "callers": asdict(callers),
         "moments": [{name: round(value, 3) for name, value in asdict(moment).items()} for moment in moments],
-        "ratios": [ratio.as_dict() for ratio in judged(moments, callers)],
+        "ratios": [ratio.as_dict() for ratio in ratios],
     }
-    write_report(report, arguments.json)
-    print(f"{callers.calls:,} calls of {callers.sessions:,} sessions on {arguments.streams} streams")
-    if arguments.plot:
-        draw(moments, arguments.plot)
+    done = (
+        f"{callers.calls:,} calls of {callers.sessions:,} sessions on {arguments.streams} streams in {seconds:,.0f} s."
+    )
+    finish("soak", report, f"{done}\n\n{markdown_ratios(ratios)}", arguments.docs)
+    if arguments.docs:
+        draw(moments, arguments.docs / "images" / "performance-soak.svg")
 
 
 def watch(server: Served, seconds: float) -> list[Moment]:
@@ -198,7 +199,7 @@ def draw(moments: list[Moment], file: Path) -> None:
         axis.grid(alpha=0.3)
     axes[-1].set_xlabel("minutes")
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file)
+    figure.savefig(file, metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,160 @@
+"""Where a chunk's time goes in the worker: processor time by part, for a lone stream and for many.
+
+    python -m bench.breakdown [--docs docs] [--compile] [--quick] [--durability async]
+
+The worker's server runs in this process, the load in another. The functions of each part are timed on the clock of
+their thread, without what they call of other parts; what is left of the process' time is gRPC, protobuf and the event
+loop. Timing costs about a microsecond a call, so small parts look a little larger than they are.
+"""
+
+import functools
+import importlib
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench.report import finish, markdown_table, parser_of
+from dnc_serve.client.cli.measure.aside import aside
+from dnc_serve.client.cli.measure.load import Load, model_of, own_streams, shared_streams, stream_load
+from dnc_serve.client.cli.measure.lockstep import Span
+from dnc_serve.client.cli.measure.rounds import machine
+from dnc_serve.handler.artifact import resolve_artifact
+from dnc_serve.handler.config import COMPILED, ServeConfig, default_state_dir
+from dnc_serve.handler.server import DncServer
+
+MODEL = "copy"
+MANY = 64
+LOADS = {
+    "lone stream": ((("s0",),), 1, 1),
+    f"{MANY} streams": (own_streams(MANY), 1, 1),
+    f"{MANY} streams, chunks of 16": (own_streams(MANY), 16, 1),
+    f"one stream of {MANY} sessions": (shared_streams(MANY, 1), 1, MANY),
+    f"one stream of {MANY} sessions, chunks of 16": (shared_streams(MANY, 1), 16, MANY),
+}
+# Each part's functions, as module:name or module:class.name below dnc_serve.handler.
+PARTS = {
+    "take: decode and check a message": (
+        "streams:SessionStream._submit",
+        "operations:Operations.chunk",
+        "operations:decode_inputs",
+        "engine:Engine.submit",
+    ),
+    "turn: judge, begin, choose company": ("engine:Engine._turn", "engine:Engine._begin_runs"),
+    "gather": ("slab:Slab.gather", "engine:gather_inputs"),
+    "step: the model": ("tiles:Tiles.run",),
+    "step: around it": ("engine:Engine._step",),
+    "scatter": ("slab:Slab.scatter", "engine:Engine._settle"),
+    "commit: finite?": ("engine:Engine.finite",),
+    "commit: checks, swap, metrics": ("commits:Commits.commit", "commits:Commits._committed", "engine:Engine.release"),
+    "journal: encode": ("commits:Commits._append",),
+    "journal: write": ("journal:Journal.write", "stores.sqlite:SQLiteStore.commit"),
+    "answer: hand over": ("engine:Engine.answer",),
+    "answer: encode": ("streams:encode_result",),
+}
+REST = "gRPC, protobuf, event loop"
+
+
+class Stopwatch:
+    """Exclusive processor time of parts, over all threads."""
+
+    def __init__(self) -> None:
+        self.ns: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
+        self._local = threading.local()
+
+    def watch(self, part: str, place: str) -> None:
+        """Times a function from now on."""
+        module, _, name = place.partition(":")
+        owner: Any = importlib.import_module(f"dnc_serve.handler.{module}")
+        *classes, name = name.split(".")
+        for each in classes:
+            owner = getattr(owner, each)
+        setattr(owner, name, self._timed(part, place, getattr(owner, name)))
+
+    def reset(self) -> None:
+        self.ns.clear()
+        self.calls.clear()
+
+    def _timed(self, part: str, place: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        local, clock = self._local, time.thread_time_ns
+
+        @functools.wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            within = getattr(local, "within", 0)
+            local.within = 0
+            started = clock()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                took = clock() - started
+                self.ns[part] += took - local.within
+                self.calls[place] += 1
+                local.within = within + took
+
+        return timed
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--durability", choices=("off", "async", "sync"), default="async")
+    arguments = parser.parse_args()
+    stopwatch = Stopwatch()
+    for part, places in PARTS.items():
+        for place in places:
+            stopwatch.watch(part, place)
+    with tempfile.TemporaryDirectory(prefix="dnc-bench-") as folder, aside() as load:
+        state_dir = Path(folder)
+        if arguments.compile:
+            (state_dir / COMPILED).symlink_to(default_state_dir() / COMPILED)
+        artifact = resolve_artifact(MODEL, None, state_dir / "artifacts", state_dir / "unpacked")
+        config = ServeConfig(state_dir=state_dir, port=0, metrics_port=0, durability=arguments.durability)
+        server = DncServer(config, artifact, "cpu")
+        address = server.start().grpc
+        try:
+            input_size, _, kind, _ = load.run(model_of, address)
+            span = Span(0.3 if arguments.quick else 2.0, 0.3)
+            found = {}
+            for label, (streams, chunk, in_flight) in LOADS.items():
+                stopwatch.reset()
+                before = time.process_time()
+                figures = load.run(stream_load, Load(address, streams, chunk, input_size, span, in_flight))
+                spent_us = (time.process_time() - before) * 1e6
+                found[label] = _of_a_chunk(stopwatch, spent_us) | {"timesteps/s": figures.timesteps_per_s}
+        finally:
+            server.stop()
+    report = {
+        "machine": machine(),
+        "compiled": kind == "aotinductor",
+        "durability": arguments.durability,
+        "loads": found,
+    }
+    finish("breakdown", report, _table(found), arguments.docs)
+
+
+def _of_a_chunk(stopwatch: Stopwatch, spent_us: float) -> dict[str, float]:
+    """Microseconds of processor time of a chunk by part, and how many rows were stepped in a turn."""
+    chunks = stopwatch.calls["operations:Operations.chunk"]
+    parts = {part: stopwatch.ns[part] / 1000 / chunks for part in PARTS}
+    return {
+        **parts,
+        REST: spent_us / chunks - sum(parts.values()),
+        "all": spent_us / chunks,
+        "chunks a commit": chunks / max(1, stopwatch.calls["commits:Commits.commit"]),
+    }
+
+
+def _table(found: dict[str, dict[str, float]]) -> str:
+    rows = next(iter(found.values()))
+    lines = [
+        [row, *(f"{parts[row]:,.0f}" if parts[row] >= 100 else f"{parts[row]:.1f}" for parts in found.values())]
+        for row in rows
+    ]
+    return markdown_table(["µs of processor time a chunk", *found], lines)
+
+
+if __name__ == "__main__":
+    main()
