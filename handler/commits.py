@@ -32,7 +32,6 @@ class Commits:
     def commit(self, runs: list[Run]) -> None:
         """Takes finished runs to their answers, in one group."""
         engine = self._engine
-        engine_finite = engine.finite(runs)
         good: list[Run] = []
         for run in runs:
             try:
@@ -41,7 +40,7 @@ class Commits:
                     self._finish_replay(run)
                     continue
                 run.work.check_wanted()
-                if not engine_finite or not np.isfinite(run.outputs.sum()):
+                if not run.finite or not np.isfinite(run.outputs.sum()):
                     self._check_finite(run)
                 good.append(run)
             except ServeError as error:

@@ -28,6 +28,7 @@ class Run:
     work_row: int
     tiles: Tiles  # what it is stepped by
     done: int = 0
+    finite: bool = True  # the state that it has come to; may be False where only a sum overflows
 
     @property
     def rest(self) -> int:

@@ -11,7 +11,6 @@ which is faster than waking a thread.
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -184,7 +183,7 @@ class Engine:
             exemplar = None
             if work.traceparent and self.tracing is not None:
                 exemplar = {"trace_id": self.tracing.record(work, session.session_id, session.position)}
-            self.metrics.step_duration.labels(work.door).observe(time.perf_counter() - work.arrived_at, exemplar)
+            self.metrics.step_duration_at[work.door].observe(time.perf_counter() - work.arrived_at, exemplar)
         work.finish(result)
 
     def fail_all(self, session: Session, error: ServeError) -> None:
@@ -265,10 +264,13 @@ class Engine:
             self._wake()
             return
         self._slab.scatter([run.work_row for run in company], states)
+        # A sum is finite only if all its terms are: one pass over the tile, and the exact look only when it isn't.
+        finite = torch.isfinite(states[: len(company)].sum(dim=1)).tolist()
         through: list[Run] = []
         for place, run in enumerate(company):
             run.outputs[run.done : run.done + ticks] = outputs[:, place]
             run.done += ticks
+            run.finite = finite[place]
             if run.rest:
                 self._rotation.add(run)
             else:
@@ -421,11 +423,6 @@ class Engine:
     def working_state(self, run: Run) -> Float32:
         """The state [S] that the run has come to."""
         return self._slab.read(run.work_row)
-
-    def finite(self, runs: Sequence[Run]) -> bool:
-        """Whether the working rows of all these runs hold finite numbers only; may say no where a sum overflows."""
-        rows = [run.work_row for run in runs]
-        return bool(torch.isfinite(self._slab.states[rows].sum()))
 
     def debug_arrays(self, run: Run) -> dict[str, Float32]:
         """What each layer's access left at each timestep of a finished run, [T x L, …], computed once more.
