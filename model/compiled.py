@@ -5,6 +5,7 @@ name is made of all that the code depends on, so a cache can be shared between s
 time: a folder appears there complete, in one step, and is checked before it is loaded.
 """
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,19 +163,41 @@ def load_compiled(artifact: Artifact, cache: str | Path, device: torch.device | 
     if not folder.is_dir():
         raise CompiledError(f"{cache} has none of this model for this host; `dnc serve --compile` makes one")
     manifest = _read_manifest(folder)
-    loaders: dict[tuple[int, int], Any] = {}
-    for package in manifest["packages"]:
-        try:
-            loaded = torch._inductor.aoti_load_package(
-                str(folder / package["file"]), run_single_threaded=True, device_index=device.index or -1
-            )
-        except (RuntimeError, OSError) as exc:
-            raise CompiledError(f"{folder / package['file']} can't be loaded: {exc}") from exc
-        loaders[package["rows"], package["ticks"]] = loaded.loader
+    loaders = {}
+    # Code for a GPU is read from its file later on.
+    with _unpacked_and_gone() if device.type == "cpu" else contextlib.nullcontext():
+        for package in manifest["packages"]:
+            path = folder / package["file"]
+            try:
+                loaded = torch._inductor.aoti_load_package(
+                    str(path), run_single_threaded=True, device_index=-1 if device.index is None else device.index
+                )
+            except (RuntimeError, OSError) as exc:
+                raise CompiledError(f"{path} can't be loaded: {exc}") from exc
+            loaders[package["rows"], package["ticks"]] = loaded.loader
     sizes = sorted({rows for rows, _ in loaders})
     ticks = sorted({count for _, count in loaders}, reverse=True)
     identity = json.dumps([manifest["key"], manifest["compiler"], sizes, ticks])
     return CompiledArtifact(tuple(sizes), identity, loaders, tuple(ticks))
+
+
+@contextlib.contextmanager
+def _unpacked_and_gone() -> Iterator[None]:
+    """While packages are loaded, they are unpacked to a folder that goes afterwards.
+
+    By itself, torch removes what it unpacked when the process ends, and so never in one that is killed. The code is
+    mapped by then, and needs its file no more.
+    """
+    before = os.environ.get("TMPDIR")
+    with tempfile.TemporaryDirectory(prefix="dnc-compiled-") as folder:
+        os.environ["TMPDIR"] = folder
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["TMPDIR"]
+            else:
+                os.environ["TMPDIR"] = before
 
 
 # Compiling.
