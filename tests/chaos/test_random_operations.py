@@ -35,6 +35,8 @@ from tests.handler.stores.conftest import RedisServer
 
 EXAMPLES, EXAMPLES_IN_SHORT = 200, 12
 STEPS = 30
+# Nobody renews leases here: one outlasts an example.
+LEASE_S = 600.0
 CALLER = Caller()
 IDS = st.sampled_from(["a", "b", "c", "d"])
 SEEDS = st.integers(0, 2**16)
@@ -58,6 +60,7 @@ class SessionsMachine(RuleBasedStateMachine):
                 "host_bytes": self.tiles.layout.size * 4,
                 "snapshot_every_timesteps": 6,
                 "reply_window_chunks": 2,
+                "lease_s": LEASE_S,
             }
         )
         self.model: dict[str, ModelSession] = {}

@@ -70,7 +70,8 @@ async def running_engine(tiles: Tiles, artifact: Artifact, config: ServeConfig) 
         engine = Engine(
             tiles, journal, registry, config, metrics, digest=artifact.digest, fingerprint=tiles.fingerprint
         )
-        engine.take_up_all()
+        if not store.shared:  # of those, sessions are taken up as they are asked for
+            engine.take_up_all()
         yield EngineHarness(engine)
     finally:
         journal.close()
