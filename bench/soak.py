@@ -2,9 +2,9 @@
 
     python -m bench.soak [--minutes 20] [--streams 256] [--docs docs] [--compile] [--quick]
 
-Each stream opens a session, steps it for a while in chunks of different lengths, and then deletes it or leaves it to
-its idle timeout, to go on with another. The worker's resident memory is read from outside; the p99 is that of each
-interval, by the server's own histogram.
+Each stream opens a session, steps it for a while in chunks of different lengths, with pauses, and then deletes it or
+leaves it to its idle timeout, to go on with another. The worker's resident memory is read from outside; the p99 is
+that of each interval, by the server's own histogram.
 """
 
 import asyncio
@@ -29,6 +29,8 @@ MODEL = "copy"
 IDLE_TIMEOUT_S = 20
 CHUNKS = (1, 1, 1, 4, 16)
 CALLS_OF_A_SESSION = (10, 400)
+# Callers think between calls: at the limit of the machine, the p99 would only tell how many they are.
+MEAN_PAUSE_S = 0.2
 DELETED = 0.5  # of the sessions; the others are left to their idle timeout
 INTERVALS = 120
 WARM_UP = 0.2  # of the time: journal, allocator and idle sessions reach their level
@@ -156,6 +158,7 @@ async def _sit(channel: grpc.aio.Channel, place: int, input_size: int, until: fl
         sessions += 1
         stream: Any = channel.stream_stream(STREAM)()
         for _ in range(dice.randint(*CALLS_OF_A_SESSION)):
+            await asyncio.sleep(dice.uniform(0, 2 * MEAN_PAUSE_S))
             if time.monotonic() >= until:
                 break
             chunk = dice.choice(CHUNKS)
@@ -193,8 +196,9 @@ def draw(moments: list[Moment], file: Path) -> None:
         "sessions": "sessions alive",
     }
     for axis, (name, title) in zip(axes, titles.items(), strict=True):
-        axis.plot(minutes, [getattr(moment, name) for moment in moments], linewidth=1.2)
-        axis.set_ylim(bottom=0)
+        values = [getattr(moment, name) for moment in moments]
+        axis.plot(minutes, values, linewidth=1.2)
+        axis.set_ylim(0, 1.15 * max(*values, 1e-9))
         axis.set_title(title, fontsize=9, loc="left")
         axis.grid(alpha=0.3)
     axes[-1].set_xlabel("minutes")

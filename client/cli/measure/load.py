@@ -83,6 +83,10 @@ class Talker:
         self.asked_at = 0.0
 
     @property
+    def session_id(self) -> str:
+        return str(self._request.chunk.session_id)
+
+    @property
     def position(self) -> int:
         """Where the session stands after what was asked for."""
         return int(self._request.chunk.position)
@@ -114,7 +118,7 @@ async def _converse(stream: Any, talkers: Sequence[Talker], load: Load, clock: C
     """Keeps `in_flight` chunks of different sessions under way until the time is over."""
     idle = list(talkers)
     random.shuffle(idle)
-    by_id = {talker._request.chunk.session_id: talker for talker in talkers}
+    by_id = {talker.session_id: talker for talker in talkers}
     asked: Talker | None = None
     under_way = 0
     while True:
