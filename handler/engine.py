@@ -39,10 +39,9 @@ from dnc_serve.handler.work import Applied, Chunk, Delete, Peek, Replay, Reset, 
 
 logger = logging.getLogger(__name__)
 
-# A turn takes about as long as this at most, so that the doors stay awake between turns.
+# A turn takes about as long as this at most, so that the doors stay awake between turns. A tick that alone takes longer
+# is worth waking a thread for.
 TURN_SECONDS = 0.004
-# From this on a tick is worth waking a thread for.
-THREAD_TICK_SECONDS = 0.001
 # Beyond so many turns' worth of rows, chunks under way only hold rows that others could use.
 MAX_RUNS_IN_TILES = 8
 
@@ -93,7 +92,7 @@ class Engine:
         self._gathered = {
             size: torch.zeros(size, tiles.layout.size, device=tiles.device) for each in at_hand for size in each.sizes
         }
-        self._thread = ThreadPoolExecutor(1, "dnc-step") if tiles.tick_seconds >= THREAD_TICK_SECONDS else None
+        self._thread = ThreadPoolExecutor(1, "dnc-step") if tiles.tick_seconds >= TURN_SECONDS else None
 
     # What the doors call.
 
