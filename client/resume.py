@@ -139,20 +139,22 @@ class Ledger:
 
     def due(self) -> Iterator[Entry]:
         """Takes what is to be sent now, in order; each gets a fresh request id."""
-        while (
-            self._sent < len(self._entries)
-            and not self._refused
-            and (
-                self._sent == self._confirmed
-                or (self._sent - self._confirmed < self._window and self._bytes_in_flight < self._window_bytes)
-            )
-        ):
+        while self._sent < len(self._entries) and not self._refused and self._may_follow():
             entry = self._entries[self._sent]
             self._sent += 1
             self._last_request_id += 1
             entry.request_id = self._last_request_id
             self._bytes_in_flight += entry.nbytes
             yield entry
+
+    def _may_follow(self) -> bool:
+        """Whether one more may be sent behind what is in flight."""
+        if self._sent == self._confirmed:
+            return True
+        # A reset takes no timesteps: were it refused, what follows would stand at the right position without it.
+        if not self._entries[self._sent - 1].timesteps:
+            return False
+        return self._sent - self._confirmed < self._window and self._bytes_in_flight < self._window_bytes
 
     # What the server says.
 
