@@ -48,7 +48,6 @@ PARTS = {
     "step: the model": ("tiles:Tiles.run",),
     "step: around it": ("engine:Engine._step",),
     "scatter": ("slab:Slab.scatter", "engine:Engine._settle"),
-    "commit: finite?": ("engine:Engine.finite",),
     "commit: checks, swap, metrics": ("commits:Commits.commit", "commits:Commits._committed", "engine:Engine.release"),
     "journal: encode": ("commits:Commits._append",),
     "journal: write": ("journal:Journal.write", "stores.sqlite:SQLiteStore.commit"),
@@ -56,6 +55,17 @@ PARTS = {
     "answer: encode": ("streams:encode_result",),
 }
 REST = "gRPC, protobuf, event loop"
+
+
+def found(place: str) -> tuple[Any, str]:
+    """The module or class that has a function, and the function's name there; raises AttributeError."""
+    module, _, path = place.partition(":")
+    owner: Any = importlib.import_module(f"dnc_serve.handler.{module}")
+    *classes, name = path.split(".")
+    for each in classes:
+        owner = getattr(owner, each)
+    getattr(owner, name)
+    return owner, name
 
 
 class Stopwatch:
@@ -68,11 +78,7 @@ class Stopwatch:
 
     def watch(self, part: str, place: str) -> None:
         """Times a function from now on."""
-        module, _, name = place.partition(":")
-        owner: Any = importlib.import_module(f"dnc_serve.handler.{module}")
-        *classes, name = name.split(".")
-        for each in classes:
-            owner = getattr(owner, each)
+        owner, name = found(place)
         setattr(owner, name, self._timed(part, place, getattr(owner, name)))
 
     def reset(self) -> None:
@@ -117,22 +123,22 @@ def main() -> None:
         try:
             input_size, _, kind, _ = load.run(model_of, address)
             span = Span(0.3 if arguments.quick else 2.0, 0.3)
-            found = {}
+            loads = {}
             for label, (streams, chunk, in_flight) in LOADS.items():
                 stopwatch.reset()
                 before = time.process_time()
                 figures = load.run(stream_load, Load(address, streams, chunk, input_size, span, in_flight))
                 spent_us = (time.process_time() - before) * 1e6
-                found[label] = _of_a_chunk(stopwatch, spent_us) | {"timesteps/s": figures.timesteps_per_s}
+                loads[label] = _of_a_chunk(stopwatch, spent_us) | {"timesteps/s": figures.timesteps_per_s}
         finally:
             server.stop()
     report = {
         "machine": machine(),
         "compiled": kind == "aotinductor",
         "durability": arguments.durability,
-        "loads": found,
+        "loads": loads,
     }
-    finish("breakdown", report, _table(found), arguments.docs)
+    finish("breakdown", report, _table(loads), arguments.docs)
 
 
 def _of_a_chunk(stopwatch: Stopwatch, spent_us: float) -> dict[str, float]:
@@ -147,13 +153,13 @@ def _of_a_chunk(stopwatch: Stopwatch, spent_us: float) -> dict[str, float]:
     }
 
 
-def _table(found: dict[str, dict[str, float]]) -> str:
-    rows = next(iter(found.values()))
+def _table(loads: dict[str, dict[str, float]]) -> str:
+    rows = next(iter(loads.values()))
     lines = [
-        [row, *(f"{parts[row]:,.0f}" if parts[row] >= 100 else f"{parts[row]:.1f}" for parts in found.values())]
+        [row, *(f"{parts[row]:,.0f}" if parts[row] >= 100 else f"{parts[row]:.1f}" for parts in loads.values())]
         for row in rows
     ]
-    return markdown_table(["µs of processor time a chunk", *found], lines)
+    return markdown_table(["µs of processor time a chunk", *loads], lines)
 
 
 if __name__ == "__main__":
