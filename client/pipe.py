@@ -12,6 +12,9 @@ from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 
 # How long a stream that is closed may take to answer what it has read.
 LAST_ANSWERS_S = 1.0
+# A batch passes any server's message limit together with one more message.
+BATCH_MESSAGES = 256
+BATCH_BYTES = 1 << 20
 
 
 class Member(Protocol):
@@ -73,11 +76,22 @@ class Pipe:
     async def _requests(self) -> AsyncIterator[pb.StreamRequest]:
         while True:
             while self._outbox:
-                yield self._outbox.popleft()
+                yield self._next_message()
             if self._finished:
                 return
             self._something_to_send.clear()
             await self._something_to_send.wait()
+
+    def _next_message(self) -> pb.StreamRequest:
+        """What waits, in one message if it is several: the server takes a turn of its loop for each message."""
+        first = self._outbox.popleft()
+        if not self._outbox:
+            return first
+        batch, size = [first], first.ByteSize()
+        while self._outbox and len(batch) < BATCH_MESSAGES and size < BATCH_BYTES:
+            batch.append(self._outbox.popleft())
+            size += batch[-1].ByteSize()
+        return pb.StreamRequest(batch=pb.RequestBatch(requests=batch))
 
     async def _read(self) -> None:
         error: DncError = Unavailable(f"{self.target} ended the stream")
@@ -105,6 +119,10 @@ class Pipe:
             return
         if kind is None:
             return  # a message of a later contract
+        if kind == "batch":
+            for one in response.batch.responses:
+                self._hand_out(one)
+            return
         answer = getattr(response, kind)
         member = self._members.get(answer.session.session_id if kind == "reset" else answer.session_id)
         if member is not None:

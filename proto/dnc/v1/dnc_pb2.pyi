@@ -151,7 +151,7 @@ class DeleteSessionResponse(_message.Message):
     def __init__(self, deleted: bool = ...) -> None: ...
 
 class Chunk(_message.Message):
-    __slots__ = ("session_id", "incarnation", "position", "inputs", "reset_experience", "debug", "request_id", "traceparent")
+    __slots__ = ("session_id", "incarnation", "position", "inputs", "reset_experience", "debug", "request_id", "traceparent", "experience")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
@@ -160,6 +160,7 @@ class Chunk(_message.Message):
     DEBUG_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    EXPERIENCE_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     incarnation: int
     position: int
@@ -168,7 +169,8 @@ class Chunk(_message.Message):
     debug: bool
     request_id: int
     traceparent: str
-    def __init__(self, session_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., position: _Optional[int] = ..., inputs: _Optional[_Union[Array, _Mapping]] = ..., reset_experience: bool = ..., debug: bool = ..., request_id: _Optional[int] = ..., traceparent: _Optional[str] = ...) -> None: ...
+    experience: int
+    def __init__(self, session_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., position: _Optional[int] = ..., inputs: _Optional[_Union[Array, _Mapping]] = ..., reset_experience: bool = ..., debug: bool = ..., request_id: _Optional[int] = ..., traceparent: _Optional[str] = ..., experience: _Optional[int] = ...) -> None: ...
 
 class ChunkResult(_message.Message):
     __slots__ = ("session_id", "incarnation", "position", "durable_position", "experience", "outputs", "replayed", "request_id", "debug")
@@ -316,28 +318,44 @@ class DumpMemoryResponse(_message.Message):
     def __init__(self, part: _Optional[_Union[DumpPart, _Mapping]] = ...) -> None: ...
 
 class StreamRequest(_message.Message):
-    __slots__ = ("chunk", "reset", "dump")
+    __slots__ = ("chunk", "reset", "dump", "batch")
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     RESET_FIELD_NUMBER: _ClassVar[int]
     DUMP_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
     chunk: Chunk
     reset: Reset
     dump: Dump
-    def __init__(self, chunk: _Optional[_Union[Chunk, _Mapping]] = ..., reset: _Optional[_Union[Reset, _Mapping]] = ..., dump: _Optional[_Union[Dump, _Mapping]] = ...) -> None: ...
+    batch: RequestBatch
+    def __init__(self, chunk: _Optional[_Union[Chunk, _Mapping]] = ..., reset: _Optional[_Union[Reset, _Mapping]] = ..., dump: _Optional[_Union[Dump, _Mapping]] = ..., batch: _Optional[_Union[RequestBatch, _Mapping]] = ...) -> None: ...
+
+class RequestBatch(_message.Message):
+    __slots__ = ("requests",)
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    requests: _containers.RepeatedCompositeFieldContainer[StreamRequest]
+    def __init__(self, requests: _Optional[_Iterable[_Union[StreamRequest, _Mapping]]] = ...) -> None: ...
+
+class ResponseBatch(_message.Message):
+    __slots__ = ("responses",)
+    RESPONSES_FIELD_NUMBER: _ClassVar[int]
+    responses: _containers.RepeatedCompositeFieldContainer[StreamResponse]
+    def __init__(self, responses: _Optional[_Iterable[_Union[StreamResponse, _Mapping]]] = ...) -> None: ...
 
 class StreamResponse(_message.Message):
-    __slots__ = ("chunk", "reset", "dump", "error", "go_away")
+    __slots__ = ("chunk", "reset", "dump", "error", "go_away", "batch")
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     RESET_FIELD_NUMBER: _ClassVar[int]
     DUMP_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     GO_AWAY_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
     chunk: ChunkResult
     reset: ResetResult
     dump: DumpPart
     error: StreamError
     go_away: GoAway
-    def __init__(self, chunk: _Optional[_Union[ChunkResult, _Mapping]] = ..., reset: _Optional[_Union[ResetResult, _Mapping]] = ..., dump: _Optional[_Union[DumpPart, _Mapping]] = ..., error: _Optional[_Union[StreamError, _Mapping]] = ..., go_away: _Optional[_Union[GoAway, _Mapping]] = ...) -> None: ...
+    batch: ResponseBatch
+    def __init__(self, chunk: _Optional[_Union[ChunkResult, _Mapping]] = ..., reset: _Optional[_Union[ResetResult, _Mapping]] = ..., dump: _Optional[_Union[DumpPart, _Mapping]] = ..., error: _Optional[_Union[StreamError, _Mapping]] = ..., go_away: _Optional[_Union[GoAway, _Mapping]] = ..., batch: _Optional[_Union[ResponseBatch, _Mapping]] = ...) -> None: ...
 
 class StreamError(_message.Message):
     __slots__ = ("session_id", "request_id", "status")
