@@ -1,0 +1,181 @@
+"""The graph demo: one process tells a session a map with names, another one asks where journeys on it lead."""
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import numpy as np
+
+from dnc_serve.client.cli.demos import DemoFailed
+from dnc_serve.client.cli.demos.layout import save_picture, table
+from dnc_serve.client.cli.demos.map_session import Answers, ask, tell
+from dnc_serve.client.cli.demos.server import serving
+from dnc_serve.client.cli.demos.visits import in_another_process
+from dnc_serve.client.errors import ModelMismatch, SessionError
+
+if TYPE_CHECKING:
+    from dnc_serve.model.tasks.station_map import StationMap
+
+HELP = "a map with names, told by one process and asked by another, now or days later"
+DETAILS = """\
+A map is a CSV file of from,line,to: at most 20 rows, with at most 3 lines, each of which leaves a station at most once.
+
+  dnc demo graph                             an example, told and asked at once
+  dnc demo graph --map map.csv               tells the map to a session, and ends
+  dnc demo graph --ask "Mill: red, blue"     asks that session, from another process: a minute or days later
+
+In between no process is left: the second command starts a server anew on the same state folder, and the session is
+still there. It lives for a week from the last telling. With --target both commands use a server that runs already,
+`dnc serve --model graph`. The state folder also keeps the map itself, for names and for the plain look-up that the
+answers are shown beside. Each question is asked of a fork, so that the session stays as it was told."""
+
+EXAMPLE = Path(__file__).with_name("example_map.csv")
+EXAMPLE_QUESTIONS = ("Harbour: red, blue, blue, blue", "Tower: green, green, red, blue", "Airport: blue, red")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What can be asked for."""
+
+    map: Path | None = None
+    ask: tuple[str, ...] = ()
+    target: str | None = None
+    state_dir: Path | None = None
+    plot: Path | None = None
+    model: str = "graph"
+
+    def __post_init__(self) -> None:
+        if self.plot is not None and self.map is not None and not self.ask:
+            raise ValueError("--plot shows what questions read; expected --ask too")
+
+
+class Question(NamedTuple):
+    """Where a journey starts, and the lines that it takes."""
+
+    start: str
+    lines: list[str]
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From "Mill: red, blue"."""
+        start, colon, rest = text.rpartition(":")
+        lines = [line.strip() for line in rest.split(",")]
+        if not colon or not all(lines):
+            raise ValueError(f'--ask is {text!r}; expected "STATION: LINE, LINE, …"')
+        return cls(start.strip(), lines)
+
+
+def configure(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--map", type=Path, metavar="FILE", help="CSV of from,line,to to tell")
+    group.add_argument("--ask", action="append", metavar="JOURNEY", help='"STATION: LINE, LINE, …"; may be repeated')
+    group.add_argument("--target", metavar="HOST:PORT", help="a server that runs already (one is started)")
+    group.add_argument("--state-dir", type=Path, metavar="FOLDER", help="what is kept (~/.local/state/dnc-demo)")
+
+
+def run(options: Options) -> int:
+    """Exit code 0 if every station is right. Raises ValueError for a wrong journey, DemoFailed, OSError."""
+    try:
+        with _state_folder(options) as folder:
+            return _tell_and_ask(options, folder)
+    except (SessionError, ModelMismatch) as exc:
+        raise DemoFailed(f"{exc}; tell the map again with --map FILE") from exc
+
+
+def _tell_and_ask(options: Options, folder: Path) -> int:
+    from dnc_serve.client.cli.demos.map_file import read_map, write_map
+
+    kept = folder / "map.csv"
+    is_example = options.map is None and not options.ask
+    told_now = EXAMPLE if is_example else options.map
+    if told_now is None and not kept.exists():
+        raise DemoFailed(f"no map was told yet ({kept} is missing); tell one with --map FILE")
+    station_map = read_map(told_now or kept)
+    questions = [Question.parse(text) for text in (EXAMPLE_QUESTIONS if is_example else options.ask)]
+    asked = [station_map.encode_journey(*question) for question in questions]
+    with _server(options, folder) as address:
+        session_id = _session_id(station_map)
+        facts = station_map.encode()
+        if told_now is not None:
+            pid = in_another_process(tell, address, session_id, facts)
+            write_map(station_map, kept)
+            print(f"process {pid} told session {session_id!r} {len(facts)} triples and left", file=sys.stderr)
+        if not asked:
+            return 0
+        answers = in_another_process(ask, address, session_id, len(facts), asked)
+        print(f"process {answers.pid} came back and asked\n", file=sys.stderr)
+    right = _show(station_map, questions, answers)
+    if options.plot is not None:
+        _save_picture(options.plot, station_map, questions, answers)
+    return 0 if right else 1
+
+
+@contextmanager
+def _state_folder(options: Options) -> Iterator[Path]:
+    """Where the map and the server's state are kept: for the example, a folder that vanishes."""
+    if options.map is None and not options.ask:
+        with TemporaryDirectory(prefix="dnc-demo-") as scratch:
+            yield Path(scratch)
+        return
+    from dnc_serve.handler.config import default_state_dir
+
+    folder = options.state_dir or default_state_dir().with_name("dnc-demo")
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+
+
+@contextmanager
+def _server(options: Options, folder: Path) -> Iterator[str]:
+    """The address of the given server, or of one that goes on with the state in the folder."""
+    if options.target is not None:
+        yield options.target
+    else:
+        with serving(options.model, folder / "state") as address:
+            yield address
+
+
+def _session_id(station_map: "StationMap") -> str:
+    """The same for the same map, so that telling it again changes nothing."""
+    return f"demo-map-{hashlib.sha256(repr(station_map.triples).encode()).hexdigest()[:8]}"
+
+
+def _show(station_map: "StationMap", questions: list[Question], answers: Answers) -> bool:
+    """Prints each journey beside the plain look-up; whether they agree."""
+    hops = wrong = 0
+    head = ["take", "answered", "look-up"]
+    if answers.written is not None:
+        head += ["read from slot", "where this was written"]
+    for question, visit in zip(questions, answers.visits, strict=True):
+        rows = []
+        answered, truth = station_map.decode(visit.outputs), station_map.walk(*question)
+        for hop, (line, answer) in enumerate(zip(question.lines, answered, strict=True)):
+            known = hop < len(truth)
+            hops += known
+            wrong += known and answer != truth[hop]
+            row = [line, answer, truth[hop] if known else "(no such way)"]
+            if answers.written is not None:
+                slot = int(visit.read[hop].argmax())
+                row += [str(slot), " ".join(station_map.triples[int(answers.written[:, slot].argmax())])]
+            rows.append(row)
+        print(f"from {question.start}")
+        print(table(head, rows), end="\n\n")
+    print(f"wrong stations: {wrong} of {hops}")
+    return wrong == 0
+
+
+def _save_picture(path: Path, station_map: "StationMap", questions: list[Question], answers: Answers) -> None:
+    if answers.written is None:
+        raise DemoFailed("the journal no longer reaches back to the telling; tell the map again with --map FILE")
+    asked = [
+        f"{line} → {answer}" if hop else f"{question.start} {line} → {answer}"
+        for question, visit in zip(questions, answers.visits, strict=True)
+        for hop, (line, answer) in enumerate(zip(question.lines, station_map.decode(visit.outputs), strict=True))
+    ]
+    read = np.concatenate([visit.read for visit in answers.visits])
+    facts = [" ".join(triple) for triple in station_map.triples]
+    save_picture(path, f"A map of {len(facts)} triples told, and asked", answers.written, facts, read, asked)
