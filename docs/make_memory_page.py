@@ -1,7 +1,7 @@
-"""Runs the code of `memory.md` in order, against real servers, and puts what it prints below it; then takes the
-screenshots. `python docs/make_memory_page.py`, from anywhere.
+"""Runs the code and the commands of the pages about memories in order, against real servers, and puts what they print
+below them; then takes the screenshots. `python docs/make_memory_page.py [PAGE …]`, from anywhere.
 
-With `--check` nothing is written: exit code 1 if the code prints something else than the page says.
+With `--check` nothing is written: exit code 1 if something else is printed than a page says.
 """
 
 import argparse
@@ -10,9 +10,10 @@ import io
 import multiprocessing
 import os
 import re
+import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -20,57 +21,96 @@ from typing import Any
 from dnc_serve.client import Client
 
 DOCS = Path(__file__).parent
-PAGE = DOCS / "memory.md"
-MODELS_ON_THE_PAGE = {"localhost:8500": "copy", "localhost:8501": "recall"}
-BLOCK = re.compile(r"(?P<code>```python\n(?P<source>.*?)```\n)(?P<output>\n```text\n.*?```\n)?", re.DOTALL)
+# The pages, and which model stands behind an address on them.
+PAGES = {
+    "memory.md": {"localhost:8500": "copy", "localhost:8501": "recall"},
+    "recall-and-graph.md": {"localhost:8500": "graph"},
+}
+PAGE_WITH_SCREENSHOTS = "memory.md"
+OUTPUT = r"(?P<output>\n```text\n.*?```\n)?"
+CODE = re.compile(r"(?P<code>```python\n(?P<source>.*?)```\n)" + OUTPUT, re.DOTALL)
+DEMO = re.compile(r"(?P<code>```sh\n(?P<source>(?:dnc demo [^\n]*\n)+)```\n)" + OUTPUT, re.DOTALL)
 RECORD = re.compile(r"```sh\ndnc record (?P<session>\S+) --out \S+\n```\n\n!\[.*\]\((?P<picture>.*)\)\n")
+FILE = re.compile(r"`(?P<name>[\w.-]+)`:\n\n```csv\n(?P<text>.*?)```\n", re.DOTALL)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pages", nargs="*", metavar="PAGE", help=f"{', '.join(PAGES)} (all)")
     parser.add_argument("--check", action="store_true", help="write nothing, compare what is printed")
     args = parser.parse_args()
-    page = PAGE.read_text("utf-8")
+    for name in args.pages or PAGES:
+        if name not in PAGES:
+            parser.error(f"page is {name!r}; expected one of {', '.join(PAGES)}")
+        make(DOCS / name, args.check)
+
+
+def make(path: Path, check: bool) -> None:
+    """Renews a page and its pictures, or raises SystemExit if it says something else than what is printed now."""
+    page = path.read_text("utf-8")
     with contextlib.ExitStack() as stack:
-        servers = {place: stack.enter_context(served(model)) for place, model in MODELS_ON_THE_PAGE.items()}
-        stack.enter_context(working_folder(args.check))
+        servers = {place: stack.enter_context(served(model)) for place, model in PAGES[path.name].items()}
+        images = stack.enter_context(working_folder()) / "images"
         renewed = run_blocks(page, servers)
-        if not args.check:
-            PAGE.write_text(renewed, "utf-8")
-            take_screenshots(servers["localhost:8500"])
-    if args.check and renewed != page:
-        raise SystemExit(f"{PAGE} prints something else now: run {Path(__file__).name}")
+        if not check:
+            path.write_text(renewed, "utf-8")
+            if path.name == PAGE_WITH_SCREENSHOTS:
+                take_screenshots(servers["localhost:8500"])
+            shutil.copytree(images, DOCS / "images", dirs_exist_ok=True)
+    if check and renewed != page:
+        raise SystemExit(f"{path} prints something else now: run {Path(__file__).name}")
 
 
 def run_blocks(page: str, servers: Mapping[str, str]) -> str:
-    """The page with what its code prints now; Python blocks share their names, and `dnc record` is run too."""
+    """The page with what its code prints now. Python blocks share their names; files, `dnc demo` and `dnc record` are
+    taken at their word too."""
     names: dict[str, Any] = {}
-
-    def run(block: re.Match[str]) -> str:
-        source = block["source"]
-        for place, address in servers.items():
-            source = source.replace(place, address)
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(compile(source, PAGE.name, "exec"), names)
-        return block["code"] + (f"\n```text\n{printed.getvalue()}```\n" if printed.getvalue() else "")
-
     renewed: list[str] = []
     end = 0
+    blocks = (block for kind in (CODE, DEMO, RECORD, FILE) for block in kind.finditer(page))
     try:
-        for block in sorted((*BLOCK.finditer(page), *RECORD.finditer(page)), key=lambda block: block.start()):
+        for block in sorted(blocks, key=re.Match.start):
             renewed.append(page[end : block.start()])
             end = block.end()
-            if block.re is BLOCK:
-                renewed.append(run(block))
+            if block.re is CODE:
+                renewed.append(block["code"] + printed_by(run_code, block["source"], servers, names))
+            elif block.re is DEMO:
+                renewed.append(block["code"] + printed_by(run_demos, block["source"]))
             else:
-                record(block["session"], servers["localhost:8500"], Path(block["picture"]))
                 renewed.append(block[0])
+            if block.re is RECORD:
+                record(block["session"], servers["localhost:8500"], Path(block["picture"]))
+            elif block.re is FILE:
+                Path(block["name"]).write_text(block["text"], "utf-8")
         return "".join(renewed) + page[end:]
     finally:
         for value in names.values():
             if isinstance(value, Client):
                 value.close()
+
+
+def printed_by(run: Callable[..., None], *arguments: Any) -> str:
+    """The block of text to put below a block that was run."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        run(*arguments)
+    return f"\n```text\n{printed.getvalue()}```\n" if printed.getvalue() else ""
+
+
+def run_code(source: str, servers: Mapping[str, str], names: dict[str, Any]) -> None:
+    """Runs a Python block against the servers that stand behind its addresses."""
+    for place, address in servers.items():
+        source = source.replace(place, address)
+    exec(compile(source, "page", "exec"), names)
+
+
+def run_demos(commands: str) -> None:
+    """Runs `dnc demo …`, a command a line."""
+    from dnc_serve.client.cli.main import main as dnc
+
+    for command in commands.splitlines():
+        if dnc(shlex.split(command)[1:]) != 0:
+            raise SystemExit(f"{command} failed")
 
 
 @contextlib.contextmanager
@@ -108,16 +148,22 @@ def serve(model: str, connection: Connection) -> None:
 
 
 @contextlib.contextmanager
-def working_folder(scratch: bool) -> Iterator[None]:
-    """Pictures go to docs/images, or, to leave everything as it is, to a folder that is removed."""
+def working_folder() -> Iterator[Path]:
+    """A folder that is removed, to run in; what commands keep between runs stays in there too."""
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "images").mkdir()
-        os.chdir(folder if scratch else DOCS)
+        state_home = os.environ.get("XDG_STATE_HOME")
+        os.environ["XDG_STATE_HOME"] = folder
+        os.chdir(folder)
         try:
-            yield
+            yield Path(folder)
         finally:
             os.chdir(before)
+            if state_home is None:
+                del os.environ["XDG_STATE_HOME"]
+            else:
+                os.environ["XDG_STATE_HOME"] = state_home
 
 
 def record(session_id: str, address: str, to: Path) -> None:
