@@ -26,6 +26,7 @@ from tests.handler.door import chunk
 REPOSITORY = Path(__file__).parents[2]
 SESSIONS = 16
 PAUSE_S = 0.03
+LOSSES_IN_SHORT = 2
 SYNC_INTERVAL_S = {"async": 0.2, "sync": 0.005}
 # A sync itself takes its time, on a busy machine with a slow disk.
 LONGEST_SYNC_S = 3.0
@@ -73,9 +74,15 @@ async def powered(artifact: Path, state_dir: Path, durability: str) -> AsyncIter
         await asyncio.to_thread(server.kill)
 
 
+@pytest.fixture
+def losses(kills: int, thorough: bool) -> int:
+    """How often the power is lost."""
+    return kills if thorough else LOSSES_IN_SHORT
+
+
 @pytest.mark.parametrize("durability", ["async", "sync"])
 async def test_a_power_loss_is_invisible_to_living_clients(
-    artifact_folder: Path, tiles: Tiles, tmp_path: Path, kills: int, durability: str
+    artifact_folder: Path, tiles: Tiles, tmp_path: Path, losses: int, durability: str
 ) -> None:
     chance = random.Random(durability)
     lost_frames = 0
@@ -85,7 +92,7 @@ async def test_a_power_loss_is_invisible_to_living_clients(
     ):
         traffic = Traffic(client, SESSIONS, PAUSE_S)
         try:
-            for _ in range(kills):
+            for _ in range(losses):
                 await traffic.progress()
                 await asyncio.sleep(chance.uniform(0.1, 1.5))
                 lost_frames += await asyncio.to_thread(server.lose_power, chance)
@@ -95,7 +102,7 @@ async def test_a_power_loss_is_invisible_to_living_clients(
         finally:
             traffic.abandon()
     tally = traffic.tally(tiles)
-    print(f"{durability}: {kills} power losses took {lost_frames} frames of the log: {tally}")
+    print(f"{durability}: {losses} power losses took {lost_frames} frames of the log: {tally}")
     assert tally.clean, tally
     assert lost_frames or durability == "sync", "nothing was lost: this proves nothing"
 
@@ -132,13 +139,13 @@ class Witness:
 
 @pytest.mark.parametrize("durability", ["async", "sync"])
 async def test_whoever_comes_next_is_told_the_position(
-    artifact_folder: Path, tiles: Tiles, tmp_path: Path, kills: int, durability: str
+    artifact_folder: Path, tiles: Tiles, tmp_path: Path, losses: int, durability: str
 ) -> None:
     chance = random.Random(durability)
     witnesses = [Witness(number, tiles) for number in range(SESSIONS)]
     positions, behind = [0] * SESSIONS, 0
     async with powered(artifact_folder, tmp_path / "state", durability) as server:
-        for _ in range(kills):
+        for _ in range(losses):
             steps = [
                 asyncio.create_task(witness.step(server.address, position))
                 for witness, position in zip(witnesses, positions, strict=True)
@@ -167,7 +174,7 @@ async def test_whoever_comes_next_is_told_the_position(
                 async with client.session(witness.id) as session:
                     outputs = await session.step(witness.inputs[position : position + 10])
                 assert outputs.tobytes() == expected[position:].tobytes()
-    print(f"{durability}: {kills} power losses took {behind} answered timesteps of {SESSIONS} sessions back")
+    print(f"{durability}: {losses} power losses took {behind} answered timesteps of {SESSIONS} sessions back")
     assert behind == 0 or durability == "async"
 
 
