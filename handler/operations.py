@@ -130,6 +130,7 @@ class Operations:
             done,
             incarnation=message.incarnation if message.HasField("incarnation") else None,
             position=message.position if message.HasField("position") else None,
+            experience=message.experience if message.HasField("experience") else None,
             reset_experience=message.reset_experience,
             debug=message.debug,
             traceparent=message.traceparent,

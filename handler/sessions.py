@@ -209,6 +209,10 @@ def judge_chunk(session: Session, chunk: "Chunk") -> tuple[Verdict, Reply | None
     """
     session.check_incarnation(chunk.incarnation)
     if chunk.position is None or chunk.position == session.position:
+        if chunk.experience is not None and chunk.experience > session.experience:
+            raise session.gap(session.position)  # a reset that it follows has not been applied
+        if chunk.experience is not None and chunk.experience < session.experience:
+            raise session.conflict(session.position, "a reset came that it doesn't know of")
         return Verdict.APPLY, None
     if chunk.position > session.position:
         raise session.gap(chunk.position)

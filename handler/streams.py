@@ -6,7 +6,7 @@ waits for a slow reader without holding up anybody else.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,9 @@ from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 # Messages of one stream that may be unanswered, over all its sessions.
 MAX_UNANSWERED = 1024
+# What one message carries at most to a client that takes several answers in one.
+BATCH_MESSAGES = 256
+BATCH_BYTES = 1 << 20
 # How soon a reader that waits for room in a session's FIFO looks again, if others keep it full.
 LOOK_AGAIN_SECONDS = 0.02
 GO_AWAY_RETRY_SECONDS = 0.5
@@ -86,6 +89,7 @@ class SessionStream:
         # Sessions of which something failed: what is in flight for them is refused, see `_refuse_in_flight`.
         self._broken: set[str] = set()
         self._reading = True
+        self._batches = False  # whether the client sends several messages in one, and so is answered
 
     async def serve(self, messages: AsyncIterator[pb.StreamRequest]) -> None:
         """Runs until the client is done and everything is answered, or the client is gone."""
@@ -93,10 +97,7 @@ class SessionStream:
         try:
             while True:
                 while self._outbox:
-                    for response in self._outbox.popleft()():
-                        await self._context.write(response)
-                    self._unanswered -= 1
-                    self._room.set()
+                    await self._write_some()
                 if not self._reading and not self._unanswered:
                     break
                 self._something_to_write.clear()
@@ -110,6 +111,31 @@ class SessionStream:
         if reader.done() and not reader.cancelled():
             reader.result()
 
+    async def _write_some(self) -> None:
+        """Writes the next answer, or as many as are ready to a client that sends several messages in one itself."""
+        batch: list[pb.StreamResponse] = []
+        size = answered = 0
+        while self._outbox and answered < BATCH_MESSAGES and size < BATCH_BYTES:
+            for response in self._outbox.popleft()():
+                batch.append(response)
+                size += response.ByteSize()
+                if not self._batches or size >= BATCH_BYTES:
+                    await self._write(batch)
+                    batch = []
+            answered += 1
+            if not self._batches:
+                break
+        if batch:
+            await self._write(batch)
+        self._unanswered -= answered
+        self._room.set()
+
+    async def _write(self, responses: list[pb.StreamResponse]) -> None:
+        if len(responses) == 1:
+            await self._context.write(responses[0])
+        else:
+            await self._context.write(pb.StreamResponse(batch=pb.ResponseBatch(responses=responses)))
+
     def go_away(self, reason: str) -> None:
         """Reads no more, answers what was read, and ends, telling the client why."""
         message = pb.StreamResponse(go_away=pb.GoAway(reason=reason, retry_after_seconds=GO_AWAY_RETRY_SECONDS))
@@ -120,18 +146,28 @@ class SessionStream:
     async def _read(self, messages: AsyncIterator[pb.StreamRequest]) -> None:
         try:
             async for message in messages:
-                if not self._reading:
-                    break
-                self._unanswered += 1
-                session_id = await self._take(message)
-                while self._unanswered >= MAX_UNANSWERED or self._is_full(session_id):
-                    self._room.clear()
-                    try:
-                        await asyncio.wait_for(self._room.wait(), LOOK_AGAIN_SECONDS)
-                    except TimeoutError:
-                        continue
+                for one in self._unpacked(message):
+                    if not self._reading:
+                        return
+                    self._unanswered += 1
+                    await self._find_room(await self._take(one))
         finally:
             self._stop_reading()
+
+    def _unpacked(self, message: pb.StreamRequest | ServeError) -> Sequence[pb.StreamRequest | ServeError]:
+        if isinstance(message, ServeError) or message.WhichOneof("message") != "batch":
+            return (message,)
+        self._batches = True
+        return message.batch.requests
+
+    async def _find_room(self, session_id: str) -> None:
+        """Returns when more may be read: until then, gRPC's flow control holds the sender back."""
+        while self._unanswered >= MAX_UNANSWERED:
+            self._room.clear()
+            await self._room.wait()
+        while self._is_full(session_id):
+            # Whoever else fills the session's queue doesn't tell us when there is room again.
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
     def _stop_reading(self) -> None:
         self._reading = False
@@ -147,8 +183,9 @@ class SessionStream:
             self._refuse("", 0, message)
             return ""
         kind = message.WhichOneof("message")
-        if kind is None:
-            error = ServeError("BAD_REQUEST", "a stream message holds a chunk, a reset or a dump; got none")
+        if kind is None or kind == "batch":
+            got = "none" if kind is None else "a batch within a batch"
+            error = ServeError("BAD_REQUEST", f"a stream message holds a chunk, a reset or a dump; got {got}")
             self._refuse("", 0, error)
             return ""
         asked: Asked = getattr(message, kind)
@@ -179,9 +216,8 @@ class SessionStream:
             if asked.position == session.position:
                 self._broken.discard(asked.session_id)
         self._engine.submit(session, work)
-        if not own:
-            own.append(work)
-            self._works.add(work)
+        own.append(work)
+        self._works.add(work)
 
     def _chunk(self, message: pb.Chunk, own: list[Work]) -> tuple[Session, Work]:
         def done(applied: Any, error: ServeError | None) -> None:

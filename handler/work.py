@@ -55,7 +55,8 @@ class Chunk(Work):
     """Timesteps [T, I] to apply at a position, or wherever the session stands."""
 
     __slots__ = (
-        "debug", "incarnation", "inputs", "position", "reset_experience", "started_at", "stepped_at", "traceparent",
+        "debug", "experience", "incarnation", "inputs", "position", "reset_experience", "started_at", "stepped_at",
+        "traceparent",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +66,7 @@ class Chunk(Work):
         *,
         incarnation: int | None = None,
         position: int | None = None,
+        experience: int | None = None,
         reset_experience: bool = False,
         debug: bool = False,
         traceparent: str = "",
@@ -75,6 +77,7 @@ class Chunk(Work):
         self.inputs = inputs
         self.incarnation = incarnation
         self.position = position
+        self.experience = experience
         self.reset_experience = reset_experience
         self.debug = debug
         self.traceparent = traceparent

@@ -164,6 +164,33 @@ def test_a_bad_message_ends_neither_the_stream_nor_other_sessions(door: Door, se
     assert door.session(other).position == 2
 
 
+def test_several_messages_in_one_are_answered_several_in_one(door: Door, session_id: str) -> None:
+    inputs = random_inputs(0, 24)
+    other = f"{session_id}-other"
+    door.create(other)
+    requests = [
+        pb.StreamRequest(chunk=chunk(name, inputs[t : t + 2], position=t))
+        for t in range(0, 24, 2)
+        for name in (session_id, other)
+    ]
+    requests.insert(5, pb.StreamRequest(batch=pb.RequestBatch()))  # a batch within a batch
+    answers = door.stream([pb.StreamRequest(batch=pb.RequestBatch(requests=requests))])
+    assert len(answers) < len(requests)
+    responses = [
+        one
+        for answer in answers
+        for one in (answer.batch.responses if answer.WhichOneof("message") == "batch" else [answer])
+    ]
+    outputs = {
+        name: np.concatenate([outputs_of(one.chunk) for one in responses if one.chunk.session_id == name])
+        for name in (session_id, other)
+    }
+    assert outputs[session_id].shape == (24, OUTPUT_SIZE)
+    assert outputs[session_id].tobytes() == outputs[other].tobytes()
+    [refusal] = [one.error for one in responses if one.WhichOneof("message") == "error"]
+    assert "a batch within a batch" in refusal.status.message
+
+
 def test_what_is_in_flight_after_an_error_is_refused(door: Door, session_id: str) -> None:
     """Chunks without a position would otherwise be applied where they don't belong."""
     good = random_inputs(0, 1)

@@ -47,6 +47,8 @@ def test_a_chunk_that_was_applied_gets_its_reply(session: Session) -> None:
         (chunk(6, 6.0, reset_experience=True), "STEP_CONFLICT"),
         (chunk(7, 6.0), "STEP_CONFLICT"),  # overlaps
         (chunk(10, incarnation=12), "SESSION_REPLACED"),
+        (chunk(10, experience=3), "STEP_GAP"),  # behind a reset that was not applied
+        (chunk(10, experience=1), "STEP_CONFLICT"),  # a reset came in between
     ],
 )
 def test_a_chunk_that_does_not_fit_is_refused(session: Session, wrong: Chunk, reason: str) -> None:
