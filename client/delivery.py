@@ -5,6 +5,7 @@ answered. Only trouble starts a task, which waits and tries again until an answe
 """
 
 import asyncio
+import copy
 from collections.abc import Callable
 
 from dnc_serve.client.calls import Calls
@@ -80,6 +81,10 @@ class Delivery:
             return  # it will tell when it has ended
         for entry in self.ledger.due():
             message = entry.request.chunk if entry.timesteps else entry.request.reset
+            if message.request_id:
+                # An earlier sending may still wait in the pipe, and must keep its id: its refusal is not this one's.
+                entry.request = copy.copy(entry.request)
+                message = entry.request.chunk if entry.timesteps else entry.request.reset
             message.request_id = entry.request_id
             pipe.send(entry.request)
 
