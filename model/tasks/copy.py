@@ -29,8 +29,9 @@ class Copy(Task):
     recipe = Recipe(
         model={"hidden_size": 48, "num_hidden_layers": 1, "nr_cells": 64, "cell_size": 16, "read_heads": 1},
         iterations=4000,
-        lr=3e-3,
-        final_lr=1e-4,
+        optimizer="rmsprop",
+        lr=3e-4,
+        final_lr=2e-5,
         carry=0.7,
     )
 
