@@ -31,9 +31,9 @@ A map is a CSV file of from,line,to: at most 20 rows, with at most 3 lines, each
   dnc demo graph --ask "Mill: red, blue"     asks that session, from another process: a minute or days later
 
 In between no process is left: the second command starts a server anew on the same state folder, and the session is
-still there. It lives for a week from the last telling. With --target both commands use a server that runs already,
-`dnc serve --model graph`. The state folder also keeps the map itself, for names and for the plain look-up that the
-answers are shown beside. Each question is asked of a fork, so that the session stays as it was told."""
+still there, for a week. With --target both commands use a server that runs already, `dnc serve --model graph`. The
+state folder also keeps the map itself, for its names and for the plain look-up that the answers are shown beside. Each
+question is asked of a fork, so that the session stays as it was told."""
 
 EXAMPLE = Path(__file__).with_name("example_map.csv")
 EXAMPLE_QUESTIONS = ("Harbour: red, blue, blue, blue", "Tower: green, green, red, blue", "Airport: blue, red")
@@ -75,7 +75,12 @@ def configure(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--map", type=Path, metavar="FILE", help="CSV of from,line,to to tell")
     group.add_argument("--ask", action="append", metavar="JOURNEY", help='"STATION: LINE, LINE, …"; may be repeated')
     group.add_argument("--target", metavar="HOST:PORT", help="a server that runs already (one is started)")
-    group.add_argument("--state-dir", type=Path, metavar="FOLDER", help="what is kept (~/.local/state/dnc-demo)")
+    group.add_argument(
+        "--state-dir",
+        type=Path,
+        metavar="FOLDER",
+        help="the map and the server's state (dnc-demo in $XDG_STATE_HOME, ~/.local/state)",
+    )
 
 
 def run(options: Options) -> int:
