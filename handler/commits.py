@@ -42,9 +42,14 @@ class Commits:
                 run.work.check_wanted()
                 if not run.finite or not np.isfinite(run.outputs.sum()):
                     self._check_finite(run)
+                if isinstance(run.work, Chunk) and run.work.debug:  # before the record: it may fail
+                    run.debug = engine.debug_arrays(run)
                 good.append(run)
             except ServeError as error:
                 engine.drop(run, error)
+            except RuntimeError:
+                logger.exception("debug arrays could not be computed")
+                engine.drop(run, ServeError("INTERNAL", "the debug arrays could not be computed; nothing was applied"))
         if not good:
             return
         if engine.journal.volatile:
@@ -80,7 +85,6 @@ class Commits:
                 continue
             session, chunk = run.session, run.work
             assert isinstance(chunk, Chunk)
-            debug = engine.debug_arrays(run) if chunk.debug else None
             engine.tiers.swap(session, run.work_row)
             start = session.position
             session.position += len(chunk.inputs)
@@ -89,7 +93,7 @@ class Commits:
             session.fingerprint = engine.fingerprint
             session.timesteps_since_snapshot += len(chunk.inputs)
             session.replies.add(
-                Reply(start, chunk.inputs, chunk.reset_experience, session.experience, run.outputs, debug)
+                Reply(start, chunk.inputs, chunk.reset_experience, session.experience, run.outputs, run.debug)
             )
             engine.registry.touch(session, now)
             engine.metrics.timesteps.inc(len(chunk.inputs))
@@ -97,7 +101,7 @@ class Commits:
                 engine.metrics.resets.labels("experience").inc()
             result = Applied(
                 session.incarnation, session.position, session.durable_position, session.experience, run.outputs,
-                replayed=False, debug=debug,
+                replayed=False, debug=run.debug,
             )  # fmt: skip
             engine.answer(session, chunk, result, None)
             self.changed(session)

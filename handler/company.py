@@ -28,6 +28,7 @@ class Run:
     work_row: int
     tiles: Tiles  # what it is stepped by
     done: int = 0
+    debug: dict[str, Float32] | None = None
     finite: bool = True  # the state that it has come to; may be False where only a sum overflows
 
     @property

@@ -6,7 +6,7 @@ import json
 from dnc_serve.handler.blob import SessionBlob, decode_blob
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.operations import Caller, Operations
-from dnc_serve.handler.records import decode_snapshot
+from dnc_serve.handler.records import Damaged, decode_snapshot
 from dnc_serve.handler.sessions import Session, check_id
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
@@ -65,7 +65,10 @@ class Copies:
                     session_digest=session.digest,
                     model_digest=self._engine.digest,
                 )
-            state, fingerprint = decode_snapshot(snapshot)
+            try:
+                state, fingerprint = decode_snapshot(snapshot)
+            except Damaged as exc:
+                raise ServeError("CORRUPT_STATE", f"session {session.session_id!r} can't be exported: {exc}") from exc
             return SessionBlob(
                 session.session_id, session.digest, snapshot.position, snapshot.experience, fingerprint, state
             ).encode()

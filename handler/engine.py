@@ -128,7 +128,7 @@ class Engine:
         if self._scheduled:
             self._wake()
         if self.leases.shared and session.tier is Tier.STORE and session.idle and not session.ended:
-            self.loop.create_task(self.leases.give_up([session]))
+            self.leases.give_up([session])
 
     def new_session(
         self, session_id: str, owner: str, incarnation: int, *, position: int = 0, experience: int = 0
@@ -213,20 +213,21 @@ class Engine:
             return
         company, ticks = self._rotation.next_company()
         if self._thread is None:
-            self._settle(company, ticks, *self._step(company, ticks))
+            self._settle(company, ticks, self._step(company, ticks))
         else:
             self._stepping = True
             stepped = self.loop.run_in_executor(self._thread, self._step, company, ticks)
             stepped.add_done_callback(lambda future: self._settle_later(company, ticks, future))
 
     def _settle_later(
-        self, company: list[Run], ticks: int, future: "asyncio.Future[tuple[Float32 | None, Tensor | None]]"
+        self, company: list[Run], ticks: int, future: "asyncio.Future[tuple[Float32, list[bool]] | None]"
     ) -> None:
         self._stepping = False
-        self._settle(company, ticks, *future.result())
+        self._settle(company, ticks, future.result())
 
-    def _step(self, company: list[Run], ticks: int) -> tuple[Float32 | None, Tensor | None]:
-        """Gathers, and steps: outputs [ticks, B, O] in host memory and states [B, S]; None if the model failed."""
+    def _step(self, company: list[Run], ticks: int) -> tuple[Float32, list[bool]] | None:
+        """Gathers, steps, and scatters to the working rows: outputs [ticks, B, O] in host memory, and which states are
+        finite; None if that failed."""
         started = time.perf_counter()
         tiles = company[0].tiles
         tile = tiles.fit(len(company))
@@ -238,13 +239,16 @@ class Engine:
                     self._reset_first(run.work, states[place])
             inputs = torch.from_numpy(gather_inputs(company, ticks, tile, tiles.input_size))
             outputs, states = tiles.run(inputs.to(tiles.device), states)
-            result = outputs.cpu().numpy()
-        except RuntimeError:
+            self._slab.scatter([run.work_row for run in company], states)
+            # A sum is finite only if all its terms are: one pass over the tile, and the exact look only when it isn't.
+            finite: list[bool] = torch.isfinite(states[: len(company)].sum(dim=1)).tolist()
+            result: Float32 = outputs.cpu().numpy()
+        except Exception:  # whatever it was, everybody in the company is to be answered
             logger.exception("a tile of %d rows could not be stepped", tile)
-            return None, None
+            return None
         self.metrics.tick_duration.observe((time.perf_counter() - started) / ticks)
         self.metrics.batch_size.observe(len(company))
-        return result, states
+        return result, finite
 
     def _reset_first(self, work: Chunk | Replay, state: Tensor) -> None:
         if isinstance(work, Chunk):
@@ -255,16 +259,14 @@ class Engine:
         elif work.reset == "experience":
             state[self.layout.experience_offset :] = 0.0
 
-    def _settle(self, company: list[Run], ticks: int, outputs: Float32 | None, states: Tensor | None) -> None:
+    def _settle(self, company: list[Run], ticks: int, stepped: tuple[Float32, list[bool]] | None) -> None:
         """Keeps what the tick gave; runs that are through go on to their commit."""
-        if outputs is None or states is None:
+        if stepped is None:
             for run in company:
                 self.drop(run, ServeError("INTERNAL", "the model could not be stepped; nothing was applied"))
             self._wake()
             return
-        self._slab.scatter([run.work_row for run in company], states)
-        # A sum is finite only if all its terms are: one pass over the tile, and the exact look only when it isn't.
-        finite = torch.isfinite(states[: len(company)].sum(dim=1)).tolist()
+        outputs, finite = stepped
         through: list[Run] = []
         for place, run in enumerate(company):
             run.outputs[run.done : run.done + ticks] = outputs[:, place]
@@ -354,6 +356,7 @@ class Engine:
         state = self.tiers.read(session)
         self._reset_first(replay, torch.from_numpy(state))
         self.tiers.write(session, state)
+        self.answer(session, replay, None, None)
         return True
 
     def _begin_reset(self, session: Session, reset: Reset) -> None:
@@ -414,9 +417,11 @@ class Engine:
         self.go_on(run.session)
 
     def drop(self, run: Run, error: ServeError) -> None:
-        """The run comes to nothing, and its session stays as it was."""
+        """The run comes to nothing, and its session stands where it did."""
         self._slab.give(run.work_row)
         self.answer(run.session, run.work, None, error)
+        if isinstance(run.work, Replay):  # the state lies before where the session stands: it is to be brought anew
+            self.tiers.forget(run.session)
         self.release(run)
 
     def working_state(self, run: Run) -> Float32:

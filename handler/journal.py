@@ -81,8 +81,8 @@ class Journal:
             self._groups.put(_Group(mutations, then, marks, started))
             return
         try:
-            outcomes = self._refusals(mutations, self.store.commit(mutations))
-        except StoreUnavailable as error:
+            outcomes = self._commit(mutations)
+        except ServeError as error:
             self._metrics.store_up.set(0)
             then([error] * len(mutations))
             return
@@ -145,11 +145,11 @@ class Journal:
                 groups.append(group)
             mutations = [mutation for group in groups for mutation in group.mutations]
             try:
-                outcomes = self._refusals(mutations, self.store.commit(mutations)) if mutations else []
+                outcomes = self._commit(mutations) if mutations else []
                 self.store.sync()
                 error = None
-            except StoreUnavailable as unavailable:
-                outcomes, error = [unavailable] * len(mutations), unavailable
+            except ServeError as refused:
+                outcomes, error = [refused] * len(mutations), refused
             self._loop.call_soon_threadsafe(self._deliver, groups, outcomes, error)
 
     def _deliver(self, groups: list[_Group], outcomes: list[ServeError | None], error: ServeError | None) -> None:
@@ -161,15 +161,25 @@ class Journal:
                 self._metrics.journal_commit.observe(time.perf_counter() - group.started)
                 for session, position in group.marks:
                     session.durable_position = position
-            group.then(outcomes[start:end])
+            try:
+                group.then(outcomes[start:end])
+            except Exception:  # a mistake in what one group leads to must not keep the others from theirs
+                logger.exception("what follows a write failed")
             start = end
 
-    def _refusals(self, mutations: Sequence[Mutation], outcomes: Sequence[Fenced | None]) -> Outcomes:
-        """What a refused write means: in a shared store, that another server has the session; in our own, a mistake."""
+    def _commit(self, mutations: Sequence[Mutation]) -> Outcomes:
+        try:
+            outcomes = self.store.commit(mutations)
+        except ServeError:
+            raise
+        except Exception as exc:  # whatever it was, everybody is to be answered
+            logger.exception("a write failed")
+            raise ServeError("INTERNAL", f"the store failed: {exc}") from exc
         return [
             None if outcome is None else self._refusal(mutation, outcome)
             for mutation, outcome in zip(mutations, outcomes, strict=True)
         ]
 
     def _refusal(self, mutation: Mutation, outcome: Fenced) -> ServeError:
+        """What a refused write means: in a shared store, that another server has the session; in our own, a mistake."""
         return Overtaken(session_of(mutation)) if self.store.shared else ServeError("INTERNAL", str(outcome))

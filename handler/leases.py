@@ -36,6 +36,7 @@ class Leases:
         self._lease_s = lease_s
         self._held: dict[Session, tuple[Lease, float]] = {}
         self._adopting: dict[str, asyncio.Future[None]] = {}
+        self._releasing: dict[str, asyncio.Future[None]] = {}
         self.shared = engine.journal.store.shared
 
     def check(self, session: Session) -> None:
@@ -66,10 +67,13 @@ class Leases:
         lease, until = await self._acquire(session_id)
         # It may have gone on, or ended, before the lease was ours.
         head = await loop.run_in_executor(None, store.head, session_id)
-        if head is None or head.ended:
-            await loop.run_in_executor(None, store.release, [lease])
-            return
-        self._held[self._engine.take_up(head)] = lease, until
+        session = self._engine.registry.find(session_id)  # perhaps it was begun here meanwhile
+        if session is None:
+            if head is None or head.ended:
+                self._release([lease])
+                return
+            session = self._engine.take_up(head)
+        self._held[session] = lease, until
 
     async def begin(self, session: Session) -> None:
         """Takes the lease of a session that is about to be made; raises SESSION_MOVED or SESSION_EXISTS."""
@@ -78,12 +82,18 @@ class Leases:
         lease, until = await self._acquire(session.session_id)
         store = self._engine.journal.store
         head = await self._engine.loop.run_in_executor(None, store.head, session.session_id)
-        if head is not None and not head.ended and self._engine.registry.find(session.session_id) is None:
-            self._held[self._engine.take_up(head)] = lease, until
-            raise ServeError("SESSION_EXISTS", f"session {session.session_id!r} exists already")
-        self._held[session] = lease, until
+        present = self._engine.registry.find(session.session_id)  # perhaps another call was faster
+        if present is None and head is not None and not head.ended:
+            present = self._engine.take_up(head)
+        self._held[present or session] = lease, until
+        if present is not None:
+            raise ServeError(
+                "SESSION_EXISTS", f"session {session.session_id!r} exists already", session_id=session.session_id
+            )
 
     async def _acquire(self, session_id: str) -> tuple[Lease, float]:
+        if (releasing := self._releasing.get(session_id)) is not None:
+            await asyncio.shield(releasing)  # it would take the new lease with it
         started = _now()
         try:
             lease = await self._engine.loop.run_in_executor(None, self._engine.journal.store.acquire, session_id)
@@ -104,6 +114,8 @@ class Leases:
                 await self._renew()
             except StoreUnavailable as error:
                 logger.warning("leases could not be renewed: %s", error)
+            except Exception:  # without renewals all sessions would be lost, one by one
+                logger.exception("leases could not be renewed")
 
     async def _renew(self) -> None:
         sessions = list(self._held)
@@ -130,18 +142,33 @@ class Leases:
         if not session.running:
             engine.tiers.forget(session)
 
-    async def give_up(self, sessions: list[Session]) -> None:
-        """Leaves sessions, whose states are in the store, to whoever is asked for them next."""
-        leases = [self._held.pop(session)[0] for session in sessions if session in self._held]
+    def give_up(self, sessions: list[Session]) -> "asyncio.Future[None]":
+        """Leaves sessions, whose states are in the store, to whoever is asked for them next.
+
+        They are known here no more when this returns, so that no work can come for them; the future tells when other
+        servers may have them.
+        """
+        leases = [self._held[session][0] for session in sessions if session in self._held]
         for session in sessions:
-            session.ended = True
-            self._engine.registry.remove(session)
-            self._engine.tiers.forget(session)
-        if leases:
-            await self._engine.loop.run_in_executor(None, self._engine.journal.store.release, leases)
+            self.lose(session)
+        return self._release(leases)
 
     def ended(self, session: Session) -> None:
         """The session was deleted, or never came to be: its lease is of no use."""
         held = self._held.pop(session, None)
         if held is not None:
-            self._engine.loop.run_in_executor(None, self._engine.journal.store.release, [held[0]])
+            self._release([held[0]])
+
+    def _release(self, leases: list[Lease]) -> "asyncio.Future[None]":
+        async def release() -> None:
+            try:
+                await self._engine.loop.run_in_executor(None, self._engine.journal.store.release, leases)
+            except StoreUnavailable as error:
+                logger.warning("leases were not released, and will run out: %s", error)
+            finally:
+                for lease in leases:
+                    self._releasing.pop(lease.session_id, None)
+
+        releasing = asyncio.ensure_future(release())
+        self._releasing.update({lease.session_id: releasing for lease in leases})
+        return releasing

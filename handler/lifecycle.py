@@ -34,15 +34,18 @@ class Lifecycle:
 
         def begun(outcomes: Outcomes) -> None:
             session.busy = False
-            if outcomes[0] is not None:
+            error = outcomes[0]
+            if session.ended:  # its lease was lost meanwhile
+                error = error or Overtaken(session.session_id)
+            elif error is not None:
                 engine.registry.remove(session)
                 engine.leases.ended(session)
                 session.ended = True
-                engine.fail_all(session, outcomes[0])
+                engine.fail_all(session, error)
             else:
                 engine.tiers.admit(session, state)
                 engine.go_on(session)
-            then(outcomes[0])
+            then(error)
 
         if engine.journal.volatile:
             begun([None])
@@ -83,7 +86,8 @@ class Lifecycle:
         def written(outcomes: Outcomes) -> None:
             session.busy = False
             if outcomes[0] is None:
-                apply()
+                if not session.ended:  # else its lease was lost meanwhile, and its state is another server's
+                    apply()
                 session.ordinal += 1
                 session.experience += 1
                 engine.registry.touch(session, time.time())
@@ -134,6 +138,8 @@ class Lifecycle:
             session.busy = False
             if outcomes[0] is not None:
                 engine.answer(session, work, None, outcomes[0])
+                if isinstance(outcomes[0], Overtaken):
+                    engine.leases.lose(session)
                 engine.go_on(session)
                 return
             engine.registry.remove(session)
@@ -149,6 +155,7 @@ class Lifecycle:
             engine.fail_all(
                 session, ServeError("SESSION_NOT_FOUND", f"session {session.session_id!r} ended: {work.why}")
             )
+            engine.go_on(session)  # others may have waited for its slot
 
         end = End(session.session_id, session.incarnation, work.why, now)
         if not engine.journal.volatile:

@@ -14,6 +14,7 @@ import numpy as np
 
 from dnc_serve.handler.codec import Float32
 from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.records import Operation
 from dnc_serve.handler.recovery import Recovered, earliest_position, find_reply, recover
 from dnc_serve.handler.sessions import Reply, Session
 from dnc_serve.handler.work import Chunk, Peek, Replay, Seen
@@ -39,9 +40,9 @@ class Loading:
         """Brings the state of a session from the store; its FIFO waits."""
         session.busy = True
         engine = self._engine
-        store, size = engine.journal.store, engine.layout.size
+        store, size, last = engine.journal.store, engine.layout.size, (session.ordinal, session.position)
         self._read(
-            lambda: recover(store, session.session_id, session.incarnation, session.ordinal, size),
+            lambda: recover(store, session.session_id, session.incarnation, last, size),
             lambda recovered, error: self._loaded(session, recovered, error),
         )
 
@@ -50,22 +51,28 @@ class Loading:
         session.busy = False
         if session.ended:
             return
-        if error is not None or recovered is None:
-            assert error is not None
-            if error.reason == "CORRUPT_STATE":
-                session.corrupt = error.message
-            engine.fail_all(session, error)
+        try:
+            if error is not None:
+                raise error
+            assert recovered is not None
+            self._install(session, recovered)
+        except ServeError as refused:
+            if refused.reason == "CORRUPT_STATE":
+                session.corrupt = refused.message
+            engine.fail_all(session, refused)
             return
-        self._install(session, recovered)
         engine.go_on(session)
 
     def _install(self, session: Session, recovered: Recovered) -> None:
+        """Gives the session a state, and puts before all that waits for it what is to be applied to that."""
         engine = self._engine
+        replays = self._replays(session, recovered)
+        session.replays = len(replays)
+        session.fifo.extendleft(reversed(replays))
         engine.metrics.snapshot_fallbacks.inc(recovered.fallbacks)
         session.snapshot_ordinal = recovered.snapshot_ordinal
         session.fingerprint = recovered.fingerprint or engine.fingerprint
         engine.tiers.admit(session, recovered.state)
-        replays = self._replays(session, recovered)
         if replays:
             session.timesteps_since_snapshot = sum(len(replay.inputs) for replay in replays)
             marks = [replay.fingerprint for replay in replays if replay.fingerprint]
@@ -74,17 +81,23 @@ class Loading:
             if any(engine.tiles_for(mark).fingerprint != mark for mark in marks):
                 session.replayed_elsewhere = True
                 engine.metrics.replayed_elsewhere.inc()
-        session.fifo.extendleft(reversed(replays))
 
     def _replays(self, session: Session, recovered: Recovered) -> list[Replay]:
-        """The operations since the snapshot, consecutive chunks joined that the same artifact computed."""
+        """The operations since the snapshot, consecutive chunks joined that the same artifact computed.
+
+        Raises CORRUPT_STATE for operations of a model of other sizes.
+        """
         replays: list[Replay] = []
         pending: list[tuple[Float32, Float32]] = []
         reset, fingerprint = "", ""
+        failed = False
         engine = self._engine
 
         def done(result: object, error: ServeError | None) -> None:
-            if error is not None:
+            nonlocal failed
+            session.replays -= 1
+            if error is not None and not failed:  # the others fail with it, and tell it here again
+                failed = True
                 engine.fail_all(session, error)
 
         def close() -> None:
@@ -98,6 +111,7 @@ class Loading:
 
         timesteps = 0
         for operation in recovered.operations:
+            self._check_sizes(session, operation)
             others = bool(pending) and len(operation.inputs) > 0 and operation.fingerprint != fingerprint
             if operation.reset or others or timesteps >= REPLAY_TIMESTEPS:
                 close()
@@ -109,6 +123,15 @@ class Loading:
                 fingerprint = operation.fingerprint
         close()
         return replays
+
+    def _check_sizes(self, session: Session, operation: Operation) -> None:
+        expected, got = (self._engine.input_size, self._engine.output_size), operation.sizes
+        if len(operation.inputs) and got != expected:
+            raise ServeError(
+                "CORRUPT_STATE",
+                f"session {session.session_id!r} can't be recovered: record {operation.ordinal} has {got[0]} inputs and "
+                f"{got[1]} outputs, the model {expected[0]} and {expected[1]}",
+            )
 
     def find_reply(self, session: Session, chunk: Chunk) -> None:
         """Looks up what an earlier chunk was answered with, in the journal; the FIFO waits."""
@@ -161,10 +184,10 @@ class Loading:
             raise session.gap(position)
         if engine.journal.volatile:
             raise ServeError("POSITION_GONE", "durability is off: no earlier position is kept")
-        store, size, ordinal = engine.journal.store, engine.layout.size, session.ordinal
+        store, size, now_at = engine.journal.store, engine.layout.size, (session.ordinal, session.position)
         recovered = await engine.loop.run_in_executor(
             self._readers,
-            lambda: recover(store, session.session_id, session.incarnation, ordinal, size, position),
+            lambda: recover(store, session.session_id, session.incarnation, now_at, size, position),
         )
         # A session of its own, known to nobody, is replayed up to there and looked at.
         past = engine.new_session(session.session_id, session.owner, session.incarnation)
@@ -177,13 +200,17 @@ class Loading:
             if not seen.done():
                 seen.set_exception(error) if error is not None else seen.set_result(result)
 
-        self._install(past, recovered)
-        past.snapshot_ordinal = past.ordinal  # never to be stored
+        # The replays come before it, and are not counted against the queue.
         engine.submit(past, Peek(done))
         try:
+            self._install(past, recovered)
+            past.snapshot_ordinal = past.ordinal  # never to be stored
             return await seen
         finally:
-            engine.tiers.forget(past)
+            past.ended = True
+            engine.fail_all(past, ServeError("CANCELLED", "nobody looks any more"))
+            if not past.running:
+                engine.tiers.forget(past)
 
     def _read(self, read: Callable[[], Result], then: Callable[[Result | None, ServeError | None], None]) -> None:
         """Runs `read` in a worker thread and `then` in the loop."""

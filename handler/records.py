@@ -42,6 +42,11 @@ class Operation:
     def start(self) -> int:
         return self.position - len(self.inputs)
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Numbers that go in and come out at each timestep."""
+        return self.inputs.shape[1], self.outputs.shape[1]
+
 
 def _identity(of: Record | Snapshot) -> bytes:
     return f"{of.session_id}/{of.incarnation}/{of.ordinal}/{of.position}/{of.experience}".encode()

@@ -4,6 +4,7 @@ Runs in a worker thread; the engine replays the operations.
 """
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from dnc_serve.handler.codec import Float32
@@ -50,10 +51,15 @@ class Recovered:
 
 
 def recover(
-    store: Store, session_id: str, incarnation: int, last_ordinal: int, state_size: int, position: int | None = None
+    store: Store,
+    session_id: str,
+    incarnation: int,
+    last: tuple[int, int],
+    state_size: int,
+    position: int | None = None,
 ) -> Recovered:
-    """The session's newest state that can be believed, and the operations that lead from there to `last_ordinal`, or to
-    an earlier `position`.
+    """The session's newest state that can be believed, and the operations that lead from there to where the session
+    stands, `last` (ordinal, position), or to an earlier `position`.
 
     Raises CORRUPT_STATE when no snapshot and no beginning lead there, POSITION_GONE when the position lies before all
     that is kept, STORE_UNAVAILABLE when the store can't be read.
@@ -63,7 +69,7 @@ def recover(
     damage: list[str] = []
     for info in (*reachable, None):
         try:
-            recovered = _from(store, session_id, incarnation, info, last_ordinal, state_size)
+            recovered = _from(store, session_id, incarnation, info, last, state_size)
         except Damaged as exc:
             damage.append(str(exc))
             logger.warning("session %r: %s; going back to an earlier snapshot", session_id, exc)
@@ -82,7 +88,7 @@ def recover(
 
 
 def _from(
-    store: Store, session_id: str, incarnation: int, info: SnapshotInfo | None, last_ordinal: int, state_size: int
+    store: Store, session_id: str, incarnation: int, info: SnapshotInfo | None, last: tuple[int, int], state_size: int
 ) -> Recovered:
     """Recovers from one snapshot, or from the beginning; raises `Damaged`."""
     if info is None:
@@ -98,6 +104,7 @@ def _from(
             state, snapshot.ordinal, snapshot.position, snapshot.experience, fingerprint, snapshot.ordinal
         )
     ordinal, position = recovered.ordinal, recovered.position
+    last_ordinal, last_position = last
     for record in store.records(session_id, incarnation, ordinal, last_ordinal):
         operation = decode_record(record)
         ordinal += 1
@@ -107,6 +114,8 @@ def _from(
         recovered.operations.append(operation)
     if ordinal != last_ordinal:
         raise Damaged(f"records {ordinal + 1} to {last_ordinal} are missing")
+    if position != last_position:  # a copy begins in the middle: without its first snapshot there is no beginning
+        raise Damaged(f"what is kept leads to position {position}, not {last_position}")
     return recovered
 
 
@@ -114,7 +123,8 @@ def earliest_position(store: Store, session_id: str, incarnation: int) -> int | 
     """The earliest position that can be had again; None if only the present one can."""
     first = next(store.records(session_id, incarnation, 0, 1), None)
     if first is not None:
-        return decode_record(first).start
+        with suppress(Damaged):
+            return decode_record(first).start
     snapshots = store.snapshots(session_id, incarnation)
     return snapshots[-1].position if snapshots else None
 

@@ -75,6 +75,7 @@ class Registry:
             )
 
     def add(self, session: Session) -> None:
+        assert session.session_id not in self._sessions, session.session_id
         self._tombstones.pop(session.session_id, None)
         self._sessions[session.session_id] = session
         self._by_owner[session.owner] = self.count_of(session.owner) + 1

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from dnc_serve.handler.codec import Float32
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.stores.contract import Head, Lease
@@ -126,6 +124,7 @@ class Session:
     snapshot_ordinal: int = -1
     timesteps_since_snapshot: int = 0
     bytes_since_snapshot: int = 0
+    replays: int = 0  # that its state still lacks
     fifo: "deque[Work]" = field(default_factory=deque)
     scheduled: bool = False  # in the engine's rotation
     running: bool = False  # a chunk of it is under way
@@ -141,6 +140,11 @@ class Session:
         if self.row is not None:
             return Tier.SLOT
         return Tier.HOST if self.host is not None else Tier.STORE
+
+    @property
+    def storable(self) -> bool:
+        """Whether the state in memory is the one at its ordinal: not in the middle of a recovery."""
+        return self.tier is not Tier.STORE and not self.replays and not self.corrupt
 
     @property
     def idle(self) -> bool:
@@ -241,13 +245,3 @@ def judge_reset(session: Session, reset: "Reset") -> Verdict:
     if reset.position is not None and reset.position < session.position:
         raise session.conflict(reset.position, "it went on before this reset came")
     return Verdict.APPLY
-
-
-def state_bytes(session: Session, row_bytes: int) -> int:
-    """Bytes that the session's state takes in its tier."""
-    return session.host.nbytes if session.host is not None else row_bytes
-
-
-def as_row(state: bytes) -> Float32:
-    """A row of state from its bytes, writable."""
-    return np.frombuffer(state, "<f4").copy()

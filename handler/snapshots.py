@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dnc_serve.handler.codec import Float32
 from dnc_serve.handler.journal import Outcomes
 from dnc_serve.handler.records import encode_snapshot
-from dnc_serve.handler.sessions import Session, Tier
+from dnc_serve.handler.sessions import Session
 from dnc_serve.handler.stores.contract import Begin, Keep, Mutation, Snapshot
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Snapshots:
         taken: list[Session] = []
         while self._due and len(taken) < SNAPSHOTS_A_TURN:
             session = self._due.popleft()
-            if not session.ended and session.tier is not Tier.STORE and not session.busy:
+            if session.storable and not session.ended and not session.busy:
                 taken.append(session)
         if taken:
             self.store_states(taken, lambda succeeded: None)
@@ -84,14 +84,12 @@ class Snapshots:
     async def store_all(self) -> None:
         """Writes a snapshot of every session that has moved on since its last one."""
         engine = self._engine
-        moved = [
-            session
-            for session in engine.registry
-            if session.tier is not Tier.STORE and session.snapshot_ordinal != session.ordinal and not session.corrupt
-        ]
-        for start in range(0, len(moved), SNAPSHOTS_A_COMMIT):
+        sessions = list(engine.registry)
+        for start in range(0, len(sessions), SNAPSHOTS_A_COMMIT):
+            # Only now: while others were written, it may have ended or left memory.
+            group = [session for session in sessions[start : start + SNAPSHOTS_A_COMMIT] if session.storable]
             stored = engine.loop.create_future()
-            self.store_states(moved[start : start + SNAPSHOTS_A_COMMIT], stored.set_result)
+            self.store_states(group, stored.set_result)
             if not await stored:
                 logger.error("sessions could not be snapshotted; their records are enough to recover them")
                 return

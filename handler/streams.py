@@ -5,6 +5,7 @@ waits for a slow reader without holding up anybody else.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,11 +20,15 @@ from dnc_serve.handler.sessions import Session, check_id
 from dnc_serve.handler.work import Chunk, Peek, Reset, Work
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
+logger = logging.getLogger(__name__)
+
 # Messages of one stream that may be unanswered, over all its sessions.
 MAX_UNANSWERED = 1024
 # What one message carries at most to a client that takes several answers in one.
 BATCH_MESSAGES = 256
 BATCH_BYTES = 1 << 20
+# Sessions of one stream of which something failed; forgetting one might skip what failed, so the stream ends instead.
+MAX_BROKEN = 16_384
 # How soon a reader that waits for room in a session's FIFO looks again, if others keep it full.
 LOOK_AGAIN_SECONDS = 0.02
 GO_AWAY_RETRY_SECONDS = 0.5
@@ -265,6 +270,11 @@ class SessionStream:
             except ServeError as error:
                 self._refuse(message.session_id, message.request_id, error)
                 return
+            except Exception:  # unanswered, it would keep the stream from its end
+                logger.exception("a look back failed")
+                mistake = ServeError("INTERNAL", "the server made a mistake; its log says which")
+                self._refuse(message.session_id, message.request_id, mistake)
+                return
             self._put(lambda: (pb.StreamResponse(dump=part) for part in dump_parts(message, seen, arrays)))
 
         task = asyncio.create_task(dump())
@@ -277,9 +287,11 @@ class SessionStream:
         response = pb.StreamResponse(
             error=pb.StreamError(session_id=session_id, request_id=request_id, status=error.to_status())
         )
-        if session_id:
+        if session_id and error.reason != "BAD_ID":  # nothing can ever follow for that one
             self._broken.add(session_id)
             self._refuse_in_flight(session_id)
+            if len(self._broken) > MAX_BROKEN and self._reading:
+                self.go_away("too many sessions failed on this stream")
         self._put(lambda: iter((response,)))
 
     def _refuse_in_flight(self, session_id: str) -> None:

@@ -52,11 +52,6 @@ class Tiers:
     def host_used_bytes(self) -> int:
         return len(self._in_host) * self._row_bytes
 
-    def touch(self, session: Session) -> None:
-        """The session was used just now."""
-        if session.row is not None:
-            self._in_slots.move_to_end(session)
-
     def admit(self, session: Session, state: Float32 | None) -> None:
         """A state has come from the store, or is new (None: zeros): it goes to a slot, or to host memory if all slots
         are in use."""

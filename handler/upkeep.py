@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from contextlib import suppress
 
 from dnc_serve.handler.access import Access
 from dnc_serve.handler.engine import Engine
@@ -39,13 +40,16 @@ class Upkeep:
                     await self.retain()
             except ServeError as error:
                 logger.warning("upkeep will be tried again: %s", error)
+            except Exception:
+                logger.exception("upkeep will be tried again")
 
     def expire(self) -> None:
         """Ends sessions that were idle for too long, or are too old."""
         engine, config = self._engine, self._engine.config
         for session, why in engine.registry.overdue(time.time(), config.idle_timeout_s, config.max_age_s):
             if not any(isinstance(work, Delete) for work in session.fifo):
-                engine.submit(session, Delete(lambda result, error: None, why=why))
+                with suppress(ServeError):  # a full queue now; the others need not wait for that
+                    engine.submit(session, Delete(lambda result, error: None, why=why))
 
     async def retain(self) -> None:
         """Prunes the journal to what is to be kept."""
