@@ -129,8 +129,8 @@ class Loading:
         if len(operation.inputs) and got != expected:
             raise ServeError(
                 "CORRUPT_STATE",
-                f"session {session.session_id!r} can't be recovered: record {operation.ordinal} has {got[0]} inputs and "
-                f"{got[1]} outputs, the model {expected[0]} and {expected[1]}",
+                f"session {session.session_id!r} can't be recovered: record {operation.ordinal} has {got[0]} inputs, "
+                f"{got[1]} outputs; the model {expected[0]} and {expected[1]}",
             )
 
     def find_reply(self, session: Session, chunk: Chunk) -> None:

@@ -294,7 +294,7 @@ async def test_a_store_that_fails_in_an_unknown_way_is_answered_for(
 
 
 class SharedByNobody(SQLiteStore):
-    """A store that might be shared: sessions are adopted and given up, and each write waits, but nobody disputes them."""
+    """A store that might be shared: sessions are adopted and given up, each write waits; nobody disputes them."""
 
     shared = True
 
