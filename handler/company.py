@@ -4,6 +4,7 @@ Continuous batching: each turn picks chunks under way whose rests are of a like 
 holds up short ones nor is held up by them, and no row of a tile is stepped for nothing.
 """
 
+import time
 from collections import deque
 from dataclasses import dataclass
 
@@ -16,6 +17,10 @@ from dnc_serve.handler.work import Chunk, Replay
 
 # More ticks in one turn than these save nothing.
 MAX_TICKS = 64
+
+
+# How long after the latest arrival another one is waited for.
+GAP_SECONDS = 0.0003
 
 
 @dataclass(eq=False, slots=True)
@@ -74,6 +79,25 @@ class Rotation:
         self._runs.extendleft(reversed(aside))
         most_ticks = max(1, min(MAX_TICKS, int(self._turn_seconds / tiles.tick_seconds)))
         return company, min(most_ticks, min(run.rest for run in company))
+
+
+class Gathering:
+    """Whether a turn waits for more sessions: one for few costs almost as much as one for many.
+
+    It waits for as many as stepped together lately, as long as one came a moment ago.
+    """
+
+    def __init__(self) -> None:
+        self.latest_arrival = 0.0  # time.perf_counter()
+        self._usual = 1
+
+    def waits(self, waiting: int) -> bool:
+        """Whether more are to be waited for, `waiting` being there."""
+        return waiting < self._usual and time.perf_counter() - self.latest_arrival < GAP_SECONDS
+
+    def stepped(self, company: int) -> None:
+        """So many have stepped together."""
+        self._usual = max(company, self._usual * 7 // 8)
 
 
 def gather_inputs(company: list[Run], ticks: int, tile: int, input_size: int) -> Float32:

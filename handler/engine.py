@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dnc_serve.handler.codec import Float32
 from dnc_serve.handler.commits import Commits
-from dnc_serve.handler.company import Rotation, Run, gather_inputs
+from dnc_serve.handler.company import Gathering, Rotation, Run, gather_inputs
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.journal import Journal
@@ -87,6 +87,7 @@ class Engine:
         self._scheduled: list[Session] = []
         self._turn_pending = False
         self._stepping = False
+        self._gathering = Gathering()
         at_hand = (tiles, *tiles.others)
         self._tiles_by_fingerprint = {each.fingerprint: each for each in at_hand}
         self._gathered = {
@@ -112,6 +113,7 @@ class Engine:
                 limit=config.max_queued_chunks,
             )
         self.queued += 1
+        self._gathering.latest_arrival = work.arrived_at
         session.fifo.append(work)
         self.schedule(session)
 
@@ -208,10 +210,14 @@ class Engine:
 
     def _turn(self) -> None:
         self._turn_pending = False
+        if self._gathering.waits(len(self._scheduled) + len(self._rotation)):
+            self._wake()
+            return
         self._begin_runs()
         if not self._rotation:
             return
         company, ticks = self._rotation.next_company()
+        self._gathering.stepped(len(company))
         if self._thread is None:
             self._settle(company, ticks, self._step(company, ticks))
         else:
@@ -240,8 +246,7 @@ class Engine:
             inputs = torch.from_numpy(gather_inputs(company, ticks, tile, tiles.input_size))
             outputs, states = tiles.run(inputs.to(tiles.device), states)
             self._slab.scatter([run.work_row for run in company], states)
-            # A sum is finite only if all its terms are: one pass over the tile, and the exact look only when it isn't.
-            finite: list[bool] = torch.isfinite(states[: len(company)].sum(dim=1)).tolist()
+            finite = self._slab.finite(len(company), states)
             result: Float32 = outputs.cpu().numpy()
         except Exception:  # whatever it was, everybody in the company is to be answered
             logger.exception("a tile of %d rows could not be stepped", tile)

@@ -1,5 +1,6 @@
 """Rows of packed state on the device: those of resident sessions, and working rows of chunks under way."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +9,9 @@ from torch import Tensor
 
 from dnc_serve.handler.codec import Float32
 
+# So few rows are copied one by one, through numpy: a tensor operation costs as much as several copies.
+FEW_ROWS = 4
+
 
 class Slab:
     """A tensor [rows, S] and the list of its free rows."""
@@ -15,7 +19,6 @@ class Slab:
     def __init__(self, rows: int, state_size: int, device: torch.device) -> None:
         self.states = torch.zeros(rows, state_size, device=device)
         self._free = list(range(rows - 1, -1, -1))
-        # On the CPU, single rows are copied through numpy: a third of the cost of a tensor operation.
         self._numpy: Float32 | None = self.states.numpy() if device.type == "cpu" else None
 
     @property
@@ -48,17 +51,31 @@ class Slab:
 
     def gather(self, rows: Sequence[int], tile: Tensor) -> None:
         """Copies rows to the front of a tile [B, S]."""
-        if len(rows) == 1:
-            tile[0].copy_(self.states[rows[0]])
+        if self._numpy is not None and len(rows) <= FEW_ROWS:
+            into = tile.numpy()
+            for place, row in enumerate(rows):
+                into[place] = self._numpy[row]
         else:
             torch.index_select(self.states, 0, self._index(rows), out=tile[: len(rows)])
 
     def scatter(self, rows: Sequence[int], tile: Tensor) -> None:
         """Copies the front of a tile [B, S] to rows."""
-        if len(rows) == 1:
-            self.states[rows[0]].copy_(tile[0])
+        if self._numpy is not None and len(rows) <= FEW_ROWS:
+            out_of = tile.numpy()
+            for place, row in enumerate(rows):
+                self._numpy[row] = out_of[place]
         else:
             self.states.index_copy_(0, self._index(rows), tile[: len(rows)])
+
+    def finite(self, rows: int, tile: Tensor) -> list[bool]:
+        """Whether rows at the front of a tile [B, S] hold finite numbers only; may say no where only a sum overflows.
+
+        A sum is finite only if all its terms are: one pass, and whoever wants to know exactly looks again.
+        """
+        if self._numpy is not None and rows <= FEW_ROWS:
+            with np.errstate(over="ignore", invalid="ignore"):
+                return [math.isfinite(tile_row.sum()) for tile_row in tile.numpy()[:rows]]
+        return [bool(one) for one in torch.isfinite(tile[:rows].sum(dim=1)).tolist()]
 
     def _index(self, rows: Sequence[int]) -> Tensor:
         return torch.tensor(rows, device=self.states.device)

@@ -80,6 +80,7 @@ class Talker:
                 inputs=array,
             )
         )
+        self._next_position = int(session.position)
         self.asked_at = 0.0
 
     @property
@@ -89,14 +90,14 @@ class Talker:
     @property
     def position(self) -> int:
         """Where the session stands after what was asked for."""
-        return int(self._request.chunk.position)
+        return self._next_position
 
-    def ask(self) -> bytes:
-        """The next chunk."""
-        message: bytes = self._request.SerializeToString()
-        self._request.chunk.position += self._timesteps
+    def ask(self) -> pb.StreamRequest:
+        """The next chunk; to be sent before the next is asked for."""
+        self._request.chunk.position = self._next_position
+        self._next_position += self._timesteps
         self.asked_at = time.perf_counter()
-        return message
+        return self._request
 
 
 async def _stream_load(load: Load) -> Figures:
@@ -115,30 +116,51 @@ async def _stream_load(load: Load) -> Figures:
 
 
 async def _converse(stream: Any, talkers: Sequence[Talker], load: Load, clock: Clock) -> None:
-    """Keeps `in_flight` chunks of different sessions under way until the time is over."""
+    """Keeps `in_flight` chunks of different sessions under way until the time is over; what can be sent together is."""
     idle = list(talkers)
     random.shuffle(idle)
     by_id = {talker.session_id: talker for talker in talkers}
-    asked: Talker | None = None
+    asked: list[Talker] = []
     under_way = 0
     while True:
+        requests = []
         while under_way < load.in_flight and not clock.over:
-            asked = idle.pop(random.randrange(len(idle)))
-            await stream.write(asked.ask())
+            asked = [idle.pop(random.randrange(len(idle)))]
+            requests.append(asked[0].ask())
             under_way += 1
+        if requests:
+            await stream.write(_one_message(requests))
         if not under_way:
             break
         reply = await stream.read()
-        under_way -= 1
-        if not isinstance(reply, bytes) or not reply.startswith(CHUNK_TAG):
-            raise RuntimeError(f"the server refused a chunk: {pb.StreamResponse.FromString(reply)}")
         if load.in_flight > 1:
-            asked = by_id[pb.StreamResponse.FromString(reply).chunk.session_id]
-        assert asked is not None
-        clock.called(asked.asked_at)
-        idle.append(asked)
+            asked = [by_id[session_id] for session_id in _answered(reply, load.is_echo)]
+        elif not isinstance(reply, bytes) or not reply.startswith(CHUNK_TAG):
+            raise RuntimeError(f"the server refused a chunk: {pb.StreamResponse.FromString(reply)}")
+        under_way -= len(asked)
+        for talker in asked:
+            clock.called(talker.asked_at)
+        idle += asked
     await stream.done_writing()
     await stream.read()
+
+
+def _one_message(requests: Sequence[pb.StreamRequest]) -> bytes:
+    together = requests[0] if len(requests) == 1 else pb.StreamRequest(batch=pb.RequestBatch(requests=requests))
+    message: bytes = together.SerializeToString()
+    return message
+
+
+def _answered(reply: bytes, is_echo: bool) -> list[str]:
+    """The sessions that a reply answers; an echo says what it was told. Raises RuntimeError for a refusal."""
+    message: Any = (pb.StreamRequest if is_echo else pb.StreamResponse).FromString(reply)
+    answers = [message]
+    if message.WhichOneof("message") == "batch":
+        answers = message.batch.requests if is_echo else message.batch.responses
+    for answer in answers:
+        if answer.WhichOneof("message") != "chunk":
+            raise RuntimeError(f"the server refused a chunk: {answer}")
+    return [answer.chunk.session_id for answer in answers]
 
 
 async def _check_positions(channel: grpc.aio.Channel, talkers: dict[str, Talker]) -> None:
