@@ -18,6 +18,10 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
+# A socket's path may have 107 bytes.
+MAX_FOLDER_LENGTH = 100
+
+
 class Door:
     """Binds first, opens when there is something to serve, and says that it serves when that was proven."""
 
@@ -54,6 +58,11 @@ class Door:
         self.address = f"{config.host}:{port}"
         # The self-test comes in through a socket that only this user can open, and that is removed afterwards.
         self._private_folder = tempfile.mkdtemp(prefix="dnc-")
+        if len(self._private_folder) > MAX_FOLDER_LENGTH:
+            raise OSError(
+                f"TMPDIR is {tempfile.gettempdir()!r}, too long for a socket's path: expected a folder whose path has at "
+                f"most {MAX_FOLDER_LENGTH - 13} characters"
+            )
         self.private_address = f"unix:{self._private_folder}/door"
         self._server.add_insecure_port(self.private_address)
 

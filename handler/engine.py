@@ -80,8 +80,9 @@ class Engine:
         self.queued = 0
         self._slab = slab = Slab(config.slots + self.max_runs, tiles.layout.size, tiles.device)
         self.tiers = Tiers(
-            slab, config.slots, config.host_bytes, self.row_bytes, self.snapshots.store_states, self.go_on, metrics
-        )
+            slab, config.slots, config.host_bytes, self.row_bytes, self.snapshots.store_states, self.go_on, metrics,
+            journaled=not journal.volatile,
+        )  # fmt: skip
         self._rotation = Rotation(TURN_SECONDS)
         self._runs = 0
         self._scheduled: list[Session] = []

@@ -25,7 +25,7 @@ from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.door import SERVING, Door
 from dnc_serve.handler.durability import empty, make_store
 from dnc_serve.handler.engine import Engine
-from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.errors import ServeError, StoreUnavailable
 from dnc_serve.handler.journal import Journal
 from dnc_serve.handler.metrics import Metrics
 from dnc_serve.handler.operations import Operations
@@ -169,10 +169,13 @@ class DncServer:
         while not self._engine.at_rest and time.monotonic() < until:
             await asyncio.sleep(0.01)
         if not self._engine.journal.volatile:
-            await self._engine.snapshots.store_all()
-            await self._engine.journal.flush()
-            if self._engine.leases.shared:
-                await self._engine.leases.give_up(list(self._engine.registry))
+            try:
+                await self._engine.snapshots.store_all()
+                await self._engine.journal.flush()
+                if self._engine.leases.shared:
+                    await self._engine.leases.give_up(list(self._engine.registry))
+            except StoreUnavailable as error:
+                logger.error("the drain left sessions without a snapshot; their records recover them: %s", error)
         await self._door.close(max(0.1, min(1.0, until - time.monotonic())))
 
     async def _stop(self) -> None:

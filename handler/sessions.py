@@ -88,6 +88,11 @@ class Replies:
         while len(self._replies) > self._at_most or (self._bytes > self._at_most_bytes and len(self._replies) > 1):
             self._bytes -= self._replies.popleft().nbytes
 
+    def clear(self) -> None:
+        """Forgets them all; the journal has them still."""
+        self._replies.clear()
+        self._bytes = 0
+
     def reaches(self, start: int) -> bool:
         """Whether replies from this position on are all kept."""
         return bool(self._replies) and self._replies[0].start <= start

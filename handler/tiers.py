@@ -26,7 +26,16 @@ class Tiers:
     """
 
     def __init__(
-        self, slab: Slab, slots: int, host_bytes: int, row_bytes: int, store: Store, wake: Wake, metrics: Metrics
+        self,
+        slab: Slab,
+        slots: int,
+        host_bytes: int,
+        row_bytes: int,
+        store: Store,
+        wake: Wake,
+        metrics: Metrics,
+        *,
+        journaled: bool,
     ) -> None:
         self.slab = slab
         self._slots = slots
@@ -35,6 +44,7 @@ class Tiers:
         self._store = store
         self._wake = wake
         self._metrics = metrics
+        self._journaled = journaled  # replies of sessions in the store can be had from there
         # Least recently used first.
         self._in_slots: OrderedDict[Session, None] = OrderedDict()
         self._in_host: OrderedDict[Session, None] = OrderedDict()
@@ -130,6 +140,8 @@ class Tiers:
                 session.busy = False
                 if succeeded and session.host is not None and not session.fifo:
                     self.forget(session)
+                    if self._journaled:
+                        session.replies.clear()
                     self._metrics.evictions.labels("host").inc()
                 self._wake(session)
 

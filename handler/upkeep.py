@@ -18,6 +18,8 @@ EXPIRY_SECONDS = 1.0
 RETENTION_SECONDS = 30.0
 # Prunes of one commit, so that none holds the loop up for long.
 PRUNES_A_COMMIT = 64
+# Sessions that end in one look, for the same reason.
+ENDED_AT_ONCE = 256
 
 
 class Upkeep:
@@ -46,7 +48,8 @@ class Upkeep:
     def expire(self) -> None:
         """Ends sessions that were idle for too long, or are too old."""
         engine, config = self._engine, self._engine.config
-        for session, why in engine.registry.overdue(time.time(), config.idle_timeout_s, config.max_age_s):
+        overdue = engine.registry.overdue(time.time(), config.idle_timeout_s, config.max_age_s)
+        for session, why in overdue[:ENDED_AT_ONCE]:
             if not any(isinstance(work, Delete) for work in session.fifo):
                 with suppress(ServeError):  # a full queue now; the others need not wait for that
                     engine.submit(session, Delete(lambda result, error: None, why=why))
