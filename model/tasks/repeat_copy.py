@@ -24,8 +24,9 @@ class RepeatCopy(Task):
     recipe = Recipe(
         model={"hidden_size": 64, "num_hidden_layers": 1, "nr_cells": 16, "cell_size": 16, "read_heads": 4},
         iterations=6000,
-        lr=1e-3,
-        final_lr=1e-4,
+        optimizer="rmsprop",
+        lr=3e-4,
+        final_lr=2e-5,
         max_grad_norm=50.0,
     )
 
