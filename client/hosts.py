@@ -25,6 +25,8 @@ _OPTIONS: tuple[tuple[str, str | int], ...] = (
     # A host that vanished or froze answers no ping.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    # A ping that is not answered counts for a minute otherwise, whatever the line above says.
+    ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.max_send_message_length", -1),

@@ -60,7 +60,7 @@ class Door:
         self._private_folder = tempfile.mkdtemp(prefix="dnc-")
         if len(self._private_folder) > MAX_FOLDER_LENGTH:
             raise OSError(
-                f"TMPDIR is {tempfile.gettempdir()!r}, too long for a socket's path: expected a folder whose path has at "
+                f"TMPDIR is {tempfile.gettempdir()!r}, too long for a socket: expected a folder whose path has at "
                 f"most {MAX_FOLDER_LENGTH - 13} characters"
             )
         self.private_address = f"unix:{self._private_folder}/door"
