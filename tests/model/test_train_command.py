@@ -103,7 +103,7 @@ def test_pictures_are_written_as_asked(tmp_path: Path) -> None:
 
 def test_the_losses_of_runs_are_plotted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for optimizer in ("adam", "sgd"):
-        flags = ["-o", tmp_path / optimizer, *TINY, "--iterations", "8", "--optimizer", optimizer]
+        flags = ["-o", tmp_path / optimizer, *TINY, "--iterations", "8", "--lr", "0.003", "--optimizer", optimizer]
         assert call(train_command, "copy", *flags) == 0
     picture = tmp_path / "losses.svg"
     assert call(train_command, "copy", "--plot", picture, tmp_path / "adam", tmp_path / "sgd") == 0
