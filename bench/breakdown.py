@@ -22,9 +22,9 @@ from dnc_serve.client.cli.measure.aside import aside
 from dnc_serve.client.cli.measure.load import Load, model_of, own_streams, shared_streams, stream_load
 from dnc_serve.client.cli.measure.lockstep import Span
 from dnc_serve.client.cli.measure.rounds import machine
-from dnc_serve.handler.artifact import resolve_artifact
 from dnc_serve.handler.config import COMPILED, ServeConfig, default_state_dir
 from dnc_serve.handler.server import DncServer
+from dnc_serve.handler.torchserve.artifact import resolve_artifact
 
 MODEL = "copy"
 MANY = 64

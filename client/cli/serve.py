@@ -43,15 +43,15 @@ def run(args: argparse.Namespace) -> int:
         print(loaded.show())
         return 0
     try:
-        from dnc_serve.handler.events import Stops
-        from dnc_serve.handler.launch import StartFailed, serve
+        from dnc_serve.handler.torchserve.events import Stops
+        from dnc_serve.handler.torchserve.launch import StartFailed, serve
     except ImportError as exc:
         return _refuse(f"{exc}; serving needs more: pip install 'dnc-serve[serve]'", 1)
     stops = Stops()
 
-    from dnc_serve.handler.artifact import ModelError
-    from dnc_serve.handler.logs import configure_logs
-    from dnc_serve.handler.ports import AddressUnusable
+    from dnc_serve.handler.torchserve.artifact import ModelError
+    from dnc_serve.handler.torchserve.logs import configure_logs
+    from dnc_serve.handler.torchserve.ports import AddressUnusable
 
     configure_logs(loaded.config.log_level)
     for name in unknown_variables():

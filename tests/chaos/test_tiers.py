@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.sessions import Session, Tier
-from dnc_serve.handler.tiles import Tiles
+from dnc_serve.handler.engine.sessions import Session, Tier
+from dnc_serve.handler.engine.tiles import Tiles
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import Artifact, export, load_artifact
 from tests.chaos.truth import INPUT_SIZE, OUTPUT_SIZE, Truth, random_inputs

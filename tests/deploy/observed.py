@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from deploy.grafana.generate import FILE as DASHBOARD
-from dnc_serve.handler.ports import free_port
+from dnc_serve.handler.torchserve.ports import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus" / "rules.yml"

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from dnc_serve.client import Client
-from dnc_serve.handler.ports import free_port
+from dnc_serve.handler.torchserve.ports import free_port
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 from tests.deploy.observed import DEPLOY

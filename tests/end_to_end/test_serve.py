@@ -13,7 +13,7 @@ import pytest
 
 from dnc_serve.client import Client
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.probe import health
+from dnc_serve.handler.torchserve.probe import health
 from tests.end_to_end.conftest import INPUT_SIZE, OUTPUT_SIZE
 from tests.end_to_end.servers import Server, running, serve_command, wait_until
 

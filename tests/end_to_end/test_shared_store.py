@@ -17,13 +17,13 @@ import torch
 from grpc import StatusCode
 
 from dnc_serve.client import AsyncClient
-from dnc_serve.handler.ports import free_port
-from dnc_serve.handler.tiles import Tiles
+from dnc_serve.handler.engine.tiles import Tiles
+from dnc_serve.handler.torchserve.ports import free_port
 from dnc_serve.model.export import load_artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.end_to_end.conftest import INPUT_SIZE
 from tests.handler.door import Door, open_door, refused
-from tests.handler.stores.conftest import RedisServer
+from tests.handler.journal.stores.conftest import RedisServer
 
 LEASE_S = 2.0
 SESSIONS = 12

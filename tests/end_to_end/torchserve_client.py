@@ -14,7 +14,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.rpc import status_pb2
 from grpc_tools import protoc
 
-from dnc_serve.handler.torchserve import torchserve_home
+from dnc_serve.handler.torchserve.torchserve import torchserve_home
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 PACKAGE = "org.pytorch.serve.grpc.inference"

@@ -39,7 +39,7 @@ class Served:
 
     def artifact(self, model: str, nr_cells: int | None = None) -> str:
         """The folder of the artifact that it serves, as it found it; for `bare`."""
-        from dnc_serve.handler.artifact import resolve_artifact
+        from dnc_serve.handler.torchserve.artifact import resolve_artifact
 
         return str(resolve_artifact(model, nr_cells, self.state_dir / "artifacts", self.state_dir / "unpacked"))
 

@@ -1,0 +1,361 @@
+"""The operations on sessions, in the messages of the contract: what both doors do.
+
+A door decodes bytes, finds out who calls, and calls these; refusals are raised as `ServeError`.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from dnc_serve.handler.doors.access import Grant
+from dnc_serve.handler.doors.codec import Float32, decode_inputs, encode_array
+from dnc_serve.handler.engine.engine import Engine
+from dnc_serve.handler.engine.sessions import Session, check_id, new_incarnation
+from dnc_serve.handler.engine.work import Applied, Chunk, Delete, Peek, Reset, Seen, Work
+from dnc_serve.handler.errors import ServeError, StoreUnavailable
+from dnc_serve.model.export import Artifact
+from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+
+DEFAULT_PAGE = 100
+LARGEST_PAGE = 1000
+PART_BYTES = 1 << 20
+_SCOPES = {
+    pb.RESET_SCOPE_UNSPECIFIED: "experience",
+    pb.RESET_SCOPE_EXPERIENCE: "experience",
+    pb.RESET_SCOPE_ALL: "all",
+}
+_TIERS = {"slot": pb.TIER_SLOT, "host": pb.TIER_HOST, "store": pb.TIER_STORE}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, through which door, and until when (`time.monotonic()`) an answer is wanted."""
+
+    grant: Grant = field(default_factory=Grant)
+    door: str = "unary"
+    deadline: float | None = None
+
+    @property
+    def owner(self) -> str:
+        """The name that the caller's sessions belong to."""
+        return self.grant.owner
+
+
+class Operations:
+    """What a caller may ask for."""
+
+    def __init__(self, engine: Engine, artifact: Artifact, server_epoch: str) -> None:
+        self.engine = engine
+        self.draining = False
+        self._artifact = artifact
+        self._server_epoch = server_epoch
+
+    # Sessions.
+
+    async def create_session(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.CreateSessionResponse:
+        session_id = check_id(request.session_id)
+        await self.engine.leases.adopt(session_id)
+        present = self.engine.registry.find(session_id)
+        if present is None:
+            session = await self.begin(session_id, caller, new_incarnation(), None)
+            return pb.CreateSessionResponse(session=await self.describe(session), created=True)
+        if not request.allow_existing or present.owner != caller.owner:
+            raise ServeError("SESSION_EXISTS", f"session {session_id!r} exists already", session_id=session_id)
+        return pb.CreateSessionResponse(session=await self.describe(present), created=False)
+
+    async def get_session(self, request: pb.GetSessionRequest, caller: Caller) -> pb.GetSessionResponse:
+        return pb.GetSessionResponse(session=await self.describe(await self.known(request.session_id, caller)))
+
+    async def list_sessions(self, request: pb.ListSessionsRequest, caller: Caller) -> pb.ListSessionsResponse:
+        size = request.page_size or DEFAULT_PAGE
+        if size > LARGEST_PAGE:
+            raise ServeError(
+                "BAD_REQUEST", f"page_size is {size}, expected at most {LARGEST_PAGE}", expected=LARGEST_PAGE, got=size
+            )
+        sessions, more = self.engine.registry.page(caller.owner, request.page_token, request.prefix, size)
+        return pb.ListSessionsResponse(
+            sessions=[self._description(session) for session in sessions], next_page_token=more
+        )
+
+    async def delete_session(self, request: pb.DeleteSessionRequest, caller: Caller) -> pb.DeleteSessionResponse:
+        session_id = check_id(request.session_id)
+        caller.grant.check_writes()
+        await self.engine.leases.adopt(session_id)
+        incarnation = request.incarnation if request.HasField("incarnation") else None
+        tombstone = self.engine.registry.tombstone(session_id)
+        if self.engine.registry.find(session_id) is None and tombstone is not None and tombstone.owner == caller.owner:
+            return pb.DeleteSessionResponse(deleted=False)
+        await self._do(
+            self.session(session_id, caller), lambda done: Delete(done, incarnation=incarnation)
+        )  # fmt: skip
+        return pb.DeleteSessionResponse(deleted=True)
+
+    # Steps.
+
+    async def step(self, request: pb.StepRequest, caller: Caller) -> pb.StepResponse:
+        await self.engine.leases.adopt(check_id(request.chunk.session_id))
+        session, chunk, future = self._awaited(request.chunk, caller)
+        self.engine.submit(session, chunk)
+        try:
+            applied = await future
+        except BaseException:
+            chunk.cancelled = True
+            raise
+        return pb.StepResponse(result=encode_result(request.chunk, applied))
+
+    def _awaited(self, message: pb.Chunk, caller: Caller) -> tuple[Session, Chunk, Any]:
+        future = self.engine.loop.create_future()
+        session, chunk = self.chunk(message, caller, _resolve(future))
+        return session, chunk, future
+
+    def chunk(
+        self, message: pb.Chunk, caller: Caller, done: Callable[[Any, ServeError | None], None]
+    ) -> tuple[Session, Chunk]:
+        """Decodes and checks a chunk; it is not submitted yet."""
+        session = self.session(message.session_id, caller)
+        config = self.engine.config
+        inputs = decode_inputs(message.inputs, self.engine.tiles.input_size, config.max_chunk_timesteps)
+        if message.debug:
+            self._check_debug(len(inputs))
+        self._check_serving()
+        caller.grant.check_writes()
+        caller.grant.spend(len(inputs))
+        return session, Chunk(
+            inputs,
+            done,
+            incarnation=message.incarnation if message.HasField("incarnation") else None,
+            position=message.position if message.HasField("position") else None,
+            experience=message.experience if message.HasField("experience") else None,
+            reset_experience=message.reset_experience,
+            debug=message.debug,
+            traceparent=message.traceparent,
+            door=caller.door,
+            deadline=caller.deadline,
+        )
+
+    async def reset_session(self, request: pb.ResetSessionRequest, caller: Caller) -> pb.ResetSessionResponse:
+        message = request.reset
+        session = await self.known(message.session_id, caller)
+        changed = await self._do(session, lambda done: self.reset(message, caller, done))
+        return pb.ResetSessionResponse(result=self.reset_result(message, session, changed))
+
+    def reset(self, message: pb.Reset, caller: Caller, done: Callable[[Any, ServeError | None], None]) -> Reset:
+        """Decodes a reset; it is not submitted yet."""
+        self._check_serving()
+        caller.grant.check_writes()
+        scope = _SCOPES.get(message.scope)
+        if scope is None:
+            raise ServeError(
+                "BAD_REQUEST", f"scope is {message.scope}, expected RESET_SCOPE_EXPERIENCE or RESET_SCOPE_ALL"
+            )
+        return Reset(
+            scope,
+            done,
+            incarnation=message.incarnation if message.HasField("incarnation") else None,
+            position=message.position if message.HasField("position") else None,
+            experience=message.experience if message.HasField("experience") else None,
+            door=caller.door,
+            deadline=caller.deadline,
+        )
+
+    def reset_result(self, message: pb.Reset, session: Session, changed: bool) -> pb.ResetResult:
+        return pb.ResetResult(session=self._description(session), changed=changed, request_id=message.request_id)
+
+    # Looks.
+
+    async def dump(self, message: pb.Dump, caller: Caller) -> tuple[Seen, dict[str, Float32]]:
+        """The chosen arrays of a session, at the present or an earlier position."""
+        session = await self.known(message.session_id, caller)
+        position = message.position if message.HasField("position") else None
+        seen = await self.seen(session, position, caller)
+        return seen, self.arrays(seen, message.names)
+
+    def arrays(self, seen: Seen, names: Iterable[str]) -> dict[str, Float32]:
+        """The arrays of a state by name; raises BAD_REQUEST for a name that the model has not."""
+        assert seen.state is not None
+        arrays = self.engine.layout.dump(seen.state)
+        for name in names:
+            if name not in arrays:
+                raise ServeError(
+                    "BAD_REQUEST", f"there is no array {name!r}, expected any of {', '.join(arrays)}", got=name
+                )
+        return {name: arrays[name] for name in (tuple(names) or arrays)}
+
+    def get_model(self) -> pb.GetModelResponse:
+        engine, artifact, config = self.engine, self._artifact, self.engine.config
+        return pb.GetModelResponse(
+            name=config.model,
+            input_size=engine.tiles.input_size,
+            output_size=engine.tiles.output_size,
+            config_json=json.dumps(artifact.config.to_dict()),
+            model_digest=engine.digest,
+            artifact=engine.tiles.kind,
+            artifact_note=engine.tiles.note,
+            fingerprint=engine.fingerprint,
+            device=str(engine.tiles.device),
+            state_bytes=engine.row_bytes,
+            server_epoch=self._server_epoch,
+            server_version=version("dnc-serve"),
+            durability=config.durability,
+            max_chunk_timesteps=config.max_chunk_timesteps,
+            max_in_flight_chunks=min(config.reply_window_chunks, config.max_queued_chunks),
+            tile_rows=engine.tiles.sizes,
+        )
+
+    async def describe(self, session: Session) -> pb.Session:
+        """The session as it stands, with how far back its journal reaches."""
+        description = self._description(session)
+        earliest = None
+        if not self.engine.journal.volatile and session.position:
+            with suppress(StoreUnavailable):  # while the store is gone, only the present can be had
+                earliest = await self.engine.loading.earliest_position(session)
+        description.earliest_position = session.position if earliest is None else earliest
+        return description
+
+    def _description(self, session: Session) -> pb.Session:
+        description = pb.Session(
+            session_id=session.session_id,
+            incarnation=session.incarnation,
+            position=session.position,
+            durable_position=session.durable_position,
+            experience=session.experience,
+            model_digest=session.digest,
+            tier=_TIERS[session.tier.value],
+            state_bytes=self.engine.row_bytes,
+            replayed_elsewhere=session.replayed_elsewhere,
+            fingerprint=session.fingerprint,
+        )
+        description.created.FromNanoseconds(int(session.created_at * 1e9))
+        description.last_used.FromNanoseconds(int(session.last_used_at * 1e9))
+        return description
+
+    # Helpers.
+
+    def session(self, session_id: str, caller: Caller) -> Session:
+        """The caller's session; raises BAD_ID, SESSION_NOT_FOUND or SESSION_EXPIRED."""
+        return self.engine.registry.get(check_id(session_id), caller.owner)
+
+    async def seen(self, session: Session, position: int | None, caller: Caller) -> Seen:
+        """Head and state of a session, at the present or an earlier position."""
+        if position is not None and position != session.position:
+            return await self.engine.loading.look_back(session, position)
+        seen: Seen = await self._do(session, lambda done: Peek(done, deadline=caller.deadline))
+        if position is not None and seen.head.position != position:
+            return await self.engine.loading.look_back(session, position)
+        return seen
+
+    async def known(self, session_id: str, caller: Caller) -> Session:
+        """The caller's session, taken up from a shared store if need be; raises SESSION_MOVED too."""
+        await self.engine.leases.adopt(check_id(session_id))
+        return self.session(session_id, caller)
+
+    async def begin(
+        self,
+        session_id: str,
+        caller: Caller,
+        incarnation: int,
+        state: Float32 | None,
+        position: int = 0,
+        experience: int = 0,
+    ) -> Session:
+        """A new session of the caller's; its state None is zeros. Raises DRAINING or what the token's limits say."""
+        self._check_serving()
+        caller.grant.check_writes()
+        caller.grant.check_new_session(self.engine.registry.count_of(caller.owner), self.engine.row_bytes)
+        session = self.engine.new_session(
+            session_id, caller.owner, incarnation, position=position, experience=experience
+        )  # fmt: skip
+        await self.engine.leases.begin(session)
+        begun = self.engine.loop.create_future()
+        resolve = _resolve(begun)
+        try:
+            self.engine.lifecycle.begin(session, state, lambda error: resolve(None, error))
+        except ServeError:
+            self.engine.leases.ended(session)
+            raise
+        await begun
+        return session
+
+    async def _do(self, session: Session, make: Callable[[Callable[[Any, ServeError | None], None]], Work]) -> Any:
+        future = self.engine.loop.create_future()
+        work = make(_resolve(future))
+        self.engine.submit(session, work)
+        try:
+            return await future
+        except BaseException:
+            work.cancelled = True
+            raise
+
+    def _check_serving(self) -> None:
+        if self.draining:
+            raise ServeError("DRAINING", "the server is leaving", retry_after_s=1.0)
+
+    def _check_debug(self, timesteps: int) -> None:
+        layout, config = self.engine.layout, self.engine.config
+        layers = self._artifact.config.num_layers
+        memories = max(1, sum(field.name == "memory" for field in layout.fields))
+        bytes_a_timestep = 4 * layers * (layout.size - layout.experience_offset) // memories
+        at_most = max(1, (config.max_message_bytes - (64 << 10)) // bytes_a_timestep)
+        if timesteps > at_most:
+            raise ServeError(
+                "CHUNK_TOO_LONG",
+                f"a chunk of {timesteps} timesteps with debug, expected at most {at_most}: its answer would not fit "
+                f"into {config.max_message_bytes} bytes",
+                expected=f"at most {at_most} with debug",
+                got=timesteps,
+            )
+
+
+def encode_result(chunk: pb.Chunk, applied: Applied) -> pb.ChunkResult:
+    """The answer to a chunk."""
+    outputs = applied.outputs
+    result = pb.ChunkResult(
+        session_id=chunk.session_id,
+        incarnation=applied.incarnation,
+        position=applied.position,
+        durable_position=applied.durable_position,
+        experience=applied.experience,
+        outputs=pb.Array(shape=outputs.shape, data=outputs.tobytes(), dtype=pb.DATA_TYPE_FLOAT32),
+        replayed=applied.replayed,
+        request_id=chunk.request_id,
+    )
+    for name, array in (applied.debug or {}).items():
+        result.debug[name].CopyFrom(encode_array(array))
+    return result
+
+
+def dump_parts(message: pb.Dump, seen: Seen, arrays: dict[str, Float32]) -> Iterator[pb.DumpPart]:
+    """A dump in parts that pass any message limit."""
+    names = list(arrays)
+    for name, array in arrays.items():
+        data = np.ascontiguousarray(array, "<f4").tobytes()
+        for offset in range(0, len(data), PART_BYTES):
+            piece = data[offset : offset + PART_BYTES]
+            yield pb.DumpPart(
+                session_id=message.session_id,
+                position=seen.head.position,
+                experience=seen.head.experience,
+                name=name,
+                shape=array.shape,
+                offset=offset,
+                data=piece,
+                last=name == names[-1] and offset + len(piece) == len(data),
+                request_id=message.request_id,
+            )
+
+
+def _resolve(future: Any) -> Callable[[Any, ServeError | None], None]:
+    def done(result: Any, error: ServeError | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    return done

@@ -1,0 +1,108 @@
+"""Who is stepped together, and for how many ticks.
+
+Continuous batching: each turn picks chunks under way whose rests are of a like length, so that a long chunk neither
+holds up short ones nor is held up by them, and no row of a tile is stepped for nothing.
+"""
+
+import time
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from dnc_serve.handler.doors.codec import Float32
+from dnc_serve.handler.engine.sessions import Session
+from dnc_serve.handler.engine.tiles import Tiles
+from dnc_serve.handler.engine.work import Chunk, Replay
+
+# More ticks in one turn than these save nothing.
+MAX_TICKS = 64
+
+
+# How long after the latest arrival another one is waited for.
+GAP_SECONDS = 0.0003
+
+
+@dataclass(eq=False, slots=True)
+class Run:
+    """A chunk under way: it works on a row of its own, which becomes the session's when it is committed."""
+
+    session: Session
+    work: Chunk | Replay
+    outputs: Float32  # [T, O], filled as far as `done`
+    work_row: int
+    tiles: Tiles  # what it is stepped by
+    done: int = 0
+    debug: dict[str, Float32] | None = None
+    finite: bool = True  # the state that it has come to; may be False where only a sum overflows
+
+    @property
+    def rest(self) -> int:
+        return len(self.work.inputs) - self.done
+
+    @property
+    def source_row(self) -> int:
+        """The row that holds the state before the next tick."""
+        if self.done:
+            return self.work_row
+        assert self.session.row is not None
+        return self.session.row
+
+
+class Rotation:
+    """Chunks under way, in turn; a turn takes about `turn_seconds` at most."""
+
+    def __init__(self, turn_seconds: float) -> None:
+        self._turn_seconds = turn_seconds
+        self._runs: deque[Run] = deque()
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def add(self, run: Run) -> None:
+        self._runs.append(run)
+
+    def next_company(self) -> tuple[list[Run], int]:
+        """The runs of the next turn, all stepped by the same tiles, and the ticks that all of them have left."""
+        company: list[Run] = []
+        aside: list[Run] = []
+        tiles, magnitude = self._runs[0].tiles, self._runs[0].rest.bit_length()
+        while self._runs and len(company) < tiles.largest and len(aside) < tiles.largest:
+            run = self._runs.popleft()
+            (company if run.tiles is tiles and run.rest.bit_length() == magnitude else aside).append(run)
+        # Rows that would be padding carry longer chunks a bit further.
+        padding = tiles.fit(len(company)) - len(company)
+        longer = [run for run in aside if run.tiles is tiles and run.rest.bit_length() > magnitude]
+        for run in longer[:padding]:
+            aside.remove(run)
+            company.append(run)
+        self._runs.extendleft(reversed(aside))
+        most_ticks = max(1, min(MAX_TICKS, int(self._turn_seconds / tiles.tick_seconds)))
+        return company, min(most_ticks, min(run.rest for run in company))
+
+
+class Gathering:
+    """Whether a turn waits for more sessions: one for few costs almost as much as one for many.
+
+    It waits for as many as stepped together lately, as long as one came a moment ago.
+    """
+
+    def __init__(self) -> None:
+        self.latest_arrival = 0.0  # time.perf_counter()
+        self._usual = 1
+
+    def waits(self, waiting: int) -> bool:
+        """Whether more are to be waited for, `waiting` being there."""
+        return waiting < self._usual and time.perf_counter() - self.latest_arrival < GAP_SECONDS
+
+    def stepped(self, company: int) -> None:
+        """So many have stepped together."""
+        self._usual = max(company, self._usual * 7 // 8)
+
+
+def gather_inputs(company: list[Run], ticks: int, tile: int, input_size: int) -> Float32:
+    """The next inputs of each run [ticks, tile, I], zeros in rows of padding."""
+    inputs = np.zeros((ticks, tile, input_size), np.float32)
+    for place, run in enumerate(company):
+        inputs[:, place] = run.work.inputs[run.done : run.done + ticks]
+    return inputs

@@ -1,0 +1,171 @@
+"""Where states are: device slots → host memory → store, the least recently used moving down.
+
+Limits are in slots and in bytes. A state that work runs on is never moved, and one that
+work waits for goes no further than to host memory.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import numpy as np
+
+from dnc_serve.handler.doors.codec import Float32
+from dnc_serve.handler.engine.sessions import Session
+from dnc_serve.handler.engine.slab import Slab
+from dnc_serve.handler.metrics import Metrics
+
+Store = Callable[[list[Session], Callable[[bool], None]], None]
+Wake = Callable[[Session], None]
+
+
+class Tiers:
+    """Moves states between the slab, host memory and the store.
+
+    `store(sessions, then)` writes snapshots of sessions in host memory, and calls `then(whether that succeeded)`;
+    `wake(session)` is called for a session that work came for in the meantime.
+    """
+
+    def __init__(
+        self,
+        slab: Slab,
+        slots: int,
+        host_bytes: int,
+        row_bytes: int,
+        store: Store,
+        wake: Wake,
+        metrics: Metrics,
+        *,
+        journaled: bool,
+    ) -> None:
+        self.slab = slab
+        self._slots = slots
+        self._host_limit = host_bytes
+        self._row_bytes = row_bytes
+        self._store = store
+        self._wake = wake
+        self._metrics = metrics
+        self._journaled = journaled  # replies of sessions in the store can be had from there
+        # Least recently used first.
+        self._in_slots: OrderedDict[Session, None] = OrderedDict()
+        self._in_host: OrderedDict[Session, None] = OrderedDict()
+        self._storing = 0
+
+    @property
+    def slots_used(self) -> int:
+        return len(self._in_slots)
+
+    @property
+    def host_sessions(self) -> int:
+        return len(self._in_host)
+
+    @property
+    def host_used_bytes(self) -> int:
+        return len(self._in_host) * self._row_bytes
+
+    def admit(self, session: Session, state: Float32 | None) -> None:
+        """A state has come from the store, or is new (None: zeros): it goes to a slot, or to host memory if all slots
+        are in use."""
+        if self._has_room():
+            self._place(session, state)
+        else:
+            session.host = state if state is not None else self._zeros()
+            self._in_host[session] = None
+            self.shrink()
+
+    def lift(self, session: Session) -> bool:
+        """Brings a session from host memory to a slot; False if every slot is in use by running work."""
+        if session.row is not None:
+            return True
+        if not self._has_room():
+            return False
+        state = session.host
+        session.host = None
+        del self._in_host[session]
+        self._place(session, state)
+        return True
+
+    def swap(self, session: Session, row: int) -> None:
+        """Commits: the session's state is the one in `row` from now on."""
+        assert session.row is not None
+        self.slab.give(session.row)
+        session.row = row
+        self._in_slots.move_to_end(session)
+
+    def read(self, session: Session) -> Float32:
+        """A copy of the state [S] of a session that is in a slot or in host memory."""
+        if session.row is not None:
+            return self.slab.read(session.row)
+        assert session.host is not None
+        return session.host.copy()
+
+    def write(self, session: Session, state: Float32 | None) -> None:
+        """Replaces the state of a session that is in a slot or in host memory."""
+        if session.row is not None:
+            self.slab.write(session.row, state)
+        else:
+            session.host = state if state is not None else self._zeros()
+
+    def forget(self, session: Session) -> None:
+        """The session's state is not needed any more here."""
+        if session.row is not None:
+            self.slab.give(session.row)
+            del self._in_slots[session]
+            session.row = None
+        elif session.host is not None:
+            del self._in_host[session]
+            session.host = None
+
+    def shrink(self) -> None:
+        """Moves states from host memory to the store until the host budget holds, many in one write."""
+        excess = len(self._in_host) - self._storing - self._host_limit // self._row_bytes
+        if excess <= 0:
+            return
+        # A little more than needed, so that the next ones find room without a write of their own.
+        wanted = excess + min(64, len(self._in_host) // 8)
+        leaving = []
+        for session in self._in_host:
+            if session.idle:
+                leaving.append(session)
+                if len(leaving) == wanted:
+                    break
+        if not leaving:
+            return
+        for session in leaving:
+            session.busy = True
+        self._storing += len(leaving)
+
+        def stored(succeeded: bool) -> None:
+            self._storing -= len(leaving)
+            for session in leaving:
+                session.busy = False
+                if succeeded and session.host is not None and not session.fifo:
+                    self.forget(session)
+                    if self._journaled:
+                        session.replies.clear()
+                    self._metrics.evictions.labels("host").inc()
+                self._wake(session)
+
+        self._store(leaving, stored)
+
+    def _has_room(self) -> bool:
+        """Whether a slot is free, after moving down the least recently used session if need be."""
+        if len(self._in_slots) < self._slots:
+            return True
+        for session in self._in_slots:
+            if not (session.running or session.busy):
+                state = self.slab.read(session.row)  # type: ignore[arg-type]
+                self.forget(session)
+                session.host = state
+                self._in_host[session] = None
+                self._metrics.evictions.labels("slot").inc()
+                self.shrink()
+                return True
+        return False
+
+    def _place(self, session: Session, state: Float32 | None) -> None:
+        session.row = self.slab.take()
+        self.slab.write(session.row, state)
+        self._in_slots[session] = None
+
+    def _zeros(self) -> Float32:
+        return np.zeros(self._row_bytes // 4, np.float32)

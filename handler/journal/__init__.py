@@ -1,0 +1,1 @@
+"""What is written ahead, and how a session comes back from it."""

@@ -1,0 +1,1 @@
+"""TorchServe as a child: started, watched, stopped; and the worker that it starts."""

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dnc_serve.handler.engine.company import Rotation, Run, gather_inputs
+from dnc_serve.handler.engine.sessions import Replies, Session
+from dnc_serve.handler.engine.tiles import Tiles
+from dnc_serve.handler.engine.work import Chunk
+from dnc_serve.model.export import Artifact
+
+LONG_TURN_SECONDS = 60.0
+
+
+@pytest.fixture(scope="module")
+def small(artifact: Artifact) -> Tiles:
+    return Tiles(artifact, "cpu", candidates=(12, 16))
+
+
+def a_run(timesteps: int, tiles: Tiles) -> Run:
+    session = Session("s", 1, "", "", 0.0, 0.0, Replies(1, 1), row=0)
+    chunk = Chunk(np.arange(timesteps, dtype=np.float32).reshape(-1, 1), lambda result, error: None)
+    return Run(session, chunk, np.zeros((timesteps, 1), np.float32), 1, tiles)
+
+
+def test_a_long_chunk_does_not_hold_up_short_ones(small: Tiles) -> None:
+    rotation = Rotation(LONG_TURN_SECONDS)
+    long, short = a_run(1000, small), a_run(2, small)
+    rotation.add(long)
+    rotation.add(short)
+    turns = []
+    for _ in range(2):
+        company, ticks = rotation.next_company()
+        turns.append((short in company, ticks))
+        for run in company:
+            run.done += ticks
+            if run.rest:
+                rotation.add(run)
+    assert (True, 2) in turns
+
+
+def test_short_chunks_do_not_hold_up_a_long_one(small: Tiles) -> None:
+    rotation = Rotation(LONG_TURN_SECONDS)
+    long = a_run(64, small)
+    rotation.add(long)
+    for _ in range(3):
+        rotation.add(a_run(1, small))
+    company, ticks = rotation.next_company()
+    assert company == [long]
+    assert ticks == 64
+
+
+@given(chunks=st.lists(st.tuples(st.integers(1, 300), st.booleans()), min_size=1, max_size=60))
+def test_everyone_is_through_after_as_many_ticks_as_asked(
+    small: Tiles, tiles: Tiles, chunks: list[tuple[int, bool]]
+) -> None:
+    rotation = Rotation(LONG_TURN_SECONDS)
+    runs = [a_run(length, tiles if other else small) for length, other in chunks]
+    for run in runs:
+        rotation.add(run)
+    turns = 0
+    while rotation:
+        company, ticks = rotation.next_company()
+        assert len({run.tiles for run in company}) == 1
+        assert 1 <= len(company) <= company[0].tiles.largest
+        assert len(set(map(id, company))) == len(company)
+        assert 1 <= ticks <= min(run.rest for run in company)
+        for run in company:
+            run.done += ticks
+            if run.rest:
+                rotation.add(run)
+        turns += 1
+        assert turns <= sum(length for length, _ in chunks)
+    assert all(run.rest == 0 for run in runs)
+
+
+def test_inputs_stand_at_their_places_and_padding_is_zero(small: Tiles) -> None:
+    runs = [a_run(5, small), a_run(9, small)]
+    runs[1].done = 4
+    inputs = gather_inputs(runs, ticks=3, tile=8, input_size=1)
+    assert inputs.shape == (3, 8, 1)
+    assert inputs[:, 0, 0].tolist() == [0, 1, 2]
+    assert inputs[:, 1, 0].tolist() == [4, 5, 6]
+    assert not inputs[:, 2:].any()

@@ -1,0 +1,416 @@
+"""Whatever fails or is cut short on the way: each request is answered, and no state is kept but the true one."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dnc_serve.handler.config import ServeConfig
+from dnc_serve.handler.doors.access import Access
+from dnc_serve.handler.doors.operations import Caller, Operations
+from dnc_serve.handler.engine.engine import Engine
+from dnc_serve.handler.engine.registry import Registry
+from dnc_serve.handler.engine.sessions import Session, Tier
+from dnc_serve.handler.engine.tiles import Tiles
+from dnc_serve.handler.engine.upkeep import Upkeep
+from dnc_serve.handler.engine.work import Chunk, Delete, Peek, Reset
+from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.journal.journal import Journal
+from dnc_serve.handler.journal.records import decode_record, encode_record
+from dnc_serve.handler.journal.recovery import recover
+from dnc_serve.handler.journal.stores.contract import Record
+from dnc_serve.handler.journal.stores.sqlite import SQLiteStore
+from dnc_serve.handler.metrics import Metrics
+from dnc_serve.model.export import Artifact
+from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+from tests.handler.harness import EngineHarness, random_inputs, running_engine
+
+LONG = 4096
+
+
+def config(tmp_path: Path, **settings: object) -> ServeConfig:
+    return ServeConfig(state_dir=tmp_path, **settings)  # type: ignore[arg-type]
+
+
+async def grown(harness: EngineHarness, session_id: str, chunks: int, timesteps: int = 4) -> Session:
+    session = await harness.create(session_id)
+    for seed in range(chunks):
+        await harness.step(session, random_inputs(seed, timesteps))
+    return session
+
+
+def rows_in_use(harness: EngineHarness) -> int:
+    slab = harness.engine.tiers.slab
+    return len(slab.states) - slab.free
+
+
+async def test_a_look_back_that_is_cut_short_takes_nothing_and_nobody_with_it(
+    tiles: Tiles, artifact: Artifact, tmp_path: Path
+) -> None:
+    settings = config(tmp_path, snapshot_every_timesteps=10**6, max_chunk_timesteps=LONG)
+    async with running_engine(tiles, artifact, settings) as harness:
+        looked_at = await grown(harness, "looked-at", 2, timesteps=LONG)
+        stranger = await harness.create("stranger")
+        in_use = rows_in_use(harness)
+        look = asyncio.ensure_future(harness.engine.loading.look_back(looked_at, LONG + 7))
+        while not harness.engine._runs:  # its replay is under way
+            await asyncio.sleep(0)
+        step = asyncio.ensure_future(harness.step(stranger, random_inputs(9, 4)))
+        await asyncio.sleep(0)
+        look.cancel()
+        with suppress(asyncio.CancelledError):
+            await look
+        assert (await step).position == 4
+        while not harness.engine.at_rest:
+            await asyncio.sleep(0.001)
+        assert rows_in_use(harness) == in_use
+
+
+async def test_a_look_back_that_finds_the_queue_full_leaves_nothing_behind(
+    tiles: Tiles, artifact: Artifact, tmp_path: Path
+) -> None:
+    async with running_engine(tiles, artifact, config(tmp_path, max_queued_chunks_total=2)) as harness:
+        session = await grown(harness, "s", 2)
+        other = await harness.create("other")
+        in_use = rows_in_use(harness)
+        look = asyncio.ensure_future(harness.engine.loading.look_back(session, 5))
+        await asyncio.sleep(0)
+        steps = []
+        while not look.done():
+            with suppress(ServeError):
+                harness.engine.submit(other, Chunk(random_inputs(0, 1), lambda result, error: steps.append(error)))
+            await asyncio.sleep(0)
+        while not harness.engine.at_rest:
+            await asyncio.sleep(0.001)
+        assert look.exception() is None or look.exception().reason == "QUEUE_FULL"  # type: ignore[union-attr]
+        assert harness.engine.tiers.slots_used == 2
+        assert rows_in_use(harness) <= in_use
+
+
+async def test_a_look_back_over_many_resets_is_not_too_much_for_the_queue(
+    tiles: Tiles, artifact: Artifact, tmp_path: Path
+) -> None:
+    async with running_engine(tiles, artifact, config(tmp_path)) as harness:
+        session = await harness.create("s")
+        for seed in range(80):
+            await harness.step(session, random_inputs(seed, 1), reset_experience=True)
+        seen = await harness.engine.loading.look_back(session, 79)
+        assert seen.head.position == 79
+
+
+async def test_a_past_never_becomes_a_snapshot_of_the_session(tiles: Tiles, artifact: Artifact, tmp_path: Path) -> None:
+    row_bytes = tiles.layout.size * 4
+    settings = config(tmp_path, slots=1, host_bytes=row_bytes, max_chunk_timesteps=LONG)
+    async with running_engine(tiles, artifact, settings) as harness:
+        engine = harness.engine
+        session = await grown(harness, "s", 3)
+        busy = [await harness.create(name) for name in ("a", "b")]
+        for each in (session, *busy):
+            each.busy = True  # nothing can be moved but what is looked at
+        look = asyncio.ensure_future(engine.loading.look_back(session, 6))
+        for _ in range(100):
+            await asyncio.sleep(0.002)
+        for each in (session, *busy):
+            each.busy = False
+            engine.go_on(each)
+        await look
+        await engine.snapshots.store_all()
+        truth = await harness.do(session, lambda done: Peek(done))
+        store, standing = engine.journal.store, (session.ordinal, session.position)
+        kept = recover(store, "s", session.incarnation, standing, tiles.layout.size)
+        assert (kept.ordinal, kept.position) == standing
+        assert kept.state is not None
+        assert kept.state.tobytes() == truth.state.tobytes()
+
+
+async def test_a_replay_that_fails_leaves_no_state_to_go_on_from(
+    tiles: Tiles, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(tmp_path, snapshot_every_timesteps=10**6)
+    async with running_engine(tiles, artifact, settings) as harness:
+        session = await harness.create("s")
+        for seed in range(3):
+            await harness.step(session, random_inputs(seed, 4), reset_experience=True)
+        truth = (await harness.do(session, lambda done: Peek(done))).state
+    async with running_engine(tiles, artifact, settings) as harness:
+        engine = harness.engine
+        session = engine.registry.get("s", "")
+        gather, calls = engine._slab.gather, []
+
+        def fails_once(*arguments: object) -> None:
+            calls.append(arguments)
+            if len(calls) == 2:
+                raise RuntimeError("out of memory")
+            gather(*arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(engine._slab, "gather", fails_once)
+        with pytest.raises(ServeError, match="could not be stepped"):
+            await harness.do(session, lambda done: Peek(done))
+        assert (await harness.do(session, lambda done: Peek(done))).state.tobytes() == truth.tobytes()
+
+
+async def test_a_corrupt_session_is_never_stored_and_so_never_believed(
+    tiles: Tiles, artifact: Artifact, tmp_path: Path
+) -> None:
+    settings = config(tmp_path, slots=1, host_bytes=tiles.layout.size * 4, snapshot_every_timesteps=10**6)
+    async with running_engine(tiles, artifact, settings) as harness:
+        session = await harness.create("s")
+        for seed in range(400):  # as many replays
+            await harness.step(session, random_inputs(seed, 1), reset_experience=True)
+    with sqlite3.connect(tmp_path / "sessions.db") as database:
+        forge_outputs_of_record(database, session, 2)
+    async with running_engine(tiles, artifact, settings) as harness:
+        session = harness.engine.registry.get("s", "")
+        with pytest.raises(ServeError) as refused:
+            await harness.do(session, lambda done: Peek(done))
+        assert refused.value.reason == "CORRUPT_STATE"
+        for name in "abcdef":  # it is pushed out of memory
+            await grown(harness, name, 1)
+        await harness.engine.snapshots.store_all()
+        assert harness.engine.journal.store.snapshots("s", session.incarnation) == []
+        assert harness.engine.at_rest
+
+
+def forge_outputs_of_record(database: sqlite3.Connection, session: Session, ordinal: int) -> None:
+    """Other outputs than were given, with a checksum that fits."""
+    [(rowid, body)] = database.execute("SELECT rowid, body FROM records WHERE ordinal = ?", (ordinal,)).fetchall()
+    operation = decode_record(Record(session.session_id, session.incarnation, ordinal, 2, 2, 0.0, body))
+    forged = encode_record(
+        session.session_id, session.incarnation, ordinal, 2, 2, 0.0, operation.fingerprint, operation.inputs,
+        operation.outputs + np.float32(0.5), operation.reset,
+    )  # fmt: skip
+    database.execute("UPDATE records SET body = ? WHERE rowid = ?", (forged.body, rowid))
+
+
+async def test_a_drain_in_the_middle_of_a_replay_stores_no_state_of_its_own_making(
+    tiles: Tiles, artifact: Artifact, tmp_path: Path
+) -> None:
+    settings = config(tmp_path, snapshot_every_timesteps=10**6, max_chunk_timesteps=LONG)
+    async with running_engine(tiles, artifact, settings) as harness:
+        session = await grown(harness, "s", 1, timesteps=LONG)
+        await harness.step(session, random_inputs(1, 4))
+    async with running_engine(tiles, artifact, settings) as harness:
+        engine = harness.engine
+        session = engine.registry.get("s", "")
+        peek = asyncio.ensure_future(harness.do(session, lambda done: Peek(done)))
+        while not engine._runs:
+            await asyncio.sleep(0)
+        await engine.snapshots.store_all()
+        assert engine.journal.store.snapshots("s", session.incarnation) == []
+        await peek
+
+
+async def test_a_copy_whose_only_snapshot_is_damaged_is_refused(
+    tiles: Tiles, artifact: Artifact, tmp_path: Path
+) -> None:
+    settings = config(tmp_path)
+    async with running_engine(tiles, artifact, settings) as harness:
+        copy = harness.engine.new_session("copy", "", 5, position=40, experience=1)
+        begun = asyncio.get_running_loop().create_future()
+        state = np.full(tiles.layout.size, 0.25, np.float32)
+        harness.engine.lifecycle.begin(copy, state, begun.set_result)
+        assert await begun is None
+    with sqlite3.connect(tmp_path / "sessions.db") as database:
+        [(rowid, content)] = database.execute("SELECT rowid, state FROM snapshots").fetchall()
+        flipped = bytearray(content)
+        flipped[len(flipped) // 2] ^= 4
+        database.execute("UPDATE snapshots SET state = ? WHERE rowid = ?", (bytes(flipped), rowid))
+    async with running_engine(tiles, artifact, settings) as harness:
+        session = harness.engine.registry.get("copy", "")
+        with pytest.raises(ServeError) as refused:
+            await harness.do(session, lambda done: Peek(done))
+        assert refused.value.reason == "CORRUPT_STATE"
+
+
+async def test_who_waits_for_the_slot_of_a_session_that_ends_is_told(
+    tiles: Tiles, artifact: Artifact, tmp_path: Path
+) -> None:
+    settings = config(tmp_path, slots=1, durability="sync")
+    async with running_engine(tiles, artifact, settings) as harness:
+        waits = await grown(harness, "waits", 1)
+        ends = await grown(harness, "ends", 1)
+        assert (waits.tier, ends.tier) == (Tier.HOST, Tier.SLOT)
+        deleted = asyncio.ensure_future(harness.do(ends, lambda done: Delete(done)))
+        while not ends.busy:
+            await asyncio.sleep(0)
+        step = asyncio.ensure_future(harness.step(waits, random_inputs(1, 1)))
+        assert await deleted
+        assert (await asyncio.wait_for(step, 5)).position == 5
+
+
+async def test_one_row_that_can_not_be_stepped_holds_up_nobody(
+    tiles: Tiles, artifact: Artifact, tmp_path: Path
+) -> None:
+    async with running_engine(tiles, artifact, config(tmp_path)) as harness:
+        good, bad = await grown(harness, "good", 1), await grown(harness, "bad", 1)
+        results = await asyncio.gather(
+            harness.step(good, random_inputs(1, 3)), harness.step(bad, np.zeros((3, 2), np.float32)),
+            return_exceptions=True,
+        )  # fmt: skip
+        assert all(isinstance(result, ServeError) and result.reason == "INTERNAL" for result in results)
+        assert (await harness.step(good, random_inputs(1, 3))).position == 7
+        assert harness.engine.at_rest
+
+
+async def test_debug_that_fails_applies_nothing(
+    tiles: Tiles, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_engine(tiles, artifact, config(tmp_path)) as harness:
+        session, other = await grown(harness, "s", 1), await grown(harness, "other", 1)
+
+        def fails(run: object) -> None:
+            raise RuntimeError("out of memory")
+
+        monkeypatch.setattr(harness.engine, "debug_arrays", fails)
+        with pytest.raises(ServeError) as refused:
+            await harness.step(session, random_inputs(1, 3), debug=True)
+        assert refused.value.reason == "INTERNAL"
+        assert (await harness.step(session, random_inputs(1, 3), position=4)).position == 7
+        assert (await harness.step(other, random_inputs(1, 3))).position == 7
+
+
+@pytest.mark.parametrize("durability", ["async", "sync"])
+async def test_a_store_that_fails_in_an_unknown_way_is_answered_for(
+    tiles: Tiles, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: str
+) -> None:
+    async with running_engine(tiles, artifact, config(tmp_path, durability=durability)) as harness:
+        session = await grown(harness, "s", 1)
+
+        def fails(mutations: object) -> None:
+            raise ValueError("what is this?")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(harness.engine.journal.store, "commit", fails)
+            with pytest.raises(ServeError) as refused:
+                await harness.step(session, random_inputs(1, 3))
+            assert refused.value.reason == "INTERNAL"
+            with pytest.raises(ServeError):
+                await harness.do(session, lambda done: Reset("experience", done))
+        assert (await harness.step(session, random_inputs(1, 3), position=4)).position == 7
+
+
+class SharedByNobody(SQLiteStore):
+    """A store that might be shared: sessions are adopted and given up, each write waits; nobody disputes them."""
+
+    shared = True
+
+
+@asynccontextmanager
+async def adopting_engine(tiles: Tiles, artifact: Artifact, settings: ServeConfig) -> AsyncIterator[EngineHarness]:
+    store = SharedByNobody(settings.state_dir)
+    store.open()
+    metrics = Metrics()
+    journal = Journal(store, "sync", 0.002, asyncio.get_running_loop(), metrics)
+    registry = Registry(settings.max_sessions, settings.max_tombstones)
+    try:
+        yield EngineHarness(
+            Engine(tiles, journal, registry, settings, metrics, digest=artifact.digest, fingerprint=tiles.fingerprint)
+        )
+    finally:
+        journal.close()
+        store.close()
+
+
+async def test_a_session_that_leaves_while_it_is_asked_for_answers(
+    tiles: Tiles, artifact: Artifact, tmp_path: Path
+) -> None:
+    settings = config(tmp_path, slots=1, host_bytes=tiles.layout.size * 4)
+    async with adopting_engine(tiles, artifact, settings) as harness:
+        engine, asked = harness.engine, 0
+        positions = dict.fromkeys("abcd", 0)
+
+        async def drive(name: str) -> None:
+            nonlocal asked
+            while positions[name] < 40:
+                try:
+                    await engine.leases.adopt(name)
+                    session = engine.registry.find(name) or await harness.create(name)
+                    applied = await harness.step(session, random_inputs(0, 1), position=positions[name])
+                    assert applied.position == positions[name] + 1
+                    positions[name] = applied.position
+                except ServeError as error:
+                    assert error.reason in ("NOT_READY", "SESSION_NOT_FOUND")
+                asked += 1
+
+        await asyncio.wait_for(asyncio.gather(*map(drive, positions)), 30)
+        assert set(positions.values()) == {40}
+        while not engine.at_rest:
+            await asyncio.sleep(0.001)
+
+
+async def test_work_that_came_when_a_session_was_given_up_is_told(
+    tiles: Tiles, artifact: Artifact, tmp_path: Path
+) -> None:
+    async with adopting_engine(tiles, artifact, config(tmp_path)) as harness:
+        session = await grown(harness, "s", 1)
+        step = asyncio.ensure_future(harness.step(session, random_inputs(1, 1)))
+        await asyncio.sleep(0)
+        await harness.engine.leases.give_up([session])
+        with suppress(ServeError):
+            await asyncio.wait_for(step, 5)
+        assert step.done()
+        while not harness.engine.at_rest:
+            await asyncio.sleep(0.001)
+        assert rows_in_use(harness) == 0
+
+
+async def test_a_session_lost_in_the_middle_of_its_reset_keeps_nothing_here(
+    tiles: Tiles, artifact: Artifact, tmp_path: Path
+) -> None:
+    async with adopting_engine(tiles, artifact, config(tmp_path)) as harness:
+        for scope in ("experience", "all"):
+            session = await grown(harness, scope, 1)
+            other = await grown(harness, f"beside {scope}", 1)
+            reset = asyncio.ensure_future(harness.do(session, lambda done, scope=scope: Reset(scope, done)))
+            while not session.busy:
+                await asyncio.sleep(0)
+            harness.engine.leases.lose(session)
+            assert await reset is True
+            assert (await harness.step(other, random_inputs(1, 1))).position == 5
+            assert session.tier is Tier.STORE
+        assert rows_in_use(harness) == 2
+
+
+async def test_of_two_that_begin_the_same_session_one_does(tiles: Tiles, artifact: Artifact, tmp_path: Path) -> None:
+    async with adopting_engine(tiles, artifact, config(tmp_path)) as harness:
+        operations = Operations(harness.engine, artifact, "epoch")
+        request = pb.CreateSessionRequest(session_id="s")
+        results = await asyncio.gather(
+            *(operations.create_session(request, Caller()) for _ in range(8)), return_exceptions=True
+        )
+        assert sum(isinstance(result, pb.CreateSessionResponse) for result in results) == 1
+        assert {result.reason for result in results if isinstance(result, ServeError)} == {"SESSION_EXISTS"}
+        assert harness.engine.registry.count_of("") == len(harness.engine.registry) == 1
+
+
+async def test_a_session_that_never_goes_idle_keeps_no_other_from_its_end(
+    tiles: Tiles, artifact: Artifact, tmp_path: Path
+) -> None:
+    settings = config(tmp_path, max_age_s=0.001, max_queued_chunks=1)
+    async with running_engine(tiles, artifact, settings) as harness:
+        full, old = await grown(harness, "full", 1), await grown(harness, "old", 1)
+        await asyncio.sleep(0.01)
+        step = asyncio.ensure_future(harness.step(full, random_inputs(1, 1)))
+        await asyncio.sleep(0)
+        Upkeep(harness.engine, Access()).expire()
+        await step
+        await asyncio.sleep(0.01)
+        assert old.ended
+
+
+async def test_how_far_a_journal_reaches_can_be_asked_when_its_first_record_is_damaged(
+    tiles: Tiles, artifact: Artifact, tmp_path: Path
+) -> None:
+    settings = config(tmp_path)
+    async with running_engine(tiles, artifact, settings) as harness:
+        await grown(harness, "s", 1)
+    with sqlite3.connect(tmp_path / "sessions.db") as database:
+        [(rowid, body)] = database.execute("SELECT rowid, body FROM records").fetchall()
+        database.execute("UPDATE records SET body = ? WHERE rowid = ?", (bytes((body[0] ^ 1, *body[1:])), rowid))
+    async with running_engine(tiles, artifact, settings) as harness:
+        session = harness.engine.registry.get("s", "")
+        assert await harness.engine.loading.earliest_position(session) is None

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+
+from dnc_serve.handler.engine.sessions import Replies, Reply, Session, Verdict, check_id, judge_chunk, judge_reset
+from dnc_serve.handler.engine.work import Chunk, Reset
+from dnc_serve.handler.errors import ServeError
+
+
+def nobody(result: object, error: object) -> None:
+    raise AssertionError("a judgement answers nobody")
+
+
+def inputs(value: float, timesteps: int = 2) -> np.ndarray:
+    return np.full((timesteps, 3), value, np.float32)
+
+
+@pytest.fixture
+def session() -> Session:
+    """Chunks of two timesteps were applied at 4, 6 and 8, each filled with its position."""
+    session = Session("s", 11, "digest", "", 0.0, 0.0, Replies(3, 1 << 20), position=10, experience=2)
+    for start in (2, 4, 6, 8):
+        session.replies.add(Reply(start, inputs(start), False, 2, inputs(-start)))
+    return session
+
+
+def chunk(position: int | None, value: float = 0.0, timesteps: int = 2, **options: object) -> Chunk:
+    return Chunk(inputs(value, timesteps), nobody, position=position, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("position", [None, 10])
+def test_a_chunk_at_the_position_is_applied(session: Session, position: int | None) -> None:
+    assert judge_chunk(session, chunk(position)) == (Verdict.APPLY, None)
+
+
+def test_a_chunk_that_was_applied_gets_its_reply(session: Session) -> None:
+    verdict, reply = judge_chunk(session, chunk(6, 6.0, incarnation=11))
+    assert verdict is Verdict.DONE_BEFORE
+    assert reply is not None and reply.start == 6
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (chunk(11), "STEP_GAP"),
+        (chunk(6, 5.0), "STEP_CONFLICT"),  # other bytes
+        (chunk(6, 6.0, timesteps=3), "STEP_CONFLICT"),  # another length
+        (chunk(6, 6.0, reset_experience=True), "STEP_CONFLICT"),
+        (chunk(7, 6.0), "STEP_CONFLICT"),  # overlaps
+        (chunk(10, incarnation=12), "SESSION_REPLACED"),
+        (chunk(10, experience=3), "STEP_GAP"),  # behind a reset that was not applied
+        (chunk(10, experience=1), "STEP_CONFLICT"),  # a reset came in between
+    ],
+)
+def test_a_chunk_that_does_not_fit_is_refused(session: Session, wrong: Chunk, reason: str) -> None:
+    with pytest.raises(ServeError) as caught:
+        judge_chunk(session, wrong)
+    assert caught.value.reason == reason
+    assert caught.value.metadata["expected_position"] == "10"
+
+
+def test_a_chunk_whose_reply_went_is_looked_up_in_the_journal(session: Session) -> None:
+    assert judge_chunk(session, chunk(2, 2.0)) == (Verdict.ASK_JOURNAL, None)
+
+
+def reset(**options: object) -> Reset:
+    return Reset("experience", nobody, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("right", [reset(), reset(position=10), reset(position=10, experience=2, incarnation=11)])
+def test_a_reset_that_fits_is_applied(session: Session, right: Reset) -> None:
+    assert judge_reset(session, right) is Verdict.APPLY
+
+
+def test_a_reset_of_an_experience_that_has_ended_changes_nothing(session: Session) -> None:
+    assert judge_reset(session, reset(position=3, experience=1)) is Verdict.DONE_BEFORE
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (reset(position=8), "STEP_CONFLICT"),  # overtaken by a chunk
+        (reset(position=12), "STEP_GAP"),
+        (reset(position=10, experience=3), "STEP_GAP"),
+        (reset(incarnation=1), "SESSION_REPLACED"),
+    ],
+)
+def test_a_reset_that_does_not_fit_is_refused(session: Session, wrong: Reset, reason: str) -> None:
+    with pytest.raises(ServeError) as caught:
+        judge_reset(session, wrong)
+    assert caught.value.reason == reason
+
+
+def test_replies_are_bounded_in_number_and_bytes() -> None:
+    replies = Replies(at_most=100, at_most_bytes=200)
+    for start in range(0, 20, 2):
+        replies.add(Reply(start, inputs(0), False, 0, inputs(0)))  # 48 bytes each
+    assert replies.find(18) is not None
+    assert replies.find(10) is None
+    assert not replies.reaches(10)
+
+
+@pytest.mark.parametrize("session_id", ["a", "patient-17", "A.b_c~d:e@f", "x" * 128])
+def test_ids_that_may_name_a_session(session_id: str) -> None:
+    assert check_id(session_id) == session_id
+
+
+@pytest.mark.parametrize("session_id", ["", "a b", "a/b", "ü", "a\n", "x" * 129, "x" * 10_000, "\0"])
+def test_ids_that_may_not(session_id: str) -> None:
+    with pytest.raises(ServeError) as caught:
+        check_id(session_id)
+    assert caught.value.reason == "BAD_ID"
+    assert len(caught.value.message) < 300

@@ -1,0 +1,268 @@
+"""What a start is made of: ports, folders, files, causes, and the line to the worker."""
+
+import json
+import os
+import queue
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dnc_serve.handler.config import PORTS, ServeConfig
+from dnc_serve.handler.torchserve import parent
+from dnc_serve.handler.torchserve.archive import write_archive
+from dnc_serve.handler.torchserve.artifact import ModelError, bundled_models, resolve_artifact
+from dnc_serve.handler.torchserve.causes import first_cause
+from dnc_serve.handler.torchserve.control import (
+    ControlLine,
+    ControlServer,
+    WorkerDrained,
+    WorkerFailed,
+    WorkerGone,
+    WorkerReady,
+)
+from dnc_serve.handler.torchserve.ports import AddressUnusable, check_ports, with_free_ports
+from dnc_serve.handler.torchserve.run_folder import run_folder
+from dnc_serve.handler.torchserve.torchserve import properties
+from dnc_serve.handler.torchserve.worker import assigned_device
+from dnc_serve.model.export import load_artifact
+from dnc_serve.model.weights import WEIGHTS_FILE
+
+ZEROS = dict.fromkeys(PORTS, 0)
+
+
+# Ports.
+
+
+def test_free_ports_differ_and_chosen_ones_stay() -> None:
+    config = with_free_ports(ServeConfig(**{**ZEROS, "port": 1234}), PORTS)
+    assert config.port == 1234
+    assert len({getattr(config, name) for name in PORTS}) == len(PORTS)
+
+
+def test_a_taken_port_names_its_setting() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(AddressUnusable, match=f"^torchserve_grpc_port is {port}; expected a free port"):
+            check_ports(ServeConfig(**{**ZEROS, "torchserve_grpc_port": port}))
+    check_ports(ServeConfig(**{**ZEROS, "torchserve_grpc_port": port}))
+
+
+def test_a_host_of_another_machine_is_refused() -> None:
+    with pytest.raises(AddressUnusable, match=r"^host is '192\.0\.2\.1'; expected an address of this machine"):
+        check_ports(ServeConfig(**ZEROS, host="192.0.2.1", insecure=True))
+
+
+# The run folder.
+
+
+def test_the_run_folder_is_private_short_and_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with run_folder() as folder:
+        assert folder.parent == tmp_path
+        assert folder.stat().st_mode & 0o077 == 0
+    assert not folder.exists()
+    deep = tmp_path / ("x" * 90)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    with run_folder() as folder:
+        assert len(str(folder / ".ts.sock.65535")) <= 107
+
+
+def test_only_folders_of_dead_servers_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    dead = tmp_path / "dnc-serve-dead"
+    dead.mkdir()
+    (dead / "lock").touch()
+    with run_folder() as first, run_folder() as second:
+        assert sorted(tmp_path.iterdir()) == sorted([first, second])
+
+
+# The model.
+
+
+def test_a_run_is_exported_once_and_with_other_cells(artifact_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "lr=1,size=2"
+    run.mkdir()
+    for name in (WEIGHTS_FILE, "config.json"):
+        (run / name).write_bytes((artifact_folder / name).read_bytes())
+    cache = tmp_path / "cache"
+    first = resolve_artifact(str(run), None, cache, tmp_path)
+    made = (first / "model.pt").stat().st_mtime_ns
+    assert resolve_artifact(str(run), None, cache, tmp_path) == first
+    assert (first / "model.pt").stat().st_mtime_ns == made
+    larger = resolve_artifact(str(run), 33, cache, tmp_path)
+    assert load_artifact(larger).config.nr_cells == 33
+    assert sorted(path.name for path in cache.iterdir()) == sorted([first.name, larger.name])
+
+
+def test_an_archive_gives_its_artifact_back_and_is_the_same_each_time(artifact_folder: Path, tmp_path: Path) -> None:
+    config = ServeConfig(batch_size=7, response_timeout_s=33)
+    for name in ("one.mar", "two.mar"):
+        write_archive(artifact_folder, tmp_path / name, config)
+    assert (tmp_path / "one.mar").read_bytes() == (tmp_path / "two.mar").read_bytes()
+    unpacked = resolve_artifact(str(tmp_path / "one.mar"), None, tmp_path, tmp_path)
+    assert load_artifact(unpacked).digest == load_artifact(artifact_folder).digest
+    with zipfile.ZipFile(tmp_path / "one.mar") as archive:
+        manifest = json.loads(archive.read("MAR-INF/MANIFEST.json"))
+        assert manifest["model"]["handler"] == "dnc_serve_entry.py" in archive.namelist()
+        settings = archive.read(manifest["model"]["configFile"]).decode().split("\n")
+    assert {"maxBatchDelay: 1", "batchSize: 7", "responseTimeout: 33", "minWorkers: 1", "maxWorkers: 1"} <= set(
+        settings
+    )
+
+
+def test_models_that_are_none(artifact_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="model is 'none'; expected a bundled model"):
+        resolve_artifact("none", None, tmp_path, tmp_path)
+    with pytest.raises(ModelError, match="exported already"):
+        resolve_artifact(str(artifact_folder), 9, tmp_path, tmp_path)
+    (tmp_path / "text.mar").write_text("no archive")
+    with pytest.raises(ModelError, match=r"text\.mar isn't a \.mar"):
+        resolve_artifact(str(tmp_path / "text.mar"), None, tmp_path, tmp_path)
+    with zipfile.ZipFile(tmp_path / "other.mar", "w") as archive:
+        archive.writestr("model.py", "")
+    with pytest.raises(ModelError, match=r"other\.mar holds no artifact"):
+        resolve_artifact(str(tmp_path / "other.mar"), None, tmp_path, tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / WEIGHTS_FILE).write_bytes(b"damaged")
+    (tmp_path / "run" / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="can't be exported"):
+        resolve_artifact(str(tmp_path / "run"), None, tmp_path / "cache", tmp_path)
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_the_bundled_copy_model_is_found() -> None:
+    assert "copy" in bundled_models()
+
+
+# TorchServe's files.
+
+
+def test_properties_keep_torchserve_on_loopback_and_to_its_own_store(tmp_path: Path) -> None:
+    config = ServeConfig(host="0.0.0.0", insecure=True, device="cpu", max_message_bytes=2**30)
+    lines = dict(line.split("=", 1) for line in properties(config, tmp_path, 4567).splitlines())
+    for name in ("inference", "management", "metrics"):
+        assert lines[f"{name}_address"].startswith("http://127.0.0.1:")
+        assert lines.get(f"grpc_{name}_address", "127.0.0.1") == "127.0.0.1"
+    assert lines["allowed_urls"] == f"file://{tmp_path}/store/.*"
+    assert lines["initial_worker_port"] == "4567"
+    assert lines["number_of_gpu"] == "0"
+    assert int(lines["max_request_size"]) == 2**31 - 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "gpu_id", "device"),
+    [("auto", None, "cpu"), ("auto", -1, "cpu"), ("cpu", 1, "cpu"), ("cuda:3", 1, "cuda:3")],
+)
+def test_the_worker_steps_on_the_device_that_torchserve_assigns_or_the_configured_one(
+    wanted: str, gpu_id: int | None, device: str
+) -> None:
+    assert assigned_device(wanted, gpu_id) == device
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a torch that can't use the GPU")
+def test_an_assigned_gpu_that_torch_cannot_use_is_passed_over(caplog: pytest.LogCaptureFixture) -> None:
+    assert assigned_device("auto", 0) == "cpu"
+    assert "TorchServe assigned GPU 0" in caplog.text
+
+
+# Causes, from lines as TorchServe 0.12 printed them.
+
+
+def printed(logger: str, *messages: str, level: str = "debug") -> list[dict[str, Any]]:
+    return [{"level": level, "logger": logger, "message": message} for message in messages]
+
+
+def test_the_first_exception_of_the_worker_is_the_cause() -> None:
+    lines = [
+        *printed("MODEL_LOG", "Backend worker process died.", "Traceback (most recent call last):"),
+        *printed("MODEL_LOG", '  File "ts/model_loader.py", line 108, in load', "    importlib.import_module(name)"),
+        *printed("MODEL_LOG", "ModuleNotFoundError: No module named 'numpi'"),
+        *printed("MODEL_LOG", "During handling of the above exception, another exception occurred:"),
+        *printed("MODEL_LOG", "ModuleNotFoundError: No module named 'ts.torch_handler.dnc_serve_entry'"),
+        *printed("org.pytorch.serve.wlm.WorkerThread", "Backend worker error", level="error"),
+    ]
+    assert first_cause(lines) == "ModuleNotFoundError: No module named 'numpi'"
+
+
+def test_what_ended_java_is_the_cause() -> None:
+    lines = [
+        *printed("java", "WARNING: A terminally deprecated method in sun.misc.Unsafe has been called"),
+        *printed("java", "java.io.IOException: Failed to bind to address: http://127.0.0.1:8080"),
+        *printed("java", "\tat org.pytorch.serve.ModelServer.main(ModelServer.java:105)"),
+        *printed("MODEL_LOG", "ConnectionResetError: [Errno 104]"),
+    ]
+    assert first_cause(lines) == "java.io.IOException: Failed to bind to address: http://127.0.0.1:8080"
+
+
+def test_an_exception_that_the_worker_logged_as_json() -> None:
+    lines = [{"level": "error", "logger": "root", "message": "x", "exception": "Traceback\n  y\nValueError: z"}]
+    assert first_cause(lines) == "ValueError: z"
+
+
+def test_without_an_exception_the_last_error_is_the_cause() -> None:
+    lines = [
+        {"level": "error", "logger": "org.pytorch.serve.X", "message": "no store", "exception": " java.Foo\n\tat x"},
+        *printed("java", "bye"),
+    ]
+    assert first_cause(lines) == "no store java.Foo"
+    assert first_cause(printed("java", "bye")) == "bye"
+    assert first_cause([]) == "TorchServe ended without a word"
+
+
+# The line to the worker.
+
+
+def test_both_ends_hear_each_other_and_notice_the_end(tmp_path: Path) -> None:
+    events: queue.Queue[Any] = queue.Queue()
+    orders: queue.Queue[Any] = queue.Queue()
+    server = ControlServer(tmp_path, events.put)
+    assert server.drain(1.0) is False
+    line = ControlLine(tmp_path)
+    line.listen(orders.put, lambda: orders.put("gone"))
+    line.failed("because")
+    line.ready("a:1", "b:2")
+    assert events.get(timeout=5) == WorkerFailed("because")
+    assert events.get(timeout=5) == WorkerReady(os.getpid(), "a:1", "b:2")
+    assert server.drain(1.5) is True
+    assert orders.get(timeout=5) == 1.5
+    line.drained()
+    assert events.get(timeout=5) == WorkerDrained()
+    line._socket.shutdown(socket.SHUT_RDWR)
+    assert events.get(timeout=5) == WorkerGone()
+    assert orders.get(timeout=5) == "gone"
+    server.close()
+
+
+# The parent.
+
+
+def test_a_bound_process_ends_with_the_one_above_it() -> None:
+    """In between, a shell that is killed with a signal that it can't handle."""
+    script = f"""
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, {parent.__file__!r}, str(os.getpid()), sys.executable, "-c",
+                          "import time; print('up', flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+    middle = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert middle.stdout is not None
+    child = int(middle.stdout.readline())
+    middle.kill()
+    middle.wait()
+    middle.stdout.close()
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{child}").exists() and Path(f"/proc/{child}/stat").read_text().split()[2] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
