@@ -38,21 +38,25 @@ LOADS = {
 # Each part's functions, as module:name or module:class.name below dnc_serve.handler.
 PARTS = {
     "take: decode and check a message": (
-        "streams:SessionStream._submit",
-        "operations:Operations.chunk",
-        "operations:decode_inputs",
-        "engine:Engine.submit",
+        "doors.streams:SessionStream._submit",
+        "doors.operations:Operations.chunk",
+        "doors.operations:decode_inputs",
+        "engine.engine:Engine.submit",
     ),
-    "turn: judge, begin, choose company": ("engine:Engine._turn", "engine:Engine._begin_runs"),
-    "gather": ("slab:Slab.gather", "engine:gather_inputs"),
-    "step: the model": ("tiles:Tiles.run",),
-    "step: around it": ("engine:Engine._step",),
-    "scatter": ("slab:Slab.scatter", "engine:Engine._settle"),
-    "commit: checks, swap, metrics": ("commits:Commits.commit", "commits:Commits._committed", "engine:Engine.release"),
-    "journal: encode": ("commits:Commits._append",),
-    "journal: write": ("journal:Journal.write", "stores.sqlite:SQLiteStore.commit"),
-    "answer: hand over": ("engine:Engine.answer",),
-    "answer: encode": ("streams:encode_result",),
+    "turn: judge, begin, choose company": ("engine.engine:Engine._turn", "engine.engine:Engine._begin_runs"),
+    "gather": ("engine.slab:Slab.gather", "engine.engine:gather_inputs"),
+    "step: the model": ("engine.tiles:Tiles.run",),
+    "step: around it": ("engine.engine:Engine._step",),
+    "scatter": ("engine.slab:Slab.scatter", "engine.engine:Engine._settle"),
+    "commit: checks, swap, metrics": (
+        "engine.commits:Commits.commit",
+        "engine.commits:Commits._committed",
+        "engine.engine:Engine.release",
+    ),
+    "journal: encode": ("engine.commits:Commits._append",),
+    "journal: write": ("journal.journal:Journal.write", "journal.stores.sqlite:SQLiteStore.commit"),
+    "answer: hand over": ("engine.engine:Engine.answer",),
+    "answer: encode": ("doors.streams:encode_result",),
 }
 REST = "gRPC, protobuf, event loop"
 
