@@ -44,9 +44,9 @@ PARTS = {
         "engine.engine:Engine.submit",
     ),
     "turn: judge, begin, choose company": ("engine.engine:Engine._turn", "engine.engine:Engine._begin_runs"),
-    "gather": ("engine.slab:Slab.gather", "engine.engine:gather_inputs"),
+    "gather": ("engine.slab:Slab.gather", "engine.stepper:gather_inputs"),
     "step: the model": ("engine.tiles:Tiles.run",),
-    "step: around it": ("engine.engine:Engine._step",),
+    "step: around it": ("engine.stepper:Stepper.step",),
     "scatter": ("engine.slab:Slab.scatter", "engine.engine:Engine._settle"),
     "commit: checks, swap, metrics": (
         "engine.commits:Commits.commit",

@@ -43,7 +43,7 @@ class Commits:
                 if not run.finite or not np.isfinite(run.outputs.sum()):
                     self._check_finite(run)
                 if isinstance(run.work, Chunk) and run.work.debug:  # before the record: it may fail
-                    run.debug = engine.debug_arrays(run)
+                    run.debug = engine.stepper.debug(run)
                 good.append(run)
             except ServeError as error:
                 engine.drop(run, error)

@@ -15,12 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.doors.codec import Float32
 from dnc_serve.handler.engine.commits import Commits
-from dnc_serve.handler.engine.company import Gathering, Rotation, Run, gather_inputs
+from dnc_serve.handler.engine.company import Gathering, Rotation, Run
 from dnc_serve.handler.engine.leases import Leases
 from dnc_serve.handler.engine.lifecycle import Lifecycle
 from dnc_serve.handler.engine.loading import Loading
@@ -28,6 +27,7 @@ from dnc_serve.handler.engine.registry import Registry, Tombstone
 from dnc_serve.handler.engine.sessions import Replies, Reply, Session, Tier, Verdict, judge_chunk, judge_reset
 from dnc_serve.handler.engine.slab import Slab
 from dnc_serve.handler.engine.snapshots import Snapshots
+from dnc_serve.handler.engine.stepper import Stepped, Stepper
 from dnc_serve.handler.engine.tiers import Tiers
 from dnc_serve.handler.engine.tiles import Tiles
 from dnc_serve.handler.engine.work import Applied, Chunk, Delete, Peek, Replay, Reset, Seen, Work
@@ -89,11 +89,7 @@ class Engine:
         self._turn_pending = False
         self._stepping = False
         self._gathering = Gathering()
-        at_hand = (tiles, *tiles.others)
-        self._tiles_by_fingerprint = {each.fingerprint: each for each in at_hand}
-        self._gathered = {
-            size: torch.zeros(size, tiles.layout.size, device=tiles.device) for each in at_hand for size in each.sizes
-        }
+        self.stepper = Stepper(tiles, slab, metrics)
         self._thread = ThreadPoolExecutor(1, "dnc-step") if tiles.tick_seconds >= TURN_SECONDS else None
 
     # What the doors call.
@@ -193,10 +189,6 @@ class Engine:
         while session.fifo:
             self.answer(session, session.fifo.popleft(), None, error)
 
-    def tiles_for(self, fingerprint: str) -> Tiles:
-        """What computed a record with this fingerprint, if it is at hand, else what steps sessions now."""
-        return self._tiles_by_fingerprint.get(fingerprint, self.tiles)
-
     @property
     def at_rest(self) -> bool:
         """Whether nothing is queued or under way."""
@@ -220,52 +212,17 @@ class Engine:
         company, ticks = self._rotation.next_company()
         self._gathering.stepped(len(company))
         if self._thread is None:
-            self._settle(company, ticks, self._step(company, ticks))
+            self._settle(company, ticks, self.stepper.step(company, ticks))
         else:
             self._stepping = True
-            stepped = self.loop.run_in_executor(self._thread, self._step, company, ticks)
+            stepped = self.loop.run_in_executor(self._thread, self.stepper.step, company, ticks)
             stepped.add_done_callback(lambda future: self._settle_later(company, ticks, future))
 
-    def _settle_later(
-        self, company: list[Run], ticks: int, future: "asyncio.Future[tuple[Float32, list[bool]] | None]"
-    ) -> None:
+    def _settle_later(self, company: list[Run], ticks: int, future: "asyncio.Future[Stepped | None]") -> None:
         self._stepping = False
         self._settle(company, ticks, future.result())
 
-    def _step(self, company: list[Run], ticks: int) -> tuple[Float32, list[bool]] | None:
-        """Gathers, steps, and scatters to the working rows: outputs [ticks, B, O] in host memory, and which states are
-        finite; None if that failed."""
-        started = time.perf_counter()
-        tiles = company[0].tiles
-        tile = tiles.fit(len(company))
-        try:
-            states = self._gathered[tile]
-            self._slab.gather([run.source_row for run in company], states)
-            for place, run in enumerate(company):
-                if run.done == 0:
-                    self._reset_first(run.work, states[place])
-            inputs = torch.from_numpy(gather_inputs(company, ticks, tile, tiles.input_size))
-            outputs, states = tiles.run(inputs.to(tiles.device), states)
-            self._slab.scatter([run.work_row for run in company], states)
-            finite = self._slab.finite(len(company), states)
-            result: Float32 = outputs.cpu().numpy()
-        except Exception:  # whatever it was, everybody in the company is to be answered
-            logger.exception("a tile of %d rows could not be stepped", tile)
-            return None
-        self.metrics.tick_duration.observe((time.perf_counter() - started) / ticks)
-        self.metrics.batch_size.observe(len(company))
-        return result, finite
-
-    def _reset_first(self, work: Chunk | Replay, state: Tensor) -> None:
-        if isinstance(work, Chunk):
-            if work.reset_experience:
-                state[self.layout.experience_offset :] = 0.0
-        elif work.reset == "all":
-            state.zero_()
-        elif work.reset == "experience":
-            state[self.layout.experience_offset :] = 0.0
-
-    def _settle(self, company: list[Run], ticks: int, stepped: tuple[Float32, list[bool]] | None) -> None:
+    def _settle(self, company: list[Run], ticks: int, stepped: Stepped | None) -> None:
         """Keeps what the tick gave; runs that are through go on to their commit."""
         if stepped is None:
             for run in company:
@@ -350,7 +307,7 @@ class Engine:
         session.running = True
         self._runs += 1
         outputs = np.empty((len(work.inputs), self.output_size), np.float32)
-        tiles = self.tiles_for(work.fingerprint) if isinstance(work, Replay) else self.tiles
+        tiles = self.stepper.tiles_for(work.fingerprint) if isinstance(work, Replay) else self.tiles
         self._rotation.add(Run(session, work, outputs, self._slab.take(), tiles))
         if isinstance(work, Chunk):
             work.started_at = time.perf_counter()
@@ -360,7 +317,7 @@ class Engine:
     def _replay_reset(self, session: Session, replay: Replay) -> bool:
         session.fifo.popleft()
         state = self.tiers.read(session)
-        self._reset_first(replay, torch.from_numpy(state))
+        self.stepper.reset_first(replay, torch.from_numpy(state))
         self.tiers.write(session, state)
         self.answer(session, replay, None, None)
         return True
@@ -433,21 +390,3 @@ class Engine:
     def working_state(self, run: Run) -> Float32:
         """The state [S] that the run has come to."""
         return self._slab.read(run.work_row)
-
-    def debug_arrays(self, run: Run) -> dict[str, Float32]:
-        """What each layer's access left at each timestep of a finished run, [T x L, …], computed once more.
-
-        TorchScript computes it, whichever code stepped the run.
-        """
-        tile = self.tiles.sizes[0]
-        states = torch.zeros(tile, self.layout.size, device=self.tiles.device)
-        assert run.session.row is not None
-        self._slab.gather([run.session.row], states)
-        self._reset_first(run.work, states[0])
-        inputs = torch.zeros(len(run.work.inputs), tile, self.tiles.input_size)
-        inputs[:, 0] = torch.from_numpy(np.array(run.work.inputs))
-        arrays = self.tiles.debug(inputs.to(self.tiles.device), states)
-        return {
-            name: array[:, :, 0].reshape(array.shape[0] * array.shape[1], -1).cpu().numpy()
-            for name, array in arrays.items()
-        }

@@ -77,8 +77,8 @@ class Loading:
             session.timesteps_since_snapshot = sum(len(replay.inputs) for replay in replays)
             marks = [replay.fingerprint for replay in replays if replay.fingerprint]
             if marks:
-                session.fingerprint = engine.tiles_for(marks[-1]).fingerprint
-            if any(engine.tiles_for(mark).fingerprint != mark for mark in marks):
+                session.fingerprint = engine.stepper.tiles_for(marks[-1]).fingerprint
+            if any(engine.stepper.tiles_for(mark).fingerprint != mark for mark in marks):
                 session.replayed_elsewhere = True
                 engine.metrics.replayed_elsewhere.inc()
 
