@@ -28,4 +28,5 @@ def test_every_metric_is_one_that_servers_have_and_every_one_is_shown() -> None:
         for _, expression in dashboard_expressions()
         for name in re.findall(r"dnc_[a-z_]+", expression)
     }
-    assert shown == {family.name for family in Metrics().registry.collect()}
+    ours = {family.name for family in Metrics().registry.collect() if family.name.startswith("dnc_")}
+    assert shown == ours

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,10 +31,17 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def run(script: str, folder: Path, **environment: str) -> str:
+    # Whoever pastes has activated the environment.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     result = subprocess.run(
-        ["bash", "-euc", script], cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True,
-        errors="replace", timeout=200,
-    )  # fmt: skip
+        ["bash", "-euc", script],
+        cwd=folder,
+        env={**os.environ, "PATH": path, **environment},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=200,
+    )
     assert result.returncode == 0, (script, result.stdout, result.stderr)
     return result.stdout
 
