@@ -317,23 +317,27 @@ class CompileBar:
 
 # The cache.
 
+PUT_ATTEMPTS = 20
+
 
 def _put(beside: Path, folder: Path) -> None:
     """Gives a complete folder its name. Another process may have done so first; then its folder stays."""
-    try:
-        beside.rename(folder)
-    except OSError as exc:
+    refused: OSError | None = None
+    # A damaged folder is moved out of the way; while one process does that, another may put a whole one there.
+    for _ in range(PUT_ATTEMPTS):
+        try:
+            beside.rename(folder)
+            return
+        except OSError as exc:
+            refused = exc
         if _intact(folder):
             return
         damaged = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
+        with contextlib.suppress(OSError):
             folder.rename(damaged / "damaged")
-            beside.rename(folder)
-        except OSError:
-            if not _intact(folder):
-                raise CompiledError(f"{folder} can't be written: {exc.strerror}") from exc
-        finally:
-            shutil.rmtree(damaged, ignore_errors=True)
+        shutil.rmtree(damaged, ignore_errors=True)
+    assert refused is not None
+    raise CompiledError(f"{folder} can't be written: {refused.strerror}") from refused
 
 
 def _intact(folder: Path) -> bool:

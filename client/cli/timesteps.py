@@ -76,7 +76,10 @@ def write(chunks: Iterable[Float32], path: str, as_npy: bool) -> int:
         arrays = list(chunks)
         array = np.concatenate(arrays) if arrays else np.zeros((0, 0), np.float32)
         if path == STANDARD:
-            np.save(sys.stdout.buffer, array)
+            # Given a pipe's own file, numpy writes past its buffer, and the header may come last or not at all.
+            whole = io.BytesIO()
+            np.save(whole, array)
+            sys.stdout.buffer.write(whole.getvalue())
         else:
             with Path(path).open("wb") as file:
                 np.save(file, array)
