@@ -17,6 +17,7 @@ from dnc_serve.handler.doors.copies import Copies
 from dnc_serve.handler.doors.operations import PART_BYTES, Caller, Operations, dump_parts
 from dnc_serve.handler.doors.streams import OpenStreams, SessionStream
 from dnc_serve.handler.doors.watching import watch
+from dnc_serve.handler.engine.sessions import MAX_ID_LENGTH
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
@@ -147,7 +148,18 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
         except Exception:
             logger.exception("a call failed")
             refused = ServeError("INTERNAL", "the server made a mistake; its log says which")
+        logger.debug(
+            "a call was refused: %s", refused.message, extra={"reason": refused.reason, "session": _session_of(request)}
+        )
         self._operations.engine.metrics.errors.labels(refused.reason).inc()
         details = (("grpc-status-details-bin", refused.to_status().SerializeToString()),)
         await context.abort(refused.code, refused.message, details)
         return None
+
+
+def _session_of(request: Any) -> str:
+    """The session that a request names, for the log."""
+    for part in (request, *(getattr(request, name, None) for name in ("chunk", "reset", "dump"))):
+        if session_id := getattr(part, "session_id", ""):
+            return str(session_id)[:MAX_ID_LENGTH]
+    return ""

@@ -22,6 +22,8 @@ from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
+logger = logging.getLogger(__name__)
+
 # Messages of one stream that may be unanswered, over all its sessions.
 MAX_UNANSWERED = 1024
 # What one message carries at most to a client that takes several answers in one.
@@ -284,6 +286,11 @@ class SessionStream:
     def _refuse(self, session_id: str, request_id: int, error: ServeError) -> None:
         """Answers one message with an error; the stream goes on."""
         self._engine.metrics.errors.labels(error.reason).inc()
+        logger.debug(
+            "a message on a stream was refused: %s",
+            error.message,
+            extra={"reason": error.reason, "session": session_id, "request_id": request_id},
+        )
         response = pb.StreamResponse(
             error=pb.StreamError(session_id=session_id, request_id=request_id, status=error.to_status())
         )
