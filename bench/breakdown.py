@@ -147,13 +147,13 @@ def main() -> None:
 
 def _of_a_chunk(stopwatch: Stopwatch, spent_us: float) -> dict[str, float]:
     """Microseconds of processor time of a chunk by part, and how many rows were stepped in a turn."""
-    chunks = stopwatch.calls["operations:Operations.chunk"]
+    chunks = stopwatch.calls["doors.operations:Operations.chunk"]
     parts = {part: stopwatch.ns[part] / 1000 / chunks for part in PARTS}
     return {
         **parts,
         REST: spent_us / chunks - sum(parts.values()),
         "all": spent_us / chunks,
-        "chunks a commit": chunks / max(1, stopwatch.calls["commits:Commits.commit"]),
+        "chunks a commit": chunks / max(1, stopwatch.calls["engine.commits:Commits.commit"]),
     }
 
 
