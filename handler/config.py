@@ -23,6 +23,9 @@ from pydantic_settings import (
 
 ENVIRONMENT_PREFIX = "DNC_"
 DEFAULT_FILE = Path("dnc.toml")
+# What isn't a setting but is read all the same: the text of a tokens file, and where the client finds its server.
+TOKENS_VARIABLE = "DNC_TOKENS_TEXT"
+OTHER_VARIABLES = {TOKENS_VARIABLE, "DNC_TARGET", "DNC_TOKEN"}
 # Variables of that prefix that are read elsewhere: by the commands that call a server, and by a worker.
 OTHER_VARIABLES = ("DNC_TARGET", "DNC_TOKEN", "DNC_SERVE_RUN_FOLDER")
 STORES = ("redis", "rediss", "unix")

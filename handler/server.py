@@ -20,7 +20,7 @@ import torch
 import uvloop
 from prometheus_client import start_http_server
 
-from dnc_serve.handler.config import ServeConfig
+from dnc_serve.handler.config import TOKENS_VARIABLE, ServeConfig
 from dnc_serve.handler.doors.access import Access
 from dnc_serve.handler.doors.door import SERVING, Door
 from dnc_serve.handler.doors.operations import Operations
@@ -42,8 +42,6 @@ from dnc_serve.proto.dnc.v1 import dnc_pb2
 logger = logging.getLogger(__name__)
 
 SERVICE = dnc_pb2.DESCRIPTOR.services_by_name["DncService"].full_name
-# The text of a tokens file, for those who keep secrets in the environment.
-TOKENS_VARIABLE = "DNC_TOKENS_TEXT"
 Result = TypeVar("Result")
 
 
