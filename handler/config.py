@@ -23,11 +23,10 @@ from pydantic_settings import (
 
 ENVIRONMENT_PREFIX = "DNC_"
 DEFAULT_FILE = Path("dnc.toml")
-# What isn't a setting but is read all the same: the text of a tokens file, and where the client finds its server.
+# The text of a tokens file, for those who keep secrets in the environment.
 TOKENS_VARIABLE = "DNC_TOKENS_TEXT"
-OTHER_VARIABLES = {TOKENS_VARIABLE, "DNC_TARGET", "DNC_TOKEN"}
 # Variables of that prefix that are read elsewhere: by the commands that call a server, and by a worker.
-OTHER_VARIABLES = ("DNC_TARGET", "DNC_TOKEN", "DNC_SERVE_RUN_FOLDER")
+OTHER_VARIABLES = (TOKENS_VARIABLE, "DNC_TARGET", "DNC_TOKEN", "DNC_SERVE_RUN_FOLDER")
 STORES = ("redis", "rediss", "unix")
 
 
@@ -175,7 +174,8 @@ class ServeConfig(BaseSettings):
             raise ValueError(f"{missing} is ''; expected a file, because {given} is set")
         if self.tls_client_ca and not self.tls_certificate:
             raise ValueError("tls_certificate is ''; expected a file, because tls_client_ca is set")
-        protected = self.tls_certificate and (self.tokens or self.tls_client_ca)
+        has_tokens = self.tokens or os.environ.get(TOKENS_VARIABLE)
+        protected = self.tls_certificate and (has_tokens or self.tls_client_ca)
         if not is_loopback(self.host) and not protected and not self.insecure:
             raise ValueError(
                 f"host is {self.host!r}; expected a loopback address, or tls_certificate with tokens or tls_client_ca, "
