@@ -26,7 +26,7 @@ demo: $(READY) ## start the real server, stream a sequence, get its memory back,
 	$(BIN)/dnc demo
 
 serve: $(READY) ## serve the bundled copy model on this machine
-	$(BIN)/dnc serve
+	@$(BIN)/dnc serve
 
 test: $(READY) ## all tests, the end-to-end ones against the real TorchServe included
 	$(BIN)/pytest
