@@ -31,7 +31,9 @@ class Figure:
     units: int
     wrong_units: int
     unit: str  # what is counted: bits, digits, answers
-    right_by_answer: tuple[float, ...]  # the share of episodes in which the first, second, … answer is right
+    right_by_answer: tuple[
+        float, ...
+    ]  # of the episodes that have a first, second, … answer, the share in which it is right
 
     def __str__(self) -> str:
         shares = " ".join(f"{100 * share:.1f}" for share in self.right_by_answer[:8])
@@ -79,6 +81,7 @@ def _figure(
     episodes: int,
 ) -> Figure:
     wrong_answers: list[Tensor] = []  # each [answers, ROWS]
+    given_answers: list[Tensor] = []  # the same: whether the episode has so many answers at all
     wrong_units = units = answers = 0
     for _ in range(-(-episodes // ROWS)):
         state = begin(generator)
@@ -90,9 +93,12 @@ def _figure(
         answers += int(batch.due.sum())
         # Rows answer at different timesteps in some tasks: a row's answers in their order.
         order = (batch.due == 0).to(torch.uint8).argsort(dim=0, stable=True)
-        wrong_answers.append((wrong.gather(0, order) > 0)[: int(batch.due.sum(0).max())])
+        longest = int(batch.due.sum(0).max())
+        wrong_answers.append((wrong.gather(0, order) > 0)[:longest])
+        given_answers.append((batch.due.gather(0, order) > 0)[:longest])
     most = max(len(batch_answers) for batch_answers in wrong_answers)
     table = torch.cat([_padded(batch_answers, most) for batch_answers in wrong_answers], 1)
+    given = torch.cat([_padded(batch_answers, most) for batch_answers in given_answers], 1)
     return Figure(
         exam=exam,
         start=start,
@@ -103,7 +109,7 @@ def _figure(
         units=units,
         wrong_units=wrong_units,
         unit=task.unit,
-        right_by_answer=tuple((1 - table.float().mean(1)).tolist()),
+        right_by_answer=tuple((1 - table.sum(1) / given.sum(1)).tolist()),
     )
 
 

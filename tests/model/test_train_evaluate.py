@@ -14,6 +14,7 @@ from dnc_serve.model.runs import Plan
 from dnc_serve.model.start import new_model
 from dnc_serve.model.state import DNCState
 from dnc_serve.model.tasks.copy import Copy
+from dnc_serve.model.tasks.graph import Graph
 from dnc_serve.model.tasks.repeat_copy import RepeatCopy
 from dnc_serve.model.weights import load_model
 
@@ -33,6 +34,14 @@ def test_every_exam_is_taken_from_every_start() -> None:
     assert {figure.episodes for figure in figures} == {200}
     assert [figure.answers for figure in figures] == [200] * 4 + [1000] * 4
     assert all(0.35 < figure.wrong_units / figure.units < 0.65 for figure in figures)
+
+
+def test_an_answer_that_an_episode_does_not_have_is_not_right() -> None:
+    untrained = new_model(Graph(), replace(Graph.recipe, model=SIZES))
+    journeys = [one for one in evaluate(Graph(), untrained, episodes=100, starts=[FRESH]) if "journeys" in one.exam]
+    assert len(journeys) == 1
+    # Who knows nothing names a station of 100 by chance, at late hops, which few episodes have, as at the first.
+    assert max(journeys[0].right_by_answer) < 0.5
 
 
 def test_wrong_answers_are_counted_by_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
