@@ -30,7 +30,7 @@ PAGE_WITH_SCREENSHOTS = "memory.md"
 OUTPUT = r"(?P<output>\n```text\n.*?```\n)?"
 CODE = re.compile(r"(?P<code>```python\n(?P<source>.*?)```\n)" + OUTPUT, re.DOTALL)
 DEMO = re.compile(r"(?P<code>```sh\n(?P<source>(?:dnc demo [^\n]*\n)+)```\n)" + OUTPUT, re.DOTALL)
-RECORD = re.compile(r"```sh\ndnc record (?P<session>\S+) --out \S+\n```\n\n!\[.*\]\((?P<picture>.*)\)\n")
+RECORD = re.compile(r"```sh\ndnc record (?P<session>\S+) --output \S+\n```\n\n!\[.*\]\((?P<picture>.*)\)\n")
 FILE = re.compile(r"`(?P<name>[\w.-]+)`:\n\n```csv\n(?P<text>.*?)```\n", re.DOTALL)
 
 
@@ -171,7 +171,7 @@ def record(session_id: str, address: str, to: Path) -> None:
     from dnc_serve.client.cli.main import main as dnc
 
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        if dnc(["record", session_id, "--out", folder, "--target", address]) != 0:
+        if dnc(["record", session_id, "--output", folder, "--target", address]) != 0:
             raise SystemExit(f"session {session_id} could not be recorded")
         shutil.copyfile(Path(folder) / "recording.gif", to)
 

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from dnc_serve.client.client import Client
 from dnc_serve.client.hosts import DEFAULT_TARGET, TLS, Token
@@ -26,9 +27,9 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="for each call (30)")
 
 
-def add_session(parser: argparse.ArgumentParser) -> None:
-    """The flag that names a session."""
-    parser.add_argument("-s", "--session", required=True, metavar="ID", help="the session's id")
+def add_session(parser: argparse.ArgumentParser, **how: Any) -> None:
+    """The argument that names a session, the same for every command; `how` says what else argparse is told of it."""
+    parser.add_argument("session", metavar="SESSION", **{"help": "the session's id", **how})
 
 
 def targets(args: argparse.Namespace) -> list[str]:

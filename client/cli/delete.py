@@ -3,14 +3,14 @@
 import argparse
 import sys
 
-from dnc_serve.client.cli.connection import add_connection, connect
+from dnc_serve.client.cli.connection import add_connection, add_session, connect
 from dnc_serve.client.errors import DncError
 
 HELP = "end sessions"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sessions", nargs="+", metavar="ID")
+    add_session(parser, nargs="+")
     add_connection(parser)
 
 
@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> int:
     """Goes on with the others if one can't be deleted."""
     code = 0
     with connect(args) as client:
-        for session_id in args.sessions:
+        for session_id in args.session:
             try:
                 client.session(session_id, create=False).delete()
                 print(f"session {session_id} deleted")

@@ -4,16 +4,23 @@ import argparse
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dnc_serve.client.arrays import Float32
+from dnc_serve.client.axes import described
 from dnc_serve.client.cli.connection import add_connection, add_session, connect
 
 HELP = "show, save or plot a session's memory"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Without --output and --plot, a line for each array. Its axes: N memory slots, W their numbers, R read heads, "
+        "K write heads, D hidden layers of the controller with H units each, L memories (or controllers); an axis of "
+        "one is left out."
+    )
     add_session(parser)
     parser.add_argument("names", nargs="*", metavar="NAME", help="memory, link_matrix, … (all)")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE.npz", help="save the arrays")
@@ -44,12 +51,12 @@ def run(args: argparse.Namespace) -> int:
         print(f"dnc dump: {exc}", file=sys.stderr)
         return 1
     if args.output is None and args.plot is None:
-        _summarise(arrays)
+        _summarise(arrays, config)
     return 0
 
 
-def _summarise(arrays: Mapping[str, Float32]) -> None:
-    print(f"{'array':<18} {'shape':<14} {'least':>10} {'mean':>10} {'most':>10}")
+def _summarise(arrays: Mapping[str, Float32], config: Mapping[str, Any]) -> None:
+    print(f"{'array':<18} {'shape':<20} {'least':>10} {'mean':>10} {'most':>10}")
     for name, array in arrays.items():
-        shape = "x".join(map(str, array.shape))
-        print(f"{name:<18} {shape:<14} {array.min():>10.4g} {array.mean():>10.4g} {array.max():>10.4g}")
+        shape = described(name, config, len(array))
+        print(f"{name:<18} {shape:<20} {array.min():>10.4g} {array.mean():>10.4g} {array.max():>10.4g}")

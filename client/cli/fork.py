@@ -2,14 +2,14 @@
 
 import argparse
 
-from dnc_serve.client.cli.connection import add_connection, connect
+from dnc_serve.client.cli.connection import add_connection, add_session, connect
 
 HELP = "copy a session, now or as it was"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("session", metavar="ID")
-    parser.add_argument("fork", nargs="?", metavar="NEW_ID", help="a random id if left out")
+    add_session(parser)
+    parser.add_argument("fork", nargs="?", metavar="NEW_SESSION", help="the copy's id (a random one)")
     parser.add_argument("--position", type=int, metavar="P", help="as it was at an earlier position")
     add_connection(parser)
 

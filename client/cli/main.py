@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+from dnc_serve.client.cli.parser import Parser, did_you_mean
 from dnc_serve.client.errors import DncError
 
 COMMANDS = (
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in installed():
         return _overview(arguments)
     module = _module(command)
-    parser = argparse.ArgumentParser(prog=f"dnc {command}", description=module.HELP)
+    parser = Parser(prog=f"dnc {command}", description=module.HELP)
     module.configure(parser)
     args = parser.parse_args(arguments[1:])
     try:
@@ -63,7 +64,8 @@ def _overview(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(parser.format_help(), end="", file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
-    print(f"dnc: there is no command {arguments[0]!r}; `dnc --help` lists them", file=sys.stderr)
+    meant = did_you_mean(arguments[0], installed())
+    print(f"dnc: there is no command {arguments[0]!r}{meant}; see `dnc --help`", file=sys.stderr)
     return 2
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dnc_serve.client.arrays import Float32
-from dnc_serve.client.cli.connection import add_connection, connect
+from dnc_serve.client.cli.connection import add_connection, add_session, connect
 from dnc_serve.client.cli.timesteps import BadFile, Source
 from dnc_serve.client.client import Session
 
@@ -44,11 +44,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         f"Writes {ARRAYS_FILE} and {ANIMATION_FILE}. With a file of inputs, these timesteps are sent and recorded; "
         "without, the session's last timesteps are looked up in the server's journal and nothing is changed."
     )
-    parser.add_argument("session", metavar="SESSION", help="the session's id")
+    add_session(parser)
     parser.add_argument(
         "inputs", nargs="?", metavar="FILE", help="timesteps to send: CSV, .npy [T, I], or - for standard input"
     )
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="FOLDER", help="made if it isn't there")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="made if it isn't there")
     parser.add_argument(
         "--last", type=_count, default=DEFAULT_LAST, metavar="T", help=f"timesteps to look up ({DEFAULT_LAST})"
     )
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     """Exit code 0 when both files are written, 1 if something is in the way."""
     try:
         inputs = None if args.inputs is None else _all_timesteps(args.inputs)
-        args.out.mkdir(parents=True, exist_ok=True)
+        args.output.mkdir(parents=True, exist_ok=True)
         with connect(args) as client, client.session(args.session, create=inputs is not None) as session:
             recording = look_up(session, args.last) if inputs is None else send(session, inputs)
             config = client.model().config
@@ -91,11 +91,11 @@ def look_up(session: Session, last: int) -> Recording:
 def _write(recording: Recording, config: Mapping[str, Any], args: argparse.Namespace) -> None:
     from dnc_serve.client.plotting import save_animation
 
-    recording.save(args.out / ARRAYS_FILE)
-    print(args.out / ARRAYS_FILE)
+    recording.save(args.output / ARRAYS_FILE)
+    print(args.output / ARRAYS_FILE)
     titles = [f"session {args.session} after timestep {position}" for position in recording.positions]
-    save_animation(recording.arrays, config, args.out / ANIMATION_FILE, titles, args.fps)
-    print(args.out / ANIMATION_FILE)
+    save_animation(recording.arrays, config, args.output / ANIMATION_FILE, titles, args.fps)
+    print(args.output / ANIMATION_FILE)
 
 
 def _all_timesteps(path: str) -> Float32:

@@ -1,6 +1,7 @@
 """`dnc sessions`: which sessions there are; and their export and import."""
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dnc_serve.client.cli.connection import add_connection, connect
+from dnc_serve.client.cli.connection import add_connection, add_session, connect
 from dnc_serve.client.info import SessionInfo
 
 HELP = "list sessions, export one to a file or import it"
@@ -20,9 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing = actions.add_parser("list", help="list sessions; so does no action at all")
     export = actions.add_parser("export", help="save a session to a file")
     importing = actions.add_parser("import", help="take a session up from a file")
-    export.add_argument("session", metavar="ID")
+    add_session(export)
     export.add_argument("file", type=Path, metavar="FILE.safetensors")
-    importing.add_argument("session", metavar="ID", help="the id that it gets")
+    add_session(importing, help="the id that it gets")
     importing.add_argument("file", type=Path, metavar="FILE.safetensors")
     for each in (parser, listing):
         each.add_argument("--prefix", default="", help="only ids that begin so")
@@ -54,8 +55,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_table(sessions: Iterator[SessionInfo]) -> None:
+    first = next(sessions, None)  # if there is no answer, there is no table
     print(f"{'id':<24} {'position':>10} {'resets':>7} {'tier':<6} {'bytes':>9}  {'last used':<20}")
-    for info in sessions:
+    for info in itertools.chain([] if first is None else [first], sessions):
         last_used = info.last_used.strftime("%Y-%m-%d %H:%M:%S")
         print(
             f"{info.id:<24} {info.position:>10} {info.experience:>7} {info.tier:<6} {info.state_bytes:>9}  {last_used}"

@@ -20,7 +20,10 @@ class BadFile(Exception):
 
 
 class Source:
-    """A file of timesteps, or standard input; its content says which of the two formats it is."""
+    """A file of timesteps, or standard input; its content says which of the two formats it is.
+
+    Raises BadFile, also for a content that its name belies.
+    """
 
     def __init__(self, path: str) -> None:
         self.name = "standard input" if path == STANDARD else path
@@ -31,6 +34,11 @@ class Source:
         except OSError as exc:
             raise BadFile(f"{path}: {exc.strerror}") from exc
         self.is_npy = self._file.peek(len(NPY_MAGIC))[: len(NPY_MAGIC)] == NPY_MAGIC
+        suffix = "" if path == STANDARD else Path(path).suffix.lower()
+        if suffix == ".npy" and not self.is_npy:
+            raise BadFile(f"{path}: is no .npy file, whatever its name says; expected what numpy.save writes")
+        if suffix == ".csv" and self.is_npy:
+            raise BadFile(f"{path}: is a .npy file, whatever its name says; expected text, or the name of a .npy file")
 
     def chunks(self, timesteps: int) -> Iterator[Float32]:
         """The content in chunks [up to `timesteps`, I]. Raises BadFile."""

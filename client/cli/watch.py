@@ -7,7 +7,7 @@ import sys
 import webbrowser
 
 from dnc_serve.client.async_client import AsyncClient
-from dnc_serve.client.cli.connection import add_connection, credentials, targets
+from dnc_serve.client.cli.connection import add_connection, add_session, credentials, targets
 
 HELP = "show sessions at work in the browser"
 DEFAULT_PORT = 8600
@@ -18,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Serves a page for this machine only, as a client of the server, until Ctrl-C. One line on standard output "
         "begins with `ready` and gives the page's address; whoever has that address can use the page."
     )
-    parser.add_argument("session", nargs="?", default="", metavar="SESSION", help="the session to begin with (a list)")
+    add_session(parser, nargs="?", default="", help="the session to begin with (a list)")
     parser.add_argument(
         "--page-port", type=_port, default=DEFAULT_PORT, metavar="PORT", help=f"0 for a free one ({DEFAULT_PORT})"
     )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dnc_serve.client.arrays import Float32
+from dnc_serve.client.axes import AXES, shape_of
 
 Shape = tuple[int, ...]
 
@@ -30,12 +31,7 @@ def encode(facts: Mapping[str, Any], arrays: Mapping[str, Float32], full_shapes:
 
 def shaped(dump: Mapping[str, Float32], config: Mapping[str, Any]) -> dict[str, Float32]:
     """The arrays of a dump in their own shapes, as frames have them: [memories, …] instead of [memories, flattened]."""
-    slots, writes, reads = int(config["nr_cells"]), int(config["write_heads"]), int(config["read_heads"])
-    shapes: dict[str, Shape] = {
-        "memory": (slots, int(config["cell_size"])),
-        "link_matrix": (writes, slots, slots),
-        "precedence": (writes, slots),
-        "read_weights": (reads, slots),
-        "write_weights": (writes, slots),
+    return {
+        name: array.reshape(-1, *shape_of(name, config)) if "N" in AXES.get(name, "") else array
+        for name, array in dump.items()
     }
-    return {name: array.reshape(-1, *shapes[name]) if name in shapes else array for name, array in dump.items()}

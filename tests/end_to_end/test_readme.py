@@ -69,8 +69,7 @@ def test_the_commands(bundled: Server, tmp_path: Path) -> None:
     np.save(tmp_path / "inputs.npy", np.ones((4, 10), np.float32))
     inline = re.findall(r"`(dnc (?:step|dump|sessions|fork|reset)[^`]*)`", README.read_text())
     assert len(inline) >= 5
-    script = "\n".join(f"{command} s" if command == "dnc fork" else command for command in inline)
-    script = script.replace("dnc reset", "dnc reset -s s")
+    script = "\n".join(inline)
     assert run(script, tmp_path, DNC_TARGET=bundled.grpc)
     assert (tmp_path / "memory.png").stat().st_size > 10_000
 

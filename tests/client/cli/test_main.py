@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -45,7 +46,7 @@ def test_help_lists_the_commands(capsys: Capture) -> None:
     assert {"serve", "step", "reset", "dump", "sessions", "demo", "health"} <= set(installed()) <= set(COMMANDS)
 
 
-@pytest.mark.parametrize("arguments", [[], ["dance"], ["step"], ["step", "-s", "x", "--chunk", "0"]])
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["step"], ["step", "x", "--chunk", "0"]])
 def test_wrong_usage_is_2(arguments: list[str], capsys: Capture) -> None:
     try:
         code = main(arguments)
@@ -68,8 +69,8 @@ def test_only_what_is_needed_is_imported() -> None:
 
 def test_step_from_a_pipe(uninterrupted: Callable[[Float32], Float32]) -> None:
     inputs = random_inputs(1, 150)
-    first = dnc("step", "-s", "piped", stdin=as_csv(inputs[:100]).encode())
-    second = dnc("step", "-s", "piped", "-", "--lockstep", "--chunk", "1", stdin=as_csv(inputs[100:]).encode())
+    first = dnc("step", "piped", stdin=as_csv(inputs[:100]).encode())
+    second = dnc("step", "piped", "-", "--lockstep", "--chunk", "1", stdin=as_csv(inputs[100:]).encode())
     assert (first.returncode, second.returncode) == (0, 0), (first.stderr, second.stderr)
     assert b"now at position 150" in second.stderr
     outputs = from_csv((first.stdout + second.stdout).decode())
@@ -79,9 +80,9 @@ def test_step_from_a_pipe(uninterrupted: Callable[[Float32], Float32]) -> None:
 def test_step_through_npy(tmp_path: Path, uninterrupted: Callable[[Float32], Float32]) -> None:
     inputs = random_inputs(2, 130)
     np.save(tmp_path / "in.npy", inputs)
-    assert main(["step", "-s", "npy-file", str(tmp_path / "in.npy"), "-o", str(tmp_path / "out.npy")]) == 0
+    assert main(["step", "npy-file", str(tmp_path / "in.npy"), "-o", str(tmp_path / "out.npy")]) == 0
     assert np.load(tmp_path / "out.npy").tobytes() == uninterrupted(inputs).tobytes()
-    piped = dnc("step", "-s", "npy-pipe", stdin=(tmp_path / "in.npy").read_bytes())
+    piped = dnc("step", "npy-pipe", stdin=(tmp_path / "in.npy").read_bytes())
     assert np.load(io.BytesIO(piped.stdout)).tobytes() == uninterrupted(inputs).tobytes()
 
 
@@ -96,14 +97,53 @@ def test_step_through_npy(tmp_path: Path, uninterrupted: Callable[[Float32], Flo
 )
 def test_bad_files_are_1_and_say_where(content: str, message: str, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "in.csv").write_text(content)
-    assert main(["step", "-s", "bad-file", str(tmp_path / "in.csv")]) == 1
+    assert main(["step", "bad-file", str(tmp_path / "in.csv")]) == 1
     assert message in capsys.readouterr().err
 
 
+def test_a_name_that_belies_its_content_is_refused(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "text.npy").write_text("1,1,1,1,1\n")
+    assert main(["step", "belied", str(tmp_path / "text.npy")]) == 1
+    assert "text.npy: is no .npy file" in capsys.readouterr().err
+    with (tmp_path / "array.csv").open("wb") as file:
+        np.save(file, random_inputs(1, 3))
+    assert main(["step", "belied", str(tmp_path / "array.csv")]) == 1
+    assert "array.csv: is a .npy file" in capsys.readouterr().err
+
+
+def test_options_may_stand_between_arguments(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["step", "between", "--chunk", "2", _csv(tmp_path, 3), "-o", str(tmp_path / "out.npy")]) == 0
+    assert main(["dump", "between", "memory", "--position", "2", "usage_vector"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["array", "memory", "usage_vector"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["step", "x", "--lock-step"],
+            "dnc step: unrecognized arguments: --lock-step (did you mean --lockstep?); see `dnc step --help`\n",
+        ),
+        (["reset"], "dnc reset: the following arguments are required: SESSION; see `dnc reset --help`\n"),
+        (
+            ["sessions", "list", "--prefx", "a"],
+            "dnc sessions: unrecognized arguments: --prefx a (did you mean --prefix?); see `dnc sessions --help`\n",
+        ),
+        (["session"], "dnc: there is no command 'session' (did you mean sessions?); see `dnc --help`\n"),
+    ],
+)
+def test_a_typo_is_told_in_one_line(arguments: list[str], message: str, capsys: Capture) -> None:
+    try:
+        assert main(arguments) == 2
+    except SystemExit as exc:
+        assert exc.code == 2
+    assert capsys.readouterr().err == message
+
+
 def test_missing_file_and_missing_session(tmp_path: Path, capsys: Capture) -> None:
-    assert main(["step", "-s", "x", str(tmp_path / "none.csv")]) == 1
+    assert main(["step", "x", str(tmp_path / "none.csv")]) == 1
     assert "none.csv: No such file" in capsys.readouterr().err
-    for command in (["reset", "-s"], ["dump", "-s"], ["fork"], ["delete"]):
+    for command in (["reset"], ["dump"], ["fork"], ["delete"], ["record", "-o", str(tmp_path)]):
         assert main([*command, "never-made"]) == 1
         assert "SESSION_NOT_FOUND" in capsys.readouterr().err
 
@@ -111,15 +151,15 @@ def test_missing_file_and_missing_session(tmp_path: Path, capsys: Capture) -> No
 def test_reset_experience_comes_before_the_first_timestep(tmp_path: Path, address: str, capsys: Capture) -> None:
     inputs = random_inputs(3, 10)
     (tmp_path / "in.csv").write_text(as_csv(inputs))
-    main(["step", "-s", "resets", str(tmp_path / "in.csv")])
+    main(["step", "resets", str(tmp_path / "in.csv")])
     capsys.readouterr()
-    assert main(["step", "-s", "resets", str(tmp_path / "in.csv"), "--reset-experience"]) == 0
+    assert main(["step", "resets", str(tmp_path / "in.csv"), "--reset-experience"]) == 0
     outputs = from_csv(capsys.readouterr().out)
     with Client(address) as client, client.session() as session:
         session.step(inputs)
         session.reset()
         assert outputs.tobytes() == session.step(inputs).tobytes()
-    assert main(["reset", "-s", "resets", "--scope", "all"]) == 0
+    assert main(["reset", "resets", "--scope", "all"]) == 0
     assert capsys.readouterr().out == "session resets at position 20, experience 2\n"
 
 
@@ -129,18 +169,25 @@ def test_dump(tmp_path: Path, address: str, capsys: Capture) -> None:
         expected = session.dump()
         session.step(random_inputs(5, 5))
     npz, png = tmp_path / "dump.npz", tmp_path / "dump.png"
-    assert main(["dump", "-s", "dumped", "-o", str(npz), "--plot", str(png), "--position", "5"]) == 0
+    assert main(["dump", "dumped", "-o", str(npz), "--plot", str(png), "--position", "5"]) == 0
     assert capsys.readouterr().out.split() == [str(npz), str(png)]
     np.testing.assert_equal(dict(np.load(npz)), expected)
     assert png.read_bytes().startswith(b"\x89PNG")
-    assert main(["dump", "-s", "dumped", "memory"]) == 0
-    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["memory", "1x48"]
-    assert main(["dump", "-s", "dumped", "--plot", "x.jpg"]) == 2
+    assert main(["dump", "dumped", "memory"]) == 0
+    assert re.split(r"  +", capsys.readouterr().out.splitlines()[1])[:2] == ["memory", "[N, W] = [8, 6]"]
+    assert main(["dump", "dumped"]) == 0
+    shapes = dict(re.findall(r"^(\w+) +(\[[A-Z, ]+\] = \[[\d, ]+\])", capsys.readouterr().out, re.MULTILINE))
+    assert shapes == {
+        "memory": "[N, W] = [8, 6]", "link_matrix": "[N, N] = [8, 8]", "precedence": "[N] = [8]",
+        "read_weights": "[R, N] = [2, 8]", "write_weights": "[N] = [8]", "usage_vector": "[N] = [8]",
+        "read_vectors": "[R, W] = [2, 6]", "controller_hidden": "[H] = [16]", "controller_cell": "[H] = [16]",
+    }  # fmt: skip
+    assert main(["dump", "dumped", "--plot", "x.jpg"]) == 2
 
 
 def test_sessions_are_listed_copied_and_ended(tmp_path: Path, capsys: Capture) -> None:
     blob = tmp_path / "blob.safetensors"
-    main(["step", "-s", "cli-a", _csv(tmp_path, 4)])
+    main(["step", "cli-a", _csv(tmp_path, 4)])
     assert main(["fork", "cli-a", "cli-b"]) == 0
     assert main(["sessions", "export", "cli-a", str(blob)]) == 0
     assert main(["sessions", "import", "cli-c", str(blob)]) == 0
@@ -164,7 +211,7 @@ def test_health(capsys: Capture) -> None:
 
 
 def test_whoever_stops_reading_ends_it_quietly() -> None:
-    reader = f"'{sys.executable}' -m dnc_serve.client.cli step -s headed | head -n 1"
+    reader = f"'{sys.executable}' -m dnc_serve.client.cli step headed | head -n 1"
     done = subprocess.run(
         reader, shell=True, input=as_csv(random_inputs(6, 5000)).encode(), capture_output=True, timeout=60, check=False
     )

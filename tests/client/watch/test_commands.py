@@ -44,7 +44,7 @@ def test_watch_says_that_a_port_is_taken(
 
 def test_record_sends_a_chunk_and_keeps_each_timestep(server: ServerProcess, client: Client, tmp_path: Path) -> None:
     np.save(tmp_path / "inputs.npy", INPUTS)
-    arguments = ["record", "recorded", str(tmp_path / "inputs.npy"), "--out", str(tmp_path / "out")]
+    arguments = ["record", "recorded", str(tmp_path / "inputs.npy"), "--output", str(tmp_path / "out")]
     assert main([*arguments, "--target", server.address]) == 0
     with np.load(tmp_path / "out" / "recording.npz") as recording, client.session("recorded", create=False) as session:
         assert recording["positions"].tolist() == [1, 2, 3, 4, 5, 6]
@@ -63,7 +63,7 @@ def test_record_looks_up_the_past_and_changes_nothing(server: ServerProcess, cli
     with client.session("past") as session:
         session.step(INPUTS)
         then = session.dump(position=4)
-        arguments = ["record", "past", "--last", "3", "--out", str(tmp_path), "--target", server.address]
+        arguments = ["record", "past", "--last", "3", "--output", str(tmp_path), "--target", server.address]
         assert main(arguments) == 0
         assert session.info().position == 6
     with np.load(tmp_path / "recording.npz") as recording:
@@ -75,7 +75,7 @@ def test_record_looks_up_the_past_and_changes_nothing(server: ServerProcess, cli
 def test_record_refuses_what_it_cannot_do(
     server: ServerProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connection = ["--out", str(tmp_path / "out"), "--target", server.address]
+    connection = ["--output", str(tmp_path / "out"), "--target", server.address]
     assert main(["record", "nobody", *connection]) == 1
     assert "nobody" in capsys.readouterr().err
     assert main(["record", "some", str(tmp_path / "missing.csv"), *connection]) == 1

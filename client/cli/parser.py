@@ -1,0 +1,30 @@
+"""The command line of one command."""
+
+import argparse
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """Options may stand between arguments; a mistake is told in one line, with the option that may have been meant."""
+
+    def parse_args(self, args: Sequence[str], namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
+        """As `dnc step SESSION --chunk 8 FILE`, which argparse refuses unless it is asked to intermix."""
+        parse = self.parse_intermixed_args if self._subparsers is None else super().parse_args  # it can't do both
+        parsed: argparse.Namespace = parse(args, namespace)
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        """Ends with exit code 2."""
+        unknown = re.findall(r"(--[^\s=]+)", message) if message.startswith("unrecognized") else []
+        for option in unknown:
+            message += did_you_mean(option, [*self._option_string_actions])
+        self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
+
+
+def did_you_mean(word: str, words: Sequence[str]) -> str:
+    """The one that it resembles, as a remark; nothing if there is none."""
+    close = difflib.get_close_matches(word, words, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
