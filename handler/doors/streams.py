@@ -13,14 +13,13 @@ from typing import Any
 
 import grpc
 
+from dnc_serve.handler.doors.lines import Encode, Lines, Place
 from dnc_serve.handler.doors.operations import Caller, Operations, dump_parts, encode_result
 from dnc_serve.handler.engine.sessions import Session, check_id
-from dnc_serve.handler.engine.work import Chunk, Peek, Reset, Work
+from dnc_serve.handler.engine.work import Peek, Work
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.metrics import Metrics
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
-
-logger = logging.getLogger(__name__)
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +35,6 @@ LOOK_AGAIN_SECONDS = 0.02
 GO_AWAY_RETRY_SECONDS = 0.5
 
 Asked = pb.Chunk | pb.Reset | pb.Dump
-Encode = Callable[[], Iterator[pb.StreamResponse]]
 
 
 class OpenStreams:
@@ -90,11 +88,9 @@ class SessionStream:
         self._outbox: deque[Encode] = deque()
         self._something_to_write = asyncio.Event()
         self._room = asyncio.Event()
-        self._works: set[Work] = set()
+        self._lines = Lines(self._put)
         self._tasks: set[asyncio.Task[None]] = set()
         self._unanswered = 0
-        # Sessions of which something failed: what is in flight for them is refused, see `_refuse_in_flight`.
-        self._broken: set[str] = set()
         self._reading = True
         self._batches = False  # whether the client sends several messages in one, and so is answered
 
@@ -113,8 +109,7 @@ class SessionStream:
             reader.cancel()
             for task in self._tasks:
                 task.cancel()
-            for work in self._works:
-                work.cancelled = True
+            self._lines.abandon()
         if reader.done() and not reader.cancelled():
             reader.result()
 
@@ -187,104 +182,106 @@ class SessionStream:
     async def _take(self, message: pb.StreamRequest | ServeError) -> str:
         """Submits one message and returns its session's id; whatever is wrong with it is answered in-band."""
         if isinstance(message, ServeError):  # it could not be read
-            self._refuse("", 0, message)
+            self._refuse(self._lines.join("", 0), message)
             return ""
         kind = message.WhichOneof("message")
         if kind is None or kind == "batch":
             got = "none" if kind is None else "a batch within a batch"
             error = ServeError("BAD_REQUEST", f"a stream message holds a chunk, a reset or a dump; got {got}")
-            self._refuse("", 0, error)
+            self._refuse(self._lines.join("", 0), error)
             return ""
         asked: Asked = getattr(message, kind)
         session_id = asked.session_id
+        place = self._lines.join(session_id, asked.request_id)
         try:
             if self._engine.registry.find(session_id) is None:
                 await self._engine.leases.adopt(check_id(session_id))
             if isinstance(asked, pb.Dump) and asked.HasField("position"):
-                self._look_back(asked)
+                self._look_back(asked, place)
             else:
-                self._submit(asked)
+                self._submit(asked, place)
         except ServeError as error:
-            self._refuse(session_id, asked.request_id, error)
+            self._refuse(place, error)
         return session_id
 
-    def _submit(self, asked: Asked) -> None:
-        # The work tells its end through a closure that has to know it.
-        own: list[Work] = []
+    def _submit(self, asked: Asked, place: Place) -> None:
         if isinstance(asked, pb.Chunk):
-            session, work = self._chunk(asked, own)
+            session, work = self._chunk(asked, place)
         elif isinstance(asked, pb.Reset):
-            session, work = self._reset(asked, own)
+            session, work = self._reset(asked, place)
         else:
-            session, work = self._dump(asked, own)
-        if asked.session_id in self._broken:
-            if not asked.HasField("position"):
-                raise session.gap(session.position)
-            if asked.position == session.position:
-                self._broken.discard(asked.session_id)
+            session, work = self._dump(asked, place)
+        work.course = place.line
         self._engine.submit(session, work)
-        own.append(work)
-        self._works.add(work)
+        place.work = work
 
-    def _chunk(self, message: pb.Chunk, own: list[Work]) -> tuple[Session, Work]:
+    def _chunk(self, message: pb.Chunk, place: Place) -> tuple[Session, Work]:
         def done(applied: Any, error: ServeError | None) -> None:
-            self._works.difference_update(own)
             if error is not None:
-                self._refuse(message.session_id, message.request_id, error)
+                self._refuse(place, error)
             else:
-                self._put(lambda: iter((pb.StreamResponse(chunk=encode_result(message, applied)),)))
+                self._lines.answer(place, lambda: iter((pb.StreamResponse(chunk=encode_result(message, applied)),)))
 
         return self._operations.chunk(message, self._caller, done)
 
-    def _reset(self, message: pb.Reset, own: list[Work]) -> tuple[Session, Work]:
+    def _reset(self, message: pb.Reset, place: Place) -> tuple[Session, Work]:
         session = self._operations.session(message.session_id, self._caller)
 
         def done(changed: Any, error: ServeError | None) -> None:
-            self._works.difference_update(own)
             if error is not None:
-                self._refuse(message.session_id, message.request_id, error)
+                self._refuse(place, error)
             else:
                 result = self._operations.reset_result(message, session, changed)
-                self._put(lambda: iter((pb.StreamResponse(reset=result),)))
+                self._lines.answer(place, lambda: iter((pb.StreamResponse(reset=result),)))
 
         return session, self._operations.reset(message, self._caller, done)
 
-    def _dump(self, message: pb.Dump, own: list[Work]) -> tuple[Session, Work]:
+    def _dump(self, message: pb.Dump, place: Place) -> tuple[Session, Work]:
         session = self._operations.session(message.session_id, self._caller)
 
         def done(seen: Any, error: ServeError | None) -> None:
-            self._works.difference_update(own)
             try:
                 if error is not None:
                     raise error
                 arrays = self._operations.arrays(seen, message.names)
             except ServeError as refused:
-                self._refuse(message.session_id, message.request_id, refused)
+                self._refuse(place, refused)
                 return
-            self._put(lambda: (pb.StreamResponse(dump=part) for part in dump_parts(message, seen, arrays)))
+            self._lines.answer(
+                place, lambda: (pb.StreamResponse(dump=part) for part in dump_parts(message, seen, arrays))
+            )
 
         return session, Peek(done, door=self._caller.door)
 
-    def _look_back(self, message: pb.Dump) -> None:
+    def _look_back(self, message: pb.Dump, place: Place) -> None:
+        """A dump of an earlier position, which may be that of the chunk right before it; what follows need not wait
+        for it, only for its answer, and skips nothing if it fails."""
+
         async def dump() -> None:
             try:
                 seen, arrays = await self._operations.dump(message, self._caller)
             except ServeError as error:
-                self._refuse(message.session_id, message.request_id, error)
+                self._refuse(place, error, breaks=False)
                 return
             except Exception:  # unanswered, it would keep the stream from its end
                 logger.exception("a look back failed")
                 mistake = ServeError("INTERNAL", "the server made a mistake; its log says which")
-                self._refuse(message.session_id, message.request_id, mistake)
+                self._refuse(place, mistake, breaks=False)
                 return
-            self._put(lambda: (pb.StreamResponse(dump=part) for part in dump_parts(message, seen, arrays)))
+            self._lines.answer(
+                place, lambda: (pb.StreamResponse(dump=part) for part in dump_parts(message, seen, arrays))
+            )
 
-        task = asyncio.create_task(dump())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        def start() -> None:
+            task = asyncio.create_task(dump())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
-    def _refuse(self, session_id: str, request_id: int, error: ServeError) -> None:
+        self._lines.start_when_first(place, start)
+
+    def _refuse(self, place: Place, error: ServeError, *, breaks: bool = True) -> None:
         """Answers one message with an error; the stream goes on."""
+        session_id, request_id = place.line.session_id, place.request_id
         self._engine.metrics.errors.labels(error.reason).inc()
         logger.debug(
             "a message on a stream was refused: %s",
@@ -294,24 +291,11 @@ class SessionStream:
         response = pb.StreamResponse(
             error=pb.StreamError(session_id=session_id, request_id=request_id, status=error.to_status())
         )
-        if session_id and error.reason != "BAD_ID":  # nothing can ever follow for that one
-            self._broken.add(session_id)
-            self._refuse_in_flight(session_id)
-            if len(self._broken) > MAX_BROKEN and self._reading:
-                self.go_away("too many sessions failed on this stream")
-        self._put(lambda: iter((response,)))
-
-    def _refuse_in_flight(self, session_id: str) -> None:
-        """What this stream has queued for the session without naming a position followed what has failed: it would be
-        applied where it doesn't belong."""
-        session = self._engine.registry.find(session_id)
-        if session is None:
-            return
-        for work in session.fifo:
-            if work in self._works and (
-                isinstance(work, Peek) or (isinstance(work, Chunk | Reset) and work.position is None)
-            ):
-                work.refusal = session.gap(session.position)
+        # Nothing can ever follow for an id that is none.
+        breaks = breaks and bool(session_id) and error.reason != "BAD_ID"
+        self._lines.answer(place, lambda: iter((response,)), failed=breaks)
+        if len(self._lines) > MAX_BROKEN and self._reading:
+            self.go_away("too many sessions failed on this stream")
 
     def _put(self, encode: Encode) -> None:
         self._outbox.append(encode)

@@ -263,6 +263,8 @@ class Engine:
             self.leases.check(session)
             if not isinstance(work, Replay):
                 work.check_wanted()
+                if work.course is not None:
+                    work.course.check(session, work)
             begins_anew = isinstance(work, Delete) or (isinstance(work, Reset) and work.scope == "all")
             if session.corrupt and not begins_anew:
                 raise ServeError("CORRUPT_STATE", session.corrupt)

@@ -13,11 +13,14 @@ Each is answered exactly once, by `finish` or `fail`.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dnc_serve.handler.doors.codec import Float32
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.journal.stores.contract import Head
+
+if TYPE_CHECKING:
+    from dnc_serve.handler.engine.sessions import Session
 
 Done = Callable[[Any, ServeError | None], None]
 
@@ -25,20 +28,18 @@ Done = Callable[[Any, ServeError | None], None]
 class Work:
     """One request to one session. `done(result, error)` is called once, on the engine's loop."""
 
-    __slots__ = ("arrived_at", "cancelled", "deadline", "done", "door", "refusal")
+    __slots__ = ("arrived_at", "cancelled", "course", "deadline", "done", "door")
 
     def __init__(self, done: Done, door: str = "stream", deadline: float | None = None) -> None:
         self.done = done
         self.door = door
         self.deadline = deadline  # time.monotonic()
         self.cancelled = False
-        self.refusal: ServeError | None = None  # set when what it followed has failed
+        self.course: Course | None = None
         self.arrived_at = time.perf_counter()
 
     def check_wanted(self) -> None:
-        """Raises DEADLINE_EXCEEDED or CANCELLED if nobody waits for the result any more, or what refuses it."""
-        if self.refusal is not None:
-            raise self.refusal
+        """Raises DEADLINE_EXCEEDED or CANCELLED if nobody waits for the result any more."""
         if self.cancelled:
             raise ServeError("CANCELLED", "the caller went away; nothing was applied")
         if self.deadline is not None and time.monotonic() >= self.deadline:
@@ -141,6 +142,27 @@ class Delete(Work):
         super().__init__(done, "unary")
         self.incarnation = incarnation
         self.why = why
+
+
+class Course:
+    """What one sender asks of one session without waiting for answers.
+
+    Once something has failed, what followed it would be applied where it doesn't belong. So that nothing is skipped, it
+    is refused, until something names the position where the session stands.
+    """
+
+    __slots__ = ("broken",)
+
+    def __init__(self) -> None:
+        self.broken = False
+
+    def check(self, session: "Session", work: Work) -> None:
+        """Raises STEP_GAP for work that stands first and may not be begun."""
+        if self.broken:
+            position = work.position if isinstance(work, Chunk | Reset) else None
+            if position is None:
+                raise session.gap(session.position)
+            self.broken = position != session.position
 
 
 @dataclass(frozen=True, slots=True)

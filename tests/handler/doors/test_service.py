@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
-from tests.handler.door import TIMEOUT, Door, chunk, open_door, outputs_of, refused
+from tests.handler.door import TIMEOUT, Door, chunk, error_info, open_door, outputs_of, refused
 from tests.handler.harness import INPUT_SIZE, OUTPUT_SIZE, random_inputs
 
 
@@ -191,7 +191,7 @@ def test_several_messages_in_one_are_answered_several_in_one(door: Door, session
     assert "a batch within a batch" in refusal.status.message
 
 
-def test_what_is_in_flight_after_an_error_is_refused(door: Door, session_id: str) -> None:
+def test_what_follows_an_error_on_a_stream_is_refused(door: Door, session_id: str) -> None:
     """Chunks without a position would otherwise be applied where they don't belong."""
     good = random_inputs(0, 1)
     responses = door.stream(
@@ -203,14 +203,45 @@ def test_what_is_in_flight_after_an_error_is_refused(door: Door, session_id: str
             pb.StreamRequest(dump=pb.Dump(session_id=session_id, request_id=5)),
         ]
     )
-    by_id = {r.chunk.request_id or r.error.request_id: r for r in responses}
-    refusals = {number: response for number, response in by_id.items() if response.WhichOneof("message") == "error"}
-    # The first one may have been queued still when the second failed; it is answered either way.
-    assert {2, 3, 4, 5} <= set(refusals)
-    position = door.session(session_id).position
-    assert position == (1 if 1 not in refusals else 0)
-    [response] = door.stream([pb.StreamRequest(chunk=chunk(session_id, good, position=position))])
-    assert response.chunk.position == position + 1
+    assert in_short(responses) == [(1, 1), (2, "CHUNK_TOO_LONG"), (3, "STEP_GAP"), (4, "STEP_GAP"), (5, "STEP_GAP")]
+    assert door.session(session_id).experience == 0
+    [response] = door.stream([pb.StreamRequest(chunk=chunk(session_id, good, position=1))])
+    assert response.chunk.position == 2
+
+
+def test_what_came_before_an_error_on_a_stream_is_applied_and_answered_before_it(door: Door, session_id: str) -> None:
+    """All is read in one go, so that much is queued still when the bad chunk is refused."""
+    inputs = random_inputs(0, 200)
+    chunks = [chunk(session_id, inputs[t : t + 40], request_id=1 + t // 40) for t in range(0, 160, 40)]
+    chunks += [
+        pb.Chunk(session_id=session_id, inputs=pb.Array(shape=[1, 3], data=bytes(12)), request_id=5),
+        chunk(session_id, inputs[160:170], request_id=6),
+        chunk(session_id, inputs[160:170], position=120, request_id=7),
+        chunk(session_id, inputs[160:170], request_id=8),
+        chunk(session_id, inputs[160:170], position=160, request_id=9),  # from here on, it is clear where it goes on
+        chunk(session_id, inputs[170:180], request_id=10),
+    ]
+    requests = [pb.StreamRequest(chunk=one) for one in chunks]
+    [*batches] = door.stream([pb.StreamRequest(batch=pb.RequestBatch(requests=requests))])
+    responses = [one for batch in batches for one in (batch.batch.responses or [batch])]
+    assert in_short(responses) == [
+        (1, 40), (2, 80), (3, 120), (4, 160), (5, "BAD_SHAPE"), (6, "STEP_GAP"), (7, "STEP_CONFLICT"), (8, "STEP_GAP"),
+        (9, 170), (10, 180),
+    ]  # fmt: skip
+    door.create(f"{session_id}-alone")
+    alone = [outputs_of(door.step(f"{session_id}-alone", inputs[t : t + 20])) for t in range(0, 180, 20)]
+    answered = [outputs_of(response.chunk) for response in responses if response.WhichOneof("message") == "chunk"]
+    assert np.concatenate(answered).tobytes() == np.concatenate(alone).tobytes()
+
+
+def in_short(responses: list[pb.StreamResponse]) -> list[tuple[int, int | str]]:
+    """Of each response, the request's id and the position after it, or why it was refused."""
+    return [
+        (one.error.request_id, error_info(one.error.status).reason)
+        if one.WhichOneof("message") == "error"
+        else (one.chunk.request_id, one.chunk.position)
+        for one in responses
+    ]
 
 
 def test_gaps_conflicts_and_replacements(door: Door, session_id: str) -> None:
@@ -309,6 +340,23 @@ def test_resets_and_dumps_come_in_order_on_a_stream(door: Door, session_id: str)
     assert (filled.name, filled.request_id, filled.last) == ("memory", 1, False)
     assert np.frombuffer(filled.data, "<f4").any()
     assert not np.frombuffer(empty.data, "<f4").any()
+
+
+def test_a_look_at_an_earlier_position_comes_in_order_on_a_stream(door: Door, session_id: str) -> None:
+    inputs = random_inputs(0, 80)
+    requests = [
+        pb.StreamRequest(chunk=chunk(session_id, inputs[:40], position=0)),
+        pb.StreamRequest(dump=pb.Dump(session_id=session_id, names=["memory"], position=13)),
+        pb.StreamRequest(dump=pb.Dump(session_id=session_id, position=81)),  # it fails, and skips nothing
+        pb.StreamRequest(chunk=chunk(session_id, inputs[40:])),
+    ]
+    [*batches] = door.stream([pb.StreamRequest(batch=pb.RequestBatch(requests=requests))])
+    responses = [one for batch in batches for one in (batch.batch.responses or [batch])]
+    assert [response.WhichOneof("message") for response in responses] == ["chunk", "dump", "error", "chunk"]
+    door.create(f"{session_id}-short")
+    door.step(f"{session_id}-short", inputs[:13])
+    assert responses[1].dump.data == door.dump(f"{session_id}-short")["memory"].tobytes()
+    assert responses[3].chunk.position == 80
 
 
 def test_a_dump_of_an_unknown_name_says_which_there_are(door: Door, session_id: str) -> None:
