@@ -6,6 +6,7 @@ from zlib import crc32
 
 from dnc_serve.client.arrays import Float32
 from dnc_serve.client.calls import Calls
+from dnc_serve.client.contact import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S
 from dnc_serve.client.errors import DncError
 from dnc_serve.client.hosts import DEFAULT_TARGET, TLS, Hosts, Metadata, Route, Token
 from dnc_serve.client.info import ModelInfo, SessionInfo
@@ -26,7 +27,10 @@ class AsyncClient:
     - `token`: the bearer token, or a function that returns the present one.
     - `tls`: True for the system's authorities, or a `TLS` with files.
     - `timeout_s`: how long a call waits for its answer, all attempts together; a stream, for its next output.
+    - `connect_timeout_s`: how long attempts are repeated until a server has answered for the first time.
     - `retry`: how it waits between attempts; None makes one attempt only.
+
+    A server that doesn't answer is told by a warning of the logger `dnc_serve.client`, at the first attempt.
     """
 
     def __init__(
@@ -35,12 +39,15 @@ class AsyncClient:
         *,
         token: Token | None = None,
         tls: TLS | bool | None = None,
-        timeout_s: float = 60.0,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        connect_timeout_s: float = DEFAULT_CONNECT_TIMEOUT_S,
         retry: Retry | None = Retry(),  # noqa: B008  frozen
     ) -> None:
         if not timeout_s > 0:
             raise ValueError(f"timeout_s is {timeout_s}; expected more than 0")
-        self.calls = Calls(Hosts(targets, token, tls), retry, timeout_s)
+        if not connect_timeout_s > 0:
+            raise ValueError(f"connect_timeout_s is {connect_timeout_s}; expected more than 0")
+        self.calls = Calls(Hosts(targets, token, tls), retry, timeout_s, connect_timeout_s)
         self._model: ModelInfo | None = None
         self._sessions: set[AsyncSession] = set()
 

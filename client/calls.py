@@ -4,6 +4,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
+from dnc_serve.client.contact import Contact
 from dnc_serve.client.errors import DeadlineExceeded, DncError, SessionMoved, Unavailable, translated
 from dnc_serve.client.hosts import Hosts, Metadata, Route
 from dnc_serve.client.retry import Retry, persist
@@ -17,10 +18,11 @@ Attempt = Callable[[Stub, float, Metadata], Awaitable[Result]]
 class Calls:
     """Makes one client's calls; each may be sent more than once, so it must change nothing when repeated."""
 
-    def __init__(self, hosts: Hosts, retry: Retry | None, timeout_s: float) -> None:
+    def __init__(self, hosts: Hosts, retry: Retry | None, timeout_s: float, connect_timeout_s: float) -> None:
         self.hosts = hosts
         self.retry = retry
         self.timeout_s = timeout_s
+        self.contact = Contact(hosts.targets, timeout_s, connect_timeout_s)
 
     async def unary(self, method: str, request: Any, route: Route, session_id: str | None = None) -> Any:
         """The answer to one request."""
@@ -39,7 +41,10 @@ class Calls:
         return await self.persist(attempt, route, session_id)
 
     async def persist(self, attempt: Attempt[Result], route: Route, session_id: str | None) -> Result:
-        """The result of the first attempt that no passing trouble ends."""
+        """The result of the first attempt that no passing trouble ends.
+
+        Raises a short Unavailable if no server has ever answered.
+        """
         deadline = time.monotonic() + self.timeout_s
         last_failure: DncError | None = None
 
@@ -48,7 +53,7 @@ class Calls:
             target = route.target
             remaining_s = max(0.001, deadline - time.monotonic())
             try:
-                with translated():
+                with self.contact.attempt(target), translated():
                     return await attempt(self.hosts.stub(target), remaining_s, self.hosts.metadata(session_id))
             except SessionMoved as error:
                 route.follow(error)
@@ -62,7 +67,12 @@ class Calls:
                     raise last_failure from error
                 raise
 
-        return await persist(once, self.retry, self.timeout_s)
+        try:
+            return await persist(once, self.retry, self.contact.patience_s)
+        except Unavailable as error:
+            if self.contact.made:
+                raise
+            raise self.contact.unreachable(error) from None
 
     async def persist_stream(
         self, open_call: Callable[[Stub, Metadata], AsyncIterator[Any]], route: Route, session_id: str
@@ -73,11 +83,11 @@ class Calls:
             target = route.target
 
             async def first(target: str = target) -> tuple[Any, AsyncIterator[Any]]:
-                with translated():
+                with self.contact.attempt(target), translated():
                     call = open_call(self.hosts.stub(target), self.hosts.metadata(session_id))
                     return await anext(call), call
 
-            message, call = await persist(first, self.retry, self.timeout_s, failure)
+            message, call = await persist(first, self.retry, self.contact.patience_s, failure)
             yield message
             try:
                 with translated():

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, TypeVar, overload
 
 from dnc_serve.client.arrays import Float32
 from dnc_serve.client.async_client import DEFAULT_STREAMS, AsyncClient, AsyncMultiplex
+from dnc_serve.client.contact import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S
 from dnc_serve.client.errors import DncError
 from dnc_serve.client.hosts import DEFAULT_TARGET, TLS, Token
 from dnc_serve.client.info import MemoryFrame, ModelInfo, SessionInfo
@@ -30,10 +31,13 @@ class Client:
         *,
         token: Token | None = None,
         tls: TLS | bool | None = None,
-        timeout_s: float = 60.0,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        connect_timeout_s: float = DEFAULT_CONNECT_TIMEOUT_S,
         retry: Retry | None = Retry(),  # noqa: B008  frozen
     ) -> None:
-        self._client = AsyncClient(targets, token=token, tls=tls, timeout_s=timeout_s, retry=retry)
+        self._client = AsyncClient(
+            targets, token=token, tls=tls, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s, retry=retry
+        )
         self._thread = LoopThread()
 
     def __enter__(self) -> Self:

@@ -226,7 +226,7 @@ class Delivery:
         trouble: DncError | None = error
         try:
             while trouble is not None:
-                await persist(self._try_again, self._calls.retry, self._calls.timeout_s, trouble)
+                await persist(self._try_again, self._calls.retry, self._calls.contact.patience_s, trouble)
                 trouble, self._next_trouble = self._next_trouble, None
         except DncError as last:
             self._recovery = None

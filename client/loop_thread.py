@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from dnc_serve.client.errors import ClientClosed
+from dnc_serve.client.errors import ClientClosed, DncError
 
 Result = TypeVar("Result")
 
@@ -34,6 +34,9 @@ class LoopThread:
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
+        except DncError as error:
+            # Where it came from on the client's own thread tells the caller nothing.
+            raise error.with_traceback(None) from error.__cause__
         except BaseException:
             future.cancel()
             raise

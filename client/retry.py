@@ -36,11 +36,12 @@ class Retry:
 async def persist(
     attempt: Callable[[], Awaitable[Result]],
     retry: Retry | None,
-    timeout_s: float,
+    patience_s: Callable[[], float],
     first_failure: DncError | None = None,
 ) -> Result:
     """The result of the first attempt that doesn't end in a transient error; raises the last one when no further
-    attempt would begin within the timeout. A `first_failure` counts as an attempt already made."""
+    attempt would begin within the time for which patience lasts. A `first_failure` counts as an attempt already made.
+    """
     failures = [first_failure] if first_failure is not None else []
 
     async def next_attempt() -> Result:
@@ -48,10 +49,13 @@ async def persist(
             raise failures.pop()
         return await attempt()
 
+    def patience_ends(state: RetryCallState) -> bool:
+        return stop_before_delay(patience_s())(state)
+
     retrying = AsyncRetrying(
         retry=retry_if_exception(may_pass),
         wait=(retry or Retry()).wait_s,
-        stop=stop_before_delay(timeout_s) if retry is not None else stop_after_attempt(1),
+        stop=patience_ends if retry is not None else stop_after_attempt(1),
         reraise=True,
     )
     return await retrying(next_attempt)

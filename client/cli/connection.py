@@ -1,13 +1,20 @@
 """How a command finds its server: the flags that all of them share."""
 
 import argparse
+import logging
 import os
 import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from dnc_serve.client.client import Client
+from dnc_serve.client.contact import DEFAULT_CONNECT_TIMEOUT_S
 from dnc_serve.client.hosts import DEFAULT_TARGET, TLS, Token
+
+NOTICE_AFTER_S = 1.0
 
 
 def add_connection(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +32,13 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tls-certificate", metavar="FILE", help="PEM file of one's own certificate")
     group.add_argument("--tls-key", metavar="FILE", help="PEM file of its key")
     group.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="for each call (30)")
+    group.add_argument(
+        "--connect-timeout",
+        type=float,
+        default=DEFAULT_CONNECT_TIMEOUT_S,
+        metavar="SECONDS",
+        help=f"until a server answers at all ({DEFAULT_CONNECT_TIMEOUT_S:g})",
+    )
 
 
 def add_session(parser: argparse.ArgumentParser, **how: Any) -> None:
@@ -52,6 +66,29 @@ def credentials(args: argparse.Namespace) -> tuple[Token | None, TLS | None]:
 
 
 def connect(args: argparse.Namespace) -> Client:
-    """The client that the flags describe."""
+    """The client that the flags describe, when its server has answered. Raises DncError if it doesn't."""
     token, tls = credentials(args)
-    return Client(targets(args), token=token, tls=tls, timeout_s=args.timeout)
+    client = Client(targets(args), token=token, tls=tls, timeout_s=args.timeout, connect_timeout_s=args.connect_timeout)
+    try:
+        with _waiting_for(targets(args)):
+            client.model()
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+@contextmanager
+def _waiting_for(servers: Sequence[str]) -> Iterator[None]:
+    """Says after a moment whom the command waits for, in place of the library's warning."""
+    library = logging.getLogger("dnc_serve.client")
+    level = library.level
+    notice = threading.Timer(NOTICE_AFTER_S, lambda: print(f"waiting for {', '.join(servers)} …", file=sys.stderr))
+    notice.daemon = True
+    notice.start()
+    library.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        library.setLevel(level)
+        notice.cancel()

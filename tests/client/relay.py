@@ -53,10 +53,10 @@ class Relay:
 
 
 @contextlib.asynccontextmanager
-async def relay_to(target: str) -> AsyncIterator[Relay]:
-    """A relay on a free port."""
+async def relay_to(target: str, port: int = 0) -> AsyncIterator[Relay]:
+    """A relay, on a free port if none is given."""
     relay = Relay(target)
-    server = await asyncio.start_server(relay.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(relay.serve, "127.0.0.1", port)
     relay.address = "{}:{}".format(*server.sockets[0].getsockname()[:2])
     try:
         yield relay

@@ -373,9 +373,7 @@ def test_no_server_there(retry: Retry | None) -> None:
         client.model()
 
 
-@pytest.mark.parametrize(
-    "settings", [{"targets": []}, {"targets": ""}, {"timeout_s": 0}], ids=["no target", "empty target", "no time"]
-)
+@pytest.mark.parametrize("settings", [{"targets": []}, {"targets": ""}, {"timeout_s": 0}, {"connect_timeout_s": -1}])
 def test_wrong_settings(settings: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="expected"):
         AsyncClient(**settings)  # type: ignore[arg-type]

@@ -1,0 +1,60 @@
+"""Whether a client's servers answer: how long it waits for them, and what it says of one that is silent."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from dnc_serve.client.errors import Cancelled, DeadlineExceeded, DncError, Unavailable
+
+logger = logging.getLogger(__package__)
+
+DEFAULT_TIMEOUT_S = 60.0
+DEFAULT_CONNECT_TIMEOUT_S = 10.0
+
+
+class Contact:
+    """What one client knows of its servers.
+
+    A server that has answered and then doesn't is restarting, as a rule, and worth the whole timeout. Where none has
+    ever answered, the address is wrong, or nothing was started there: whoever waits is better told soon.
+    """
+
+    def __init__(self, targets: Sequence[str], timeout_s: float, connect_timeout_s: float) -> None:
+        self.made = False
+        self._targets = targets
+        self._timeout_s = timeout_s
+        self._connect_timeout_s = connect_timeout_s
+        self._silent: set[str] = set()
+
+    def patience_s(self) -> float:
+        """How long attempts are repeated."""
+        return self._timeout_s if self.made else min(self._timeout_s, self._connect_timeout_s)
+
+    @contextmanager
+    def attempt(self, target: str) -> Iterator[None]:
+        """Notes whether the server answers, be it with an error; warns of the first attempt that it doesn't."""
+        try:
+            yield
+        except DncError as error:
+            # The server's own reasons for being unavailable are classes below this one.
+            if type(error) is Unavailable:
+                self._missed(target, error)
+            elif not isinstance(error, DeadlineExceeded | Cancelled):
+                self._heard(target)
+            raise
+        self._heard(target)
+
+    def unreachable(self, error: Unavailable) -> Unavailable:
+        """What the last error amounts to where no server has ever answered."""
+        return Unavailable(
+            f"no server answers at {', '.join(self._targets)}: is `dnc serve` running there? ({error.message})"
+        )
+
+    def _heard(self, target: str) -> None:
+        self.made = True
+        self._silent.discard(target)
+
+    def _missed(self, target: str, error: Unavailable) -> None:
+        if target not in self._silent:
+            self._silent.add(target)
+            logger.warning("%s doesn't answer: is `dnc serve` running there? (%s)", target, error.message)

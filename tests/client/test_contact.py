@@ -1,0 +1,79 @@
+"""Servers that are not there: soon told where none ever was, waited for where one is gone."""
+
+import asyncio
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+from dnc_serve.client import AsyncClient, Client, Retry, Unavailable
+from dnc_serve.client.arrays import Float32
+from tests.client.conftest import INPUT_SIZE, ServerProcess, random_inputs
+from tests.client.relay import relay_to
+
+NOWHERE = "127.0.0.1:1"
+QUICK = Retry(first_wait_s=0.01, longest_wait_s=0.1)
+
+
+def test_a_wrong_address_is_told_at_once_and_given_up_soon(caplog: pytest.LogCaptureFixture) -> None:
+    started = time.monotonic()
+    with Client(NOWHERE, retry=QUICK, connect_timeout_s=0.5) as client:
+        for _ in range(2):
+            with pytest.raises(Unavailable, match=rf"no server answers at {NOWHERE}: is `dnc serve` running there\?"):
+                client.session("s")
+    assert time.monotonic() - started < 10
+    [warning] = [record for record in caplog.records if record.name == "dnc_serve.client"]
+    assert warning.levelno == logging.WARNING
+    assert warning.getMessage().startswith(f"{NOWHERE} doesn't answer: is `dnc serve` running there?")
+
+
+def test_the_traceback_of_it_is_short() -> None:
+    script = f"from dnc_serve.client import Client\nClient('{NOWHERE}', connect_timeout_s=0.1).session('s')\n"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    lines = done.stderr.partition("Traceback")[2].splitlines()
+    assert len(lines) <= 15, done.stderr
+    assert lines[-1].startswith("dnc_serve.client.errors.Unavailable: UNAVAILABLE: no server answers at")
+
+
+async def test_a_server_that_starts_meanwhile_is_found(address: str) -> None:
+    async with relay_to(address) as relay:
+        pass
+    async with AsyncClient(relay.address, retry=QUICK) as client:
+        asked = asyncio.create_task(client.model())
+        await asyncio.sleep(0.5)
+        async with relay_to(address, int(relay.address.rpartition(":")[2])):
+            assert (await asked).input_size == INPUT_SIZE
+
+
+async def test_a_server_that_was_there_is_waited_for_longer(
+    server_process: ServerProcess, uninterrupted: Callable[[Float32], Float32], caplog: pytest.LogCaptureFixture
+) -> None:
+    inputs = random_inputs(1, 20)
+    async with AsyncClient(server_process.address, retry=QUICK, connect_timeout_s=0.2) as client:
+        session = await client.session("s")
+        first = await session.step(inputs[:10])
+        await asyncio.to_thread(server_process.kill)
+        info = asyncio.create_task(session.info())
+        await asyncio.sleep(1.0)
+        await asyncio.to_thread(server_process.start)
+        assert (await info).position == 10
+        second = await session.step(inputs[10:])
+        await session.close()
+    assert (first.tobytes() + second.tobytes()) == uninterrupted(inputs).tobytes()
+    assert [record.name for record in caplog.records if "doesn't answer" in record.message] == ["dnc_serve.client"]
+
+
+def test_commands_say_whom_they_wait_for_and_end_in_one_line() -> None:
+    command = [sys.executable, "-m", "dnc_serve.client.cli", "sessions", "--connect-timeout", "3"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "DNC_TARGET": NOWHERE}
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    waiting, told = done.stderr.splitlines()
+    assert waiting == f"waiting for {NOWHERE} …"
+    assert told.startswith(f"dnc sessions: UNAVAILABLE: no server answers at {NOWHERE}: is `dnc serve` running there?")
