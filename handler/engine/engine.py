@@ -174,6 +174,12 @@ class Engine:
         """Tells whoever asked."""
         if not isinstance(work, Replay):
             self.queued -= 1
+        try:
+            self._tell(session, work, result, error)
+        except Exception:  # a mistake in what follows from one answer must not keep others from theirs
+            logger.exception("an answer of session %r could not be given", session.session_id)
+
+    def _tell(self, session: Session, work: Work, result: object, error: ServeError | None) -> None:
         if error is not None:
             work.fail(error)
             return
@@ -283,10 +289,16 @@ class Engine:
                 case _:
                     raise AssertionError(work)
         except ServeError as error:
-            if session.fifo and session.fifo[0] is work:
-                session.fifo.popleft()
-                self.answer(session, work, None, error)
+            self._refuse_first(session, work, error)
+        except Exception:  # a mistake: it may cost this work, and nobody else's
+            logger.exception("work for session %r could not be begun", session.session_id)
+            self._refuse_first(session, work, ServeError("INTERNAL", "the server made a mistake; nothing was applied"))
         return True
+
+    def _refuse_first(self, session: Session, work: Work, error: ServeError) -> None:
+        if session.fifo and session.fifo[0] is work:
+            session.fifo.popleft()
+            self.answer(session, work, None, error)
 
     def _begin_chunk(self, session: Session, chunk: Chunk) -> bool:
         self._check_model(session)
@@ -305,10 +317,10 @@ class Engine:
             return True
         if not self.tiers.lift(session):
             return False
+        outputs = np.empty((len(work.inputs), self.output_size), np.float32)
         session.fifo.popleft()
         session.running = True
         self._runs += 1
-        outputs = np.empty((len(work.inputs), self.output_size), np.float32)
         tiles = self.stepper.tiles_for(work.fingerprint) if isinstance(work, Replay) else self.tiles
         self._rotation.add(Run(session, work, outputs, self._slab.take(), tiles))
         if isinstance(work, Chunk):
@@ -317,10 +329,10 @@ class Engine:
         return True
 
     def _replay_reset(self, session: Session, replay: Replay) -> bool:
-        session.fifo.popleft()
         state = self.tiers.read(session)
         self.stepper.reset_first(replay, torch.from_numpy(state))
         self.tiers.write(session, state)
+        session.fifo.popleft()
         self.answer(session, replay, None, None)
         return True
 
@@ -341,8 +353,8 @@ class Engine:
             self._check_model(session)
             if not self._bring(session):
                 return
-        session.fifo.popleft()
         state = self.tiers.read(session) if peek.with_state else None
+        session.fifo.popleft()
         self.answer(session, peek, Seen(session.head(), session.fingerprint, state), None)
 
     def _bring(self, session: Session) -> bool:

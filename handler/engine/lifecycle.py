@@ -80,8 +80,6 @@ class Lifecycle:
 
     def _reset(self, session: Session, reset: Reset, apply: Callable[[], None]) -> None:
         engine = self._engine
-        session.fifo.popleft()
-        session.busy = True
 
         def written(outcomes: Outcomes) -> None:
             session.busy = False
@@ -100,9 +98,16 @@ class Lifecycle:
                     engine.leases.lose(session)
             engine.go_on(session)
 
+        mutations = [] if engine.journal.volatile else self._record_of(session, reset)
+        session.fifo.popleft()
+        session.busy = True
         if engine.journal.volatile:
             written([None])
-            return
+        else:
+            engine.journal.write(mutations, written, [(session, session.position)])
+
+    def _record_of(self, session: Session, reset: Reset) -> list[Mutation]:
+        engine = self._engine
         record = encode_record(
             session.session_id, session.incarnation, session.ordinal + 1, session.position, session.experience + 1,
             time.time(), engine.fingerprint, None, None, reset.scope,
@@ -125,7 +130,7 @@ class Lifecycle:
                     )
                 )
             )
-        engine.journal.write(mutations, written, [(session, session.position)])
+        return mutations
 
     def end(self, session: Session, work: Delete) -> None:
         """Ends the session: its state goes, a tombstone stays."""
