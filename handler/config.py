@@ -4,6 +4,7 @@ A value comes from a flag, else from `DNC_…` in the environment, else from a T
 class itself reads none of these: `load_config` does, once, in `dnc serve`; TorchServe's worker is given the result.
 """
 
+import difflib
 import ipaddress
 import os
 from collections.abc import Mapping
@@ -251,9 +252,18 @@ def load_config(flags: Mapping[str, Any], file: Path | None = None) -> LoadedCon
 
 
 def unknown_variables() -> list[str]:
-    """`DNC_…` variables that set nothing. Not refused: Kubernetes adds some for each service that it knows."""
-    known = {*OTHER_VARIABLES, *(ENVIRONMENT_PREFIX + name.upper() for name in ServeConfig.model_fields)}
-    return sorted(name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX) and name not in known)
+    """A sentence for each `DNC_…` variable that sets nothing, with the one that may have been meant.
+
+    They are not refused: Kubernetes adds some for each service that it knows.
+    """
+    known = [*OTHER_VARIABLES, *(ENVIRONMENT_PREFIX + name.upper() for name in ServeConfig.model_fields)]
+    sentences = []
+    for name in sorted(os.environ):
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            meant = f"; did you mean {close[0]}?" if close else ""
+            sentences.append(f"{name} in the environment is no setting{meant}")
+    return sentences
 
 
 def is_loopback(host: str) -> bool:

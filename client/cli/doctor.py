@@ -81,6 +81,7 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
         yield Finding("settings", FAIL, str(exc), "`dnc serve --show-config` shows where each value comes from")
         return
     yield Finding("settings", OK, "valid")
+    yield from _variables()
     checks: list[Callable[[ServeConfig], Finding]] = [_java, _gpu, _temp_folder, _state_folder, _store, _model]
     for check in checks:
         yield check(config)
@@ -106,6 +107,13 @@ def _ask_health(args: argparse.Namespace) -> int:
     answer = health(args.serving or f"{config.host}:{config.port}", config, HEALTH_TIMEOUT_S)
     print(answer)
     return 0 if answer == "SERVING" else 1
+
+
+def _variables() -> Iterator[Finding]:
+    from dnc_serve.handler.config import unknown_variables
+
+    for sentence in unknown_variables():
+        yield Finding("settings", WARN, sentence, "`dnc serve --show-config` shows what is set")
 
 
 def _python() -> Finding:

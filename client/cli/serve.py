@@ -39,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
         loaded = load_config(flags, args.config)
     except ConfigError as exc:
         return _refuse(exc, 2)
+    for sentence in unknown_variables():
+        print(f"dnc serve: {sentence}", file=sys.stderr)
     if args.show_config:
         print(loaded.show())
         return 0
@@ -54,8 +56,6 @@ def run(args: argparse.Namespace) -> int:
     from dnc_serve.handler.torchserve.ports import AddressUnusable
 
     configure_logs(loaded.config.log_level)
-    for name in unknown_variables():
-        print(f"dnc serve: {name} in the environment is no setting of dnc serve", file=sys.stderr)
     try:
         return serve(loaded.config, stops, lambda line: print(line, flush=True))
     except (StartFailed, ModelError, AddressUnusable, OSError) as exc:

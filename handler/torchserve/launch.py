@@ -61,10 +61,10 @@ def serve(config: ServeConfig, stops: Stops, say: Callable[[str], None]) -> int:
 
     Raises StartFailed, ModelError, AddressUnusable, FileNotFoundError for what isn't installed.
     """
-    check_ports(config)
     adopt_orphans()
     with run_folder() as folder:
         artifact = resolve_artifact(config.model, config.nr_cells, config.state_dir / "artifacts", folder)
+        check_ports(config)
         if config.compile and not compile_model(artifact, config, stops.events):
             return 0
         write_archive(artifact, folder / "store" / f"{MODEL_NAME}.mar", config)

@@ -3,13 +3,13 @@
 import errno
 import socket
 
-from dnc_serve.handler.config import PORTS, ServeConfig
+from dnc_serve.handler.config import PORTS, ServeConfig, flag
 
 LOOPBACK = "127.0.0.1"
 
 
 class AddressUnusable(Exception):
-    """A configured host isn't this machine's, or a configured port is in use; the message names the setting."""
+    """A configured host isn't this machine's, or configured ports are in use; the message names the settings."""
 
 
 def host_of(config: ServeConfig, setting: str) -> str:
@@ -38,7 +38,8 @@ def is_free(host: str, port: int) -> bool:
 
 
 def check_ports(config: ServeConfig) -> None:
-    """Raises AddressUnusable for the first configured host or port that can't be had."""
+    """Raises AddressUnusable for a configured host that can't be had, or for all ports that can't."""
+    taken = []
     for setting in PORTS:
         port, host = getattr(config, setting), host_of(config, setting)
         try:
@@ -46,7 +47,14 @@ def check_ports(config: ServeConfig) -> None:
         except OSError as exc:
             raise AddressUnusable(f"host is {host!r}; expected an address of this machine ({exc.strerror})") from exc
         if not free:
-            raise AddressUnusable(f"{setting} is {port}; expected a free port on {host}, but that one is taken")
+            taken.append(setting)
+    if taken:
+        ports = ", ".join(f"{getattr(config, setting)} ({setting})" for setting in taken)
+        free_ones = " ".join(f"{flag(setting)} 0" for setting in taken)
+        raise AddressUnusable(
+            f"something listens already at {ports}; end it, or take free ports with {free_ones}; "
+            "`dnc doctor` checks them all"
+        )
 
 
 def with_free_ports(config: ServeConfig, settings: tuple[str, ...]) -> ServeConfig:

@@ -72,6 +72,13 @@ def test_a_wrong_setting_is_a_finding() -> None:
     assert "slots is '0' (DNC_SLOTS); expected at least 1" in done.stdout
 
 
+def test_a_misspelt_variable_is_a_warning(artifact: Path, tmp_path: Path) -> None:
+    done = doctor("--model", str(artifact), "--state-dir", str(tmp_path), "--json", DNC_SLOTZ="1")
+    assert done.returncode == 0
+    [warning] = [finding for finding in json.loads(done.stdout) if finding["status"] == "warn"]
+    assert warning["found"] == "DNC_SLOTZ in the environment is no setting; did you mean DNC_SLOTS?"
+
+
 def test_a_missing_package_says_how_to_get_it(tmp_path: Path) -> None:
     (tmp_path / "pydantic_settings.py").write_text("raise ImportError('No module named pydantic_settings')\n")
     done = doctor(PYTHONPATH=str(tmp_path))

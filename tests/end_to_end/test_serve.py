@@ -166,11 +166,14 @@ def test_held_state_folder(server: Server, small_artifact: Path, tmp_path: Path)
 
 
 def test_busy_ports(server: Server, small_artifact: Path, tmp_path: Path) -> None:
-    for setting, name in (("port", "grpc"), ("metrics_port", "metrics"), ("torchserve_http_port", "http")):
-        port = server.addresses[name].rpartition(":")[2]
-        code, stdout, cause = failed_start(small_artifact, tmp_path, f"--{setting.replace('_', '-')}", port)
-        assert (code, stdout) == (1, "")
-        assert cause == f"dnc serve: {setting} is {port}; expected a free port on 127.0.0.1, but that one is taken"
+    flags = {"--port": "grpc", "--metrics-port": "metrics", "--torchserve-http-port": "http"}
+    busy = [text for flag, name in flags.items() for text in (flag, server.addresses[name].rpartition(":")[2])]
+    code, stdout, cause = failed_start(small_artifact, tmp_path, *busy)
+    assert (code, stdout) == (1, "")
+    assert cause.startswith(f"dnc serve: something listens already at {busy[1]} (port), {busy[3]} (metrics_port), ")
+    assert "--port 0 --metrics-port 0 --torchserve-http-port 0" in cause
+    code, _, cause = failed_start("nowhere", tmp_path, *busy)
+    assert cause.startswith("dnc serve: model is 'nowhere'; expected")
 
 
 def test_wrong_artifact(small_artifact: Path, tmp_path: Path) -> None:
@@ -209,6 +212,18 @@ def test_unprotected_door_is_refused(tmp_path: Path) -> None:
     code, _, cause = failed_start("copy", tmp_path, "--host", "0.0.0.0")
     assert code == 2
     assert "insecure" in cause
+
+
+def test_misspelt_variables_are_told(tmp_path: Path) -> None:
+    done = subprocess.run(
+        serve_command("copy", tmp_path, "--show-config"),
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "DNC_SLOTZ": "9"},
+    )
+    assert done.stderr == "dnc serve: DNC_SLOTZ in the environment is no setting; did you mean DNC_SLOTS?\n"
+    assert "slots = 256" in done.stdout
 
 
 def test_show_config(tmp_path: Path) -> None:

@@ -140,7 +140,11 @@ def test_misspelt_variables_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DNC_SLOTZ", "1")
     monkeypatch.setenv("DNC_TOKEN", "for the client")
     monkeypatch.setenv("DNC_SLOTS", "1")
-    assert unknown_variables() == ["DNC_SLOTZ"]
+    monkeypatch.setenv("DNC_8500_TCP", "from Kubernetes")
+    assert unknown_variables() == [
+        "DNC_8500_TCP in the environment is no setting",
+        "DNC_SLOTZ in the environment is no setting; did you mean DNC_SLOTS?",
+    ]
 
 
 def test_flags_and_json_names() -> None:

@@ -51,9 +51,23 @@ def test_a_taken_port_names_its_setting() -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(AddressUnusable, match=f"^torchserve_grpc_port is {port}; expected a free port"):
+        with pytest.raises(AddressUnusable, match=rf"already at {port} \(torchserve_grpc_port\); .* with "):
             check_ports(ServeConfig(**{**ZEROS, "torchserve_grpc_port": port}))
     check_ports(ServeConfig(**{**ZEROS, "torchserve_grpc_port": port}))
+
+
+def test_all_taken_ports_are_told_at_once_with_the_remedy() -> None:
+    with socket.socket() as one, socket.socket() as other:
+        for taken in (one, other):
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+        ports = {"port": one.getsockname()[1], "metrics_port": other.getsockname()[1]}
+        with pytest.raises(AddressUnusable) as caught:
+            check_ports(ServeConfig(**{**ZEROS, **ports}))
+    assert str(caught.value) == (
+        f"something listens already at {ports['port']} (port), {ports['metrics_port']} (metrics_port); end it, or take "
+        "free ports with --port 0 --metrics-port 0; `dnc doctor` checks them all"
+    )
 
 
 def test_a_host_of_another_machine_is_refused() -> None:
