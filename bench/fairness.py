@@ -24,6 +24,7 @@ MODEL = "copy"
 FLOOD_CHUNK = 4096
 FLOOD_IN_FLIGHT = 32
 QUEUE_WAIT = "dnc_queue_wait_seconds"
+TICK_DURATION = "dnc_tick_duration_seconds"
 
 
 def main() -> None:
@@ -79,7 +80,7 @@ def _flooded(server: Served, polite: Aside, flood: Aside, input_size: int, secon
 
 def _seen(server: Served, before: dict[tuple[str, str], float], figures: Figures) -> dict[str, float]:
     wait = quantile(before, server.metrics(), QUEUE_WAIT, 0.99)
-    tick = quantile(before, server.metrics(), "dnc_tick_duration_seconds", 0.99)
+    tick = quantile(before, server.metrics(), TICK_DURATION, 0.99)
     return {
         "p99_ms": (wait + tick) * 1000,
         "queue_wait_p99_ms": wait * 1000,

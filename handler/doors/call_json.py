@@ -7,6 +7,7 @@ the message that a call wraps may stand in its place: `{"step": {"session_id": "
 
 import base64
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,10 @@ from google.rpc.status_pb2 import Status
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
+# Reading JSON holds up the whole process, the streaming door with it: within these bounds for about 20 ms at most.
+MAX_BYTES = 4 << 20
+MAX_VALUES = 1 << 16  # numbers of a chunk, and all else
+MAX_VALUES_BESIDE_INPUTS = 1 << 12  # what becomes protobuf one by one
 WRAPPED = {"step": "chunk", "reset_session": "reset", "dump_memory": "dump"}
 _DTYPES = {
     np.dtype(np.float64): pb.DATA_TYPE_FLOAT64,
@@ -29,6 +34,7 @@ _DTYPES = {
 
 def call_from_json(payload: Any) -> pb.Call:
     """A call from JSON bytes, or from what they stand for. Raises BAD_REQUEST, BAD_SHAPE, BAD_DTYPE."""
+    values = _counted_values(payload) if isinstance(payload, bytes) else 0
     try:
         fields = json.loads(payload) if isinstance(payload, bytes) else payload
     except (ValueError, RecursionError) as exc:
@@ -37,6 +43,9 @@ def call_from_json(payload: Any) -> pb.Call:
         raise ServeError("BAD_REQUEST", f"JSON of type {type(fields).__name__}, expected an object with one call")
     fields = {name: _unwrapped(name, value) for name, value in fields.items()}
     inputs = _taken_inputs(fields)
+    beside = values - (0 if inputs is None else math.prod(inputs.shape))
+    if beside > MAX_VALUES_BESIDE_INPUTS:
+        raise _too_many("values beside a chunk's inputs", beside, MAX_VALUES_BESIDE_INPUTS)
     try:
         call = json_format.ParseDict(fields, pb.Call())
     except (json_format.ParseError, RecursionError) as exc:
@@ -49,6 +58,25 @@ def call_from_json(payload: Any) -> pb.Call:
 def result_to_json(result: pb.CallResult) -> bytes:
     """The result, every field of what was asked for in it, zeros included."""
     return json.dumps(_plain(result), separators=(",", ":"), allow_nan=False).encode()
+
+
+def _counted_values(payload: bytes) -> int:
+    """How many values JSON has at most, by its commas; raises BAD_REQUEST for more than is read here."""
+    if len(payload) > MAX_BYTES:
+        raise _too_many("bytes", len(payload), MAX_BYTES)
+    values = payload.count(b",") + 1
+    if values > MAX_VALUES:
+        raise _too_many("values", values, MAX_VALUES)
+    return values
+
+
+def _too_many(what: str, got: int, at_most: int) -> ServeError:
+    return ServeError(
+        "BAD_REQUEST",
+        f"JSON of {got} {what}, expected at most {at_most}: send shorter chunks, or protobuf",
+        expected=f"at most {at_most} {what}",
+        got=got,
+    )
 
 
 def _unwrapped(name: str, value: Any) -> Any:

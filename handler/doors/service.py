@@ -14,7 +14,8 @@ import grpc
 from dnc_serve.handler.doors.access import Access
 from dnc_serve.handler.doors.blob import check_size
 from dnc_serve.handler.doors.copies import Copies
-from dnc_serve.handler.doors.operations import PART_BYTES, Caller, Operations, dump_parts
+from dnc_serve.handler.doors.dumps import dump_parts
+from dnc_serve.handler.doors.operations import PART_BYTES, Caller, Operations
 from dnc_serve.handler.doors.streams import OpenStreams, SessionStream
 from dnc_serve.handler.doors.watching import watch
 from dnc_serve.handler.engine.sessions import MAX_ID_LENGTH
@@ -145,6 +146,9 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
             refused = error
         except asyncio.CancelledError:
             raise
+        except grpc.aio.InternalError:  # there is nobody any more to write to
+            logger.debug("a caller went away", extra={"session": _session_of(request)})
+            raise asyncio.CancelledError from None
         except Exception:
             logger.exception("a call failed")
             refused = ServeError("INTERNAL", "the server made a mistake; its log says which")

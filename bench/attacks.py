@@ -1,0 +1,300 @@
+"""Hostile input at a server's doors. Each kind goes on for some seconds, in a process of its own.
+
+Nothing of it is ever stepped: a chunk names an incarnation that no session has, or was applied before. So what the
+server's histogram of the queue wait counts meanwhile are the chunks of whoever behaves well.
+"""
+
+import asyncio
+import json
+import random
+import resource
+import socket
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import numpy as np
+
+from dnc_serve.client.cli.measure.load import STREAM, run_loop
+from dnc_serve.client.cli.measure.torchserve_door import MODEL, PREDICTIONS, PredictionsRequest
+from dnc_serve.handler.doors.call_json import MAX_BYTES, MAX_VALUES
+from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
+
+SERVICE = "/dnc.v1.DncService"
+METHODS = (
+    "CreateSession", "GetSession", "ListSessions", "DeleteSession", "Step", "ResetSession", "ForkSession", "GetModel",
+)  # fmt: skip
+VICTIMS = ("victim", "victim-2", "json")
+SILENT_CONNECTIONS = 1000
+IN_FLIGHT = 32
+NO_INCARNATION = 1  # those that servers draw are 64 random bits
+WIDE_TIMESTEPS = 200
+DEAF_STREAMS = 16
+HELD_UP_S = 0.1
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+SETTINGS = bytes.fromhex("000000040000000000")
+
+
+@dataclass(frozen=True)
+class Doors:
+    """Where to throw it."""
+
+    grpc: str
+    torchserve_grpc: str
+    input_size: int
+    max_message_bytes: int = 4 << 20
+
+
+# What is thrown.
+
+
+def mutated(message: bytes, chance: random.Random) -> bytes:
+    """The message with bits flipped, parts cut out, doubled, or replaced by noise."""
+    mutation = bytearray(message)
+    for _ in range(chance.randint(1, 4)):
+        at = chance.randrange(len(mutation) + 1)
+        match chance.randrange(5):
+            case 0 if mutation:
+                mutation[at % len(mutation)] ^= 1 << chance.randrange(8)
+            case 1:
+                del mutation[at : at + chance.randint(1, 8)]
+            case 2:
+                mutation[at:at] = chance.randbytes(chance.randint(1, 8))
+            case 3:
+                mutation[at:at] = mutation[at : at + chance.randint(1, 40)]
+            case _:
+                mutation[at:at] = b"\xff" * 9 + b"\x7f"  # a length or number that is absurd
+    return bytes(mutation)
+
+
+def valid_messages(input_size: int) -> dict[str, bytes]:
+    """A request for each method, on the victims' sessions or such as aren't there."""
+    chunk = chunk_of("victim-2", 3, input_size, position=0, incarnation=NO_INCARNATION)
+    return {
+        "CreateSession": pb.CreateSessionRequest(session_id="victim-3", allow_existing=True).SerializeToString(),
+        "GetSession": pb.GetSessionRequest(session_id="victim").SerializeToString(),
+        "ListSessions": pb.ListSessionsRequest(page_size=10, prefix="v", page_token="v").SerializeToString(),
+        "DeleteSession": pb.DeleteSessionRequest(session_id="victim-4", incarnation=3).SerializeToString(),
+        "Step": pb.StepRequest(chunk=chunk).SerializeToString(),
+        "ResetSession": pb.ResetSessionRequest(
+            reset=pb.Reset(session_id="victim-2", position=3, experience=1)
+        ).SerializeToString(),
+        "ForkSession": pb.ForkSessionRequest(
+            session_id="victim", fork_session_id="victim-5", position=1
+        ).SerializeToString(),
+        "GetModel": b"",
+    }
+
+
+def valid_rows(input_size: int) -> tuple[bytes, bytes]:
+    """A step for TorchServe's door, as JSON and as protobuf."""
+    step = {"session_id": "json", "inputs": [[1.0] * input_size], "position": 0, "incarnation": str(NO_INCARNATION)}
+    chunk = chunk_of("json", 1, input_size, position=0, incarnation=NO_INCARNATION)
+    return json.dumps({"step": step}).encode(), pb.Call(step=pb.StepRequest(chunk=chunk)).SerializeToString()
+
+
+def chunk_of(session_id: str, timesteps: int, input_size: int, **options: Any) -> pb.Chunk:
+    """A chunk of ones."""
+    inputs = np.ones((timesteps, input_size), np.float32)
+    array = pb.Array(shape=inputs.shape, data=inputs.tobytes(), dtype=pb.DATA_TYPE_FLOAT32)
+    return pb.Chunk(session_id=session_id, inputs=array, **options)
+
+
+def cut_frame(number: int, chance: random.Random) -> bytes:
+    """An opening of HTTP/2, of HTTP/1 or none, and noise; the connection is then cut."""
+    opening = (b"", PREFACE, PREFACE + SETTINGS, b"GET / HTTP/1.1\r\n\r\n")[number % 4]
+    return opening + chance.randbytes(chance.randint(0, 200))
+
+
+def absurd_metadata() -> Iterator[tuple[tuple[str, str], ...]]:
+    """Metadata that no server should take."""
+    yield (("x-dnc-session", "s" * 60_000),)
+    yield tuple((f"x-{number}", "v" * 50) for number in range(1000))
+
+
+@contextmanager
+def silent_connections(address: str) -> Iterator[list[socket.socket]]:
+    """A thousand connections that say nothing."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+    with ExitStack() as stack:
+        yield [stack.enter_context(_connection(address)) for _ in range(SILENT_CONNECTIONS)]
+
+
+# Throwing it: each returns how many calls, messages or connections there were.
+
+
+def mutated_calls(doors: Doors, seconds: float) -> int:
+    """Mutated protobuf messages of every method at the streaming door, many at once."""
+    valid, chance = valid_messages(doors.input_size), random.Random(1)
+
+    async def attack() -> int:
+        async with grpc.aio.insecure_channel(doors.grpc) as channel:
+            calls: dict[str, Any] = {method: channel.unary_unary(f"{SERVICE}/{method}") for method in METHODS}
+
+            async def one() -> None:
+                method = chance.choice(METHODS)
+                await calls[method](mutated(valid[method], chance))
+
+            return await _many_at_once(one, seconds)
+
+    return run_loop(attack())
+
+
+def mutated_stream(doors: Doors, seconds: float) -> int:
+    """Mutated protobuf messages on one stream; each answer is read."""
+    chunk = chunk_of("victim-2", 2, doors.input_size, position=0, incarnation=NO_INCARNATION)
+    valid, chance = pb.StreamRequest(chunk=chunk).SerializeToString(), random.Random(2)
+
+    async def attack() -> int:
+        async with grpc.aio.insecure_channel(doors.grpc) as channel:
+            stream: Any = channel.stream_stream(STREAM)()
+            answered, until = 0, time.monotonic() + seconds
+            for _ in range(IN_FLIGHT):
+                await stream.write(mutated(valid, chance))
+            while time.monotonic() < until:
+                await stream.read()
+                answered += 1
+                await stream.write(mutated(valid, chance))
+            stream.cancel()
+        return answered
+
+    return run_loop(attack())
+
+
+def mutated_rows(doors: Doors, seconds: float) -> int:
+    """Mutated JSON and protobuf at TorchServe's door, many at once."""
+    valid, chance = valid_rows(doors.input_size), random.Random(3)
+    return run_loop(_predictions(doors, seconds, lambda: mutated(chance.choice(valid), chance)))
+
+
+def large_json(doors: Doors, seconds: float) -> int:
+    """Bodies at TorchServe's door: of several times the size that is read, and of as many numbers as are read."""
+    opening, row = b'{"step":{"session_id":"json","position":0,"incarnation":"1","inputs":[', b"[0.123456,0.123456],"
+    bodies = [opening + row * (MAX_VALUES // 2 - 100) + b"[0,0]]}}", opening + row * (4 * MAX_BYTES // len(row))]
+    chance = random.Random(4)
+    return run_loop(_predictions(doors, seconds, lambda: chance.choice(bodies), at_once=2))
+
+
+def absurd_sizes(doors: Doors, seconds: float) -> int:
+    """Messages beyond the limit, metadata beyond the limit, and messages just below it of a million empty parts."""
+    too_large = bytes(doors.max_message_bytes + 1)
+    # Two bytes for each request of a batch: its tag, and a length of zero.
+    parts = b"\x0a\x00" * (doors.max_message_bytes // 2 - 64)
+    batch = pb.StreamRequest(batch=pb.RequestBatch.FromString(parts)).SerializeToString()
+
+    async def attack() -> int:
+        thrown, until = 0, time.monotonic() + seconds
+        async with grpc.aio.insecure_channel(doors.grpc) as channel:
+            step: Any = channel.unary_unary(f"{SERVICE}/Step")
+            open_stream: Any = channel.stream_stream(STREAM)
+            while time.monotonic() < until:
+                for message, metadata in ((too_large, ()), *((b"", odd) for odd in absurd_metadata())):
+                    with suppress(grpc.RpcError):
+                        await step(message, metadata=metadata)
+                    thrown += 1
+                stream = open_stream()
+                with suppress(grpc.RpcError, asyncio.InvalidStateError):
+                    await stream.write(batch)
+                    await stream.read()
+                stream.cancel()
+                thrown += 1
+        return thrown
+
+    return run_loop(attack())
+
+
+def cut_frames(doors: Doors, seconds: float) -> int:
+    """Connections to the streaming door that are cut within a frame, or send noise."""
+    chance, thrown, until = random.Random(5), 0, time.monotonic() + seconds
+    while time.monotonic() < until:
+        with _connection(doors.grpc) as connection, suppress(OSError):
+            connection.sendall(cut_frame(thrown, chance))
+        thrown += 1
+    return thrown
+
+
+def silence(doors: Doors, seconds: float) -> int:
+    """A thousand connections that say nothing."""
+    with silent_connections(doors.grpc) as connections:
+        time.sleep(seconds)
+        return len(connections)
+
+
+def deaf_readers(doors: Doors, seconds: float) -> int:
+    """Streams that ask for wide answers, which the server has at hand, and never read one."""
+
+    async def attack() -> int:
+        sent, until = 0, time.monotonic() + seconds
+        async with grpc.aio.insecure_channel(doors.grpc) as channel:
+            stub: Any = dnc_pb2_grpc.DncServiceStub(channel)
+            await stub.CreateSession(pb.CreateSessionRequest(session_id="deaf", allow_existing=True))
+            chunk = chunk_of("deaf", WIDE_TIMESTEPS, doors.input_size, position=0)
+            await stub.Step(pb.StepRequest(chunk=chunk))
+            message = pb.StreamRequest(chunk=chunk).SerializeToString()
+            streams: list[Any] = []
+            while time.monotonic() < until:
+                if len(streams) == DEAF_STREAMS:
+                    for stream in streams:
+                        stream.cancel()
+                    streams = []
+                streams.append(channel.stream_stream(STREAM)())
+                with suppress(TimeoutError):
+                    while time.monotonic() < until:
+                        await asyncio.wait_for(asyncio.shield(streams[-1].write(message)), HELD_UP_S)
+                        sent += 1
+            for stream in streams:
+                stream.cancel()
+        return sent
+
+    return run_loop(attack())
+
+
+Attack = Callable[[Doors, float], int]
+ATTACKS: dict[str, Attack] = {
+    "mutated protobuf calls": mutated_calls,
+    "mutated messages on a stream": mutated_stream,
+    "mutated JSON and protobuf at TorchServe's door": mutated_rows,
+    "large JSON at TorchServe's door": large_json,
+    "absurd sizes": absurd_sizes,
+    "cut frames": cut_frames,
+    "1,000 silent connections": silence,
+    "readers that never read": deaf_readers,
+}
+
+
+async def _predictions(doors: Doors, seconds: float, body: Callable[[], bytes], at_once: int = IN_FLIGHT) -> int:
+    unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+    async with grpc.aio.insecure_channel(doors.torchserve_grpc, options=unlimited) as channel:
+        predict: Any = channel.unary_unary(PREDICTIONS, request_serializer=PredictionsRequest.SerializeToString)
+
+        async def one() -> None:
+            await predict(PredictionsRequest(model_name=MODEL, input={"data": body()}))
+
+        return await _many_at_once(one, seconds, at_once)
+
+
+async def _many_at_once(
+    one: Callable[[], Coroutine[Any, Any, None] | Awaitable[None]], seconds: float, at_once: int = IN_FLIGHT
+) -> int:
+    """Each again as soon as it is answered, whatever the answer is."""
+    thrown, until = 0, time.monotonic() + seconds
+
+    async def again_and_again() -> None:
+        nonlocal thrown
+        while time.monotonic() < until:
+            with suppress(grpc.RpcError):
+                await one()
+            thrown += 1
+
+    await asyncio.gather(*(again_and_again() for _ in range(at_once)))
+    return thrown
+
+
+def _connection(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=10)
