@@ -60,9 +60,13 @@ class Operations:
     async def create_session(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.CreateSessionResponse:
         session_id = check_id(request.session_id)
         await self.engine.leases.adopt(session_id)
-        present = self.engine.registry.find(session_id)
-        if present is None:
-            session = await self.begin(session_id, caller, new_incarnation(), None)
+        while (present := self.engine.registry.find(session_id)) is None:
+            try:
+                session = await self.begin(session_id, caller, new_incarnation(), None)
+            except ServeError as error:
+                if error.reason != "SESSION_EXISTS":
+                    raise
+                continue  # another call was faster
             return pb.CreateSessionResponse(session=await self.describe(session), created=True)
         if not request.allow_existing or present.owner != caller.owner:
             raise ServeError("SESSION_EXISTS", f"session {session_id!r} exists already", session_id=session_id)
@@ -79,7 +83,8 @@ class Operations:
             )
         sessions, more = self.engine.registry.page(caller.owner, request.page_token, request.prefix, size)
         return pb.ListSessionsResponse(
-            sessions=[self._description(session) for session in sessions], next_page_token=more
+            sessions=[self._description(one) for one in sessions if self.engine.lifecycle.has_begun(one)],
+            next_page_token=more,
         )
 
     async def delete_session(self, request: pb.DeleteSessionRequest, caller: Caller) -> pb.DeleteSessionResponse:
@@ -208,7 +213,9 @@ class Operations:
         )
 
     async def describe(self, session: Session) -> pb.Session:
-        """The session as it stands, with how far back its journal reaches."""
+        """The session as it stands, with how far back its journal reaches; one that is being made, once it is as
+        durable as promised. Raises what it could not be made for."""
+        await self.engine.lifecycle.begun(session)
         description = self._description(session)
         earliest = None
         if not self.engine.journal.volatile and session.position:

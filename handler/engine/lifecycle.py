@@ -1,5 +1,6 @@
 """How sessions begin, are reset, and end: written ahead like any chunk."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -24,13 +25,26 @@ class Lifecycle:
 
     def __init__(self, engine: "Engine") -> None:
         self._engine = engine
+        self._beginning: dict[Session, asyncio.Future[ServeError | None]] = {}
+
+    def has_begun(self, session: Session) -> bool:
+        """Whether it is as durable as promised that there is this session."""
+        return session not in self._beginning
+
+    async def begun(self, session: Session) -> None:
+        """Returns when the session has begun; raises why it has not."""
+        beginning = self._beginning.get(session)
+        if beginning is not None and (error := await asyncio.shield(beginning)) is not None:
+            raise error
 
     def begin(self, session: Session, state: Float32 | None, then: Callable[[ServeError | None], None]) -> None:
         """Registers a new session with a state (None: zeros) and makes it as durable as promised."""
         engine = self._engine
         engine.registry.check_room()
+        tombstone = engine.registry.tombstone(session.session_id)
         engine.registry.add(session)
         session.busy = True
+        beginning = self._beginning[session] = engine.loop.create_future()
 
         def begun(outcomes: Outcomes) -> None:
             session.busy = False
@@ -39,12 +53,16 @@ class Lifecycle:
                 error = error or Overtaken(session.session_id)
             elif error is not None:
                 engine.registry.remove(session)
+                if tombstone is not None:  # the store has it still
+                    engine.registry.bury(session.session_id, tombstone)
                 engine.leases.ended(session)
                 session.ended = True
                 engine.fail_all(session, error)
             else:
                 engine.tiers.admit(session, state)
                 engine.go_on(session)
+            del self._beginning[session]
+            beginning.set_result(error)
             then(error)
 
         if engine.journal.volatile:

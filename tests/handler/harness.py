@@ -17,6 +17,7 @@ from dnc_serve.handler.engine.work import Applied, Chunk, Work
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.journal.durability import make_store
 from dnc_serve.handler.journal.journal import Journal
+from dnc_serve.handler.journal.stores.sqlite import SQLiteStore
 from dnc_serve.handler.metrics import Metrics
 from dnc_serve.model.export import Artifact
 
@@ -73,6 +74,29 @@ async def running_engine(tiles: Tiles, artifact: Artifact, config: ServeConfig) 
         if not store.shared:  # of those, sessions are taken up as they are asked for
             engine.take_up_all()
         yield EngineHarness(engine)
+    finally:
+        journal.close()
+        store.close()
+
+
+class SharedByNobody(SQLiteStore):
+    """A store that might be shared: sessions are adopted and given up, each write waits; nobody disputes them."""
+
+    shared = True
+
+
+@asynccontextmanager
+async def adopting_engine(tiles: Tiles, artifact: Artifact, settings: ServeConfig) -> AsyncIterator[EngineHarness]:
+    """An engine that shares its store, as it believes."""
+    store = SharedByNobody(settings.state_dir)
+    store.open()
+    metrics = Metrics()
+    journal = Journal(store, "sync", 0.002, asyncio.get_running_loop(), metrics)
+    registry = Registry(settings.max_sessions, settings.max_tombstones)
+    try:
+        yield EngineHarness(
+            Engine(tiles, journal, registry, settings, metrics, digest=artifact.digest, fingerprint=tiles.fingerprint)
+        )
     finally:
         journal.close()
         store.close()

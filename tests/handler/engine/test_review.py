@@ -2,8 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,22 +11,17 @@ import pytest
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.doors.access import Access
 from dnc_serve.handler.doors.operations import Caller, Operations
-from dnc_serve.handler.engine.engine import Engine
-from dnc_serve.handler.engine.registry import Registry
 from dnc_serve.handler.engine.sessions import Session, Tier
 from dnc_serve.handler.engine.tiles import Tiles
 from dnc_serve.handler.engine.upkeep import Upkeep
 from dnc_serve.handler.engine.work import Chunk, Delete, Peek, Reset
 from dnc_serve.handler.errors import ServeError
-from dnc_serve.handler.journal.journal import Journal
 from dnc_serve.handler.journal.records import decode_record, encode_record
 from dnc_serve.handler.journal.recovery import recover
 from dnc_serve.handler.journal.stores.contract import Record
-from dnc_serve.handler.journal.stores.sqlite import SQLiteStore
-from dnc_serve.handler.metrics import Metrics
 from dnc_serve.model.export import Artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
-from tests.handler.harness import EngineHarness, random_inputs, running_engine
+from tests.handler.harness import EngineHarness, adopting_engine, random_inputs, running_engine
 
 LONG = 4096
 
@@ -291,28 +285,6 @@ async def test_a_store_that_fails_in_an_unknown_way_is_answered_for(
             with pytest.raises(ServeError):
                 await harness.do(session, lambda done: Reset("experience", done))
         assert (await harness.step(session, random_inputs(1, 3), position=4)).position == 7
-
-
-class SharedByNobody(SQLiteStore):
-    """A store that might be shared: sessions are adopted and given up, each write waits; nobody disputes them."""
-
-    shared = True
-
-
-@asynccontextmanager
-async def adopting_engine(tiles: Tiles, artifact: Artifact, settings: ServeConfig) -> AsyncIterator[EngineHarness]:
-    store = SharedByNobody(settings.state_dir)
-    store.open()
-    metrics = Metrics()
-    journal = Journal(store, "sync", 0.002, asyncio.get_running_loop(), metrics)
-    registry = Registry(settings.max_sessions, settings.max_tombstones)
-    try:
-        yield EngineHarness(
-            Engine(tiles, journal, registry, settings, metrics, digest=artifact.digest, fingerprint=tiles.fingerprint)
-        )
-    finally:
-        journal.close()
-        store.close()
 
 
 async def test_a_session_that_leaves_while_it_is_asked_for_answers(
