@@ -42,7 +42,8 @@ class _Group:
 class Journal:
     """Writes mutations in order, and tells when they are as safe as promised.
 
-    `marks` are (session, position) pairs: once the group is synced, the session's `durable_position` is that.
+    `marks` are (session, position) pairs, one for each of the first mutations: once such a one is synced, and was not
+    refused, the session's `durable_position` is that.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Journal:
             then([error] * len(mutations))
             return
         self._ticket += 1
-        if marks:
+        if marks := _written(marks, outcomes):
             self._unsynced.append((self._ticket, marks))
         if self.durability != "off":
             self._dirty.set()
@@ -159,7 +160,7 @@ class Journal:
             end = start + len(group.mutations)
             if error is None:
                 self._metrics.journal_commit.observe(time.perf_counter() - group.started)
-                for session, position in group.marks:
+                for session, position in _written(group.marks, outcomes[start:end]):
                     session.durable_position = position
             try:
                 group.then(outcomes[start:end])
@@ -183,3 +184,8 @@ class Journal:
     def _refusal(self, mutation: Mutation, outcome: Fenced) -> ServeError:
         """What a refused write means: in a shared store, that another server has the session; in our own, a mistake."""
         return Overtaken(session_of(mutation)) if self.store.shared else ServeError("INTERNAL", str(outcome))
+
+
+def _written(marks: Marks, outcomes: Outcomes) -> Marks:
+    """Those whose mutation was not refused."""
+    return [mark for mark, refusal in zip(marks, outcomes, strict=False) if refusal is None]

@@ -11,8 +11,9 @@ from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.engine.tiles import Tiles
 from dnc_serve.handler.engine.work import Chunk, Done, Reset, Work
 from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.journal.stores.contract import End
 from dnc_serve.model.export import Artifact
-from tests.handler.harness import random_inputs, running_engine
+from tests.handler.harness import EngineHarness, random_inputs, running_engine
 
 # Work that no door lets through.
 MISTAKES: dict[str, Callable[[Done], Work]] = {
@@ -53,3 +54,29 @@ async def test_an_answer_that_nobody_can_take_holds_up_nobody(tiles: Tiles, arti
         assert (await asyncio.wait_for(harness.step(other, random_inputs(0, 4)), 5)).position == 4
         assert (await asyncio.wait_for(harness.step(deaf, random_inputs(0, 4)), 5)).position == 8
         assert harness.engine.at_rest
+
+
+@pytest.mark.parametrize("durability", ["async", "sync"])
+async def test_what_the_store_refused_is_never_called_durable(
+    tiles: Tiles, artifact: Artifact, tmp_path: Path, durability: str
+) -> None:
+    async with running_engine(tiles, artifact, ServeConfig(state_dir=tmp_path, durability=durability)) as harness:
+        sessions = [await harness.create(name) for name in ("refused", "written")]
+        await asyncio.gather(*(harness.step(session, random_inputs(0, 4)) for session in sessions))
+        await synced(harness)
+        assert [session.durable_position for session in sessions] == [4, 4]
+        # Somebody ends one of them in the store itself.
+        harness.engine.journal.store.commit([End("refused", sessions[0].incarnation, "deleted", 0.0)])
+        steps = (harness.step(session, random_inputs(1, 4)) for session in sessions)
+        results = await asyncio.gather(*steps, return_exceptions=True)
+        assert isinstance(results[0], ServeError) and not isinstance(results[1], BaseException)
+        await synced(harness)
+        assert [session.durable_position for session in sessions] == [4, 8]
+
+
+async def synced(harness: EngineHarness) -> None:
+    """Returns when the thread that syncs has told the loop."""
+    session = await harness.create(f"synced-{len(harness.engine.registry)}")
+    await harness.step(session, random_inputs(0, 1))
+    while session.durable_position < 1:
+        await asyncio.sleep(0.001)
