@@ -2,13 +2,16 @@
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dnc_serve.client.cli.measure.rounds import Ratio, described
 
 DOCUMENT = "performance.md"
+IMAGES = "images"
+
+Draw = Callable[[Path], Mapping[str, str]]  # draws plots into a folder; what each shows, by the names of their files
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:
@@ -20,11 +23,15 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def finish(name: str, report: Mapping[str, Any], text: str, docs: Path | None) -> None:
-    """Prints the text, in Markdown; with `docs`, puts it into the document and the report beside it."""
+def finish(name: str, report: Mapping[str, Any], text: str, docs: Path | None, draw: Draw | None = None) -> None:
+    """Prints the text, in Markdown; with `docs`, puts it and its plots into the document and the report beside it."""
     text = f"{described(report['machine'])}; {'compiled' if report['compiled'] else 'TorchScript'}\n\n{text}"
     print(text)
     if docs is not None:
+        if draw is not None:
+            (docs / IMAGES).mkdir(parents=True, exist_ok=True)
+            plots = draw(docs / IMAGES)
+            text += "".join(f"\n\n![{shown}]({IMAGES}/{file})" for file, shown in plots.items())
         (docs / f"performance-{name}.json").write_text(json.dumps(report, indent=1) + "\n")
         _write_section(docs / DOCUMENT, name, text)
 

@@ -3,21 +3,24 @@
     python -m bench.soak [--minutes 20] [--streams 256] [--docs docs] [--compile] [--quick]
 
 Each stream opens a session, steps it for a while in chunks of different lengths, with pauses, and then deletes it or
-leaves it to its idle timeout, to go on with another. The worker's resident memory is read from outside; the p99 is
-that of each interval, by the server's own histogram.
+leaves it to its idle timeout, to go on with another. The worker's resident memory is read from outside, every ten
+seconds; the p99 is that of each interval, by the server's own histogram.
 """
 
 import asyncio
 import random
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-from bench.report import finish, markdown_ratios, parser_of
+from bench.report import finish, markdown_ratios, markdown_table, parser_of
 from dnc_serve.client.cli.measure.aside import aside
 from dnc_serve.client.cli.measure.load import CHUNK_TAG, STREAM, bits, model_of, run_loop
 from dnc_serve.client.cli.measure.rounds import Ratio, machine
@@ -26,19 +29,32 @@ from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 
 MODEL = "copy"
+LATENCY = "dnc_step_duration_seconds"
+PLOT = "performance-soak.svg"
 IDLE_TIMEOUT_S = 20
 CHUNKS = (1, 1, 1, 4, 16)
 CALLS_OF_A_SESSION = (10, 400)
 # Callers think between calls: at the limit of the machine, the p99 would only tell how many they are.
 MEAN_PAUSE_S = 0.2
 DELETED = 0.5  # of the sessions; the others are left to their idle timeout
-INTERVALS = 120
+LOOK_EVERY_S = 10.0
+LOOKS_AT_LEAST = 12  # of a short load
+QUICK_S = 15.0
 WARM_UP = 0.2  # of the time: journal, allocator and idle sessions reach their level
 
 
 @dataclass(frozen=True)
+class Look:
+    """The server at one moment, in seconds since the load began."""
+
+    at_s: float
+    rss_mib: float
+    metrics: Mapping[tuple[str, str], float]
+
+
+@dataclass(frozen=True)
 class Moment:
-    """The server over one interval."""
+    """The server between two looks: memory, sessions and errors at the second one."""
 
     minute: float
     rss_mib: float
@@ -61,74 +77,112 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--minutes", type=float, default=20.0, help="of load (20)")
     parser.add_argument("--streams", type=int, default=256, help="open at once (256)")
-    parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="draw memory, p99 and rate over time as an SVG or PNG"
-    )
     arguments = parser.parse_args()
-    with served(MODEL, "--idle-timeout-s", str(IDLE_TIMEOUT_S), compiled=arguments.compile) as server, aside() as load:
-        input_size = load.run(model_of, server.grpc)[0]
-        seconds = 15.0 if arguments.quick else arguments.minutes * 60
-        loading = load.start(come_and_go, server.grpc, arguments.streams, input_size, seconds)
-        moments = watch(server, seconds)
-        callers = loading.result()
+    seconds = QUICK_S if arguments.quick else arguments.minutes * 60
+    with served(MODEL, "--idle-timeout-s", str(IDLE_TIMEOUT_S), compiled=arguments.compile) as server:
+        looks, callers = soak(server, arguments.streams, seconds, _told)
+    moments = moments_of(looks)
     ratios = judged(moments, callers)
     report = {
         "machine": machine(),
         "compiled": arguments.compile,
-        "minutes": arguments.minutes,
+        "minutes": seconds / 60,
         "streams": arguments.streams,
         "callers": asdict(callers),
-        "moments": [{name: round(value, 3) for name, value in asdict(moment).items()} for moment in moments],
+        "moments": [_rounded(moment) for moment in moments],
         "ratios": [ratio.as_dict() for ratio in ratios],
     }
     done = (
-        f"{callers.calls:,} calls of {callers.sessions:,} sessions on {arguments.streams} streams in {seconds:,.0f} s."
+        f"{callers.calls:,} calls of {callers.sessions:,} sessions on {arguments.streams} streams in {seconds:,.0f} s; "
+        f"memory is read every {looks[1].at_s - looks[0].at_s:.0f} s."
     )
-    finish("soak", report, f"{done}\n\n{markdown_ratios(ratios)}", arguments.docs)
-    if arguments.docs:
-        draw(moments, arguments.docs / "images" / "performance-soak.svg")
+    text = f"{done}\n\n{markdown_ratios(ratios)}\n\n{_by_minute(looks)}"
+    finish("soak", report, text, arguments.docs, partial(draw, moments))
 
 
-def watch(server: Served, seconds: float) -> list[Moment]:
-    """Looks at the server at even intervals while the load runs."""
-    worker, started = server.worker(), time.monotonic()
-    interval = seconds / INTERVALS
-    moments, before, looked = [], server.metrics(), started
-    for index in range(INTERVALS):
-        time.sleep(max(0.0, started + (index + 1) * interval - time.monotonic()))
-        after, now = server.metrics(), time.monotonic()
-        if after["dnc_step_duration_seconds_count", ""] == before["dnc_step_duration_seconds_count", ""]:
-            continue
-        moments.append(
-            Moment(
-                minute=(now - started) / 60,
-                rss_mib=worker.memory_info().rss / 2**20,
-                p99_ms=quantile(before, after, "dnc_step_duration_seconds", 0.99) * 1000,
-                timesteps_per_s=(after["dnc_timesteps_total", ""] - before["dnc_timesteps_total", ""]) / (now - looked),
-                sessions=after["dnc_sessions", ""],
-                errors=after.get(("dnc_errors_total", ""), 0.0),
-            )
-        )
-        before, looked = after, now
-        if sys.stderr.isatty():
-            print(f"\r\x1b[K{moments[-1]}", end="", file=sys.stderr)
-    return moments
+def soak(
+    server: Served, streams: int, seconds: float, told: Callable[[str], None] = lambda line: None
+) -> tuple[list[Look], Callers]:
+    """Loads a server, and looks at it at even intervals meanwhile; `told` hears how it stands."""
+    with aside() as load:
+        input_size = load.run(model_of, server.grpc)[0]
+        worker = server.worker()
+        loading = load.start(come_and_go, server.grpc, streams, input_size, seconds)
+        interval = min(LOOK_EVERY_S, seconds / LOOKS_AT_LEAST)
+        started = time.monotonic()
+        looks: list[Look] = []
+        for index in range(round(seconds / interval) + 1):
+            time.sleep(max(0.0, started + index * interval - time.monotonic()))
+            rss_mib = worker.memory_info().rss / 2**20
+            looks.append(Look(time.monotonic() - started, rss_mib, server.metrics()))
+            told(f"{looks[-1].at_s:,.0f} of {seconds:,.0f} s, {rss_mib:.1f} MiB")
+        return looks, loading.result()
 
 
-def judged(moments: list[Moment], callers: Callers) -> list[Ratio]:
+def moments_of(looks: Sequence[Look]) -> list[Moment]:
+    """What was between each look and the next."""
+    return [_between(before, after) for before, after in pairwise(looks)]
+
+
+def _between(before: Look, after: Look) -> Moment:
+    def counted(name: str) -> float:
+        return after.metrics.get((name, ""), 0.0) - before.metrics.get((name, ""), 0.0)
+
+    seconds = after.at_s - before.at_s
+    answered = counted(f"{LATENCY}_count")
+    # Where nobody was answered, everybody waited for as long at least.
+    p99_s = quantile(before.metrics, after.metrics, LATENCY, 0.99) if answered else seconds
+    return Moment(
+        minute=after.at_s / 60,
+        rss_mib=after.rss_mib,
+        p99_ms=p99_s * 1000,
+        timesteps_per_s=counted("dnc_timesteps_total") / seconds,
+        sessions=after.metrics["dnc_sessions", ""],
+        errors=after.metrics.get(("dnc_errors_total", ""), 0.0),
+    )
+
+
+def judged(moments: Sequence[Moment], callers: Callers) -> list[Ratio]:
     """Memory flat, p99 steady, nothing refused; each over the time after warm-up, by the means of its thirds."""
     steady = moments[int(len(moments) * WARM_UP) :]
     third = max(1, len(steady) // 3)
 
     def growth(name: str) -> float:
         first, last = ([getattr(moment, name) for moment in part] for part in (steady[:third], steady[-third:]))
-        return (sum(last) / len(last)) / (sum(first) / len(first))
+        return float((sum(last) / len(last)) / (sum(first) / len(first)))
 
     return [
         Ratio("resident memory of the worker: last third / first third", growth("rss_mib"), at_most=1.03),
         Ratio("p99 by the server: last third / first third", growth("p99_ms"), at_most=1.25),
         Ratio("refusals, seen by callers or counted by the server", callers.refusals + moments[-1].errors, at_most=0.0),
     ]
+
+
+def _by_minute(looks: Sequence[Look]) -> str:
+    """A row for each minute; for a load of less than two, one for each look."""
+    a_minute = round(60 / (looks[1].at_s - looks[0].at_s))
+    chosen = looks[::a_minute] if len(looks) > 2 * a_minute else looks
+    rows = [
+        [
+            f"{moment.minute:.1f}",
+            f"{moment.rss_mib:.1f}",
+            f"{moment.p99_ms:.1f}",
+            f"{moment.timesteps_per_s:,.0f}",
+            f"{moment.sessions:,.0f}",
+            f"{moment.errors:,.0f}",
+        ]
+        for moment in moments_of(chosen)
+    ]
+    return markdown_table(["until minute", "memory, MiB", "p99, ms", "timesteps/s", "sessions", "errors"], rows)
+
+
+def _rounded(moment: Moment) -> dict[str, float]:
+    return {name: round(value, 3) for name, value in asdict(moment).items()}
+
+
+def _told(line: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{line}", end="", file=sys.stderr)
 
 
 def come_and_go(address: str, streams: int, input_size: int, seconds: float) -> Callers:
@@ -182,8 +236,8 @@ async def _sit(channel: grpc.aio.Channel, place: int, input_size: int, until: fl
     return calls, sessions, refusals
 
 
-def draw(moments: list[Moment], file: Path) -> None:
-    """Memory, p99, rate and sessions over time."""
+def draw(moments: Sequence[Moment], folder: Path) -> dict[str, str]:
+    """Memory, p99, rate and sessions over time; what the plot shows, by its file."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 7), layout="constrained")
@@ -202,8 +256,8 @@ def draw(moments: list[Moment], file: Path) -> None:
         axis.set_title(title, fontsize=9, loc="left")
         axis.grid(alpha=0.3)
     axes[-1].set_xlabel("minutes")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, metadata={"Date": None})
+    figure.savefig(folder / PLOT, metadata={"Date": None})
+    return {PLOT: "Memory of the worker, p99 of a chunk, timesteps a second, and sessions alive, over time"}
 
 
 if __name__ == "__main__":
