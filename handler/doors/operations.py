@@ -3,17 +3,17 @@
 A door decodes bytes, finds out who calls, and calls these; refusals are raised as `ServeError`.
 """
 
+import asyncio
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
-
 from dnc_serve.handler.doors.access import Grant
 from dnc_serve.handler.doors.codec import Float32, decode_inputs, encode_array
+from dnc_serve.handler.doors.looks import Shown, checked_names, thinned, whole
 from dnc_serve.handler.engine.engine import Engine
 from dnc_serve.handler.engine.sessions import Session, check_id, new_incarnation
 from dnc_serve.handler.engine.work import Applied, Chunk, Delete, Peek, Reset, Seen, Work
@@ -173,23 +173,25 @@ class Operations:
 
     # Looks.
 
-    async def dump(self, message: pb.Dump, caller: Caller) -> tuple[Seen, dict[str, Float32]]:
+    async def dump(self, message: pb.Dump, caller: Caller) -> tuple[Seen, dict[str, Shown]]:
         """The chosen arrays of a session, at the present or an earlier position."""
         session = await self.known(message.session_id, caller)
         position = message.position if message.HasField("position") else None
         seen = await self.seen(session, position, caller)
-        return seen, self.arrays(seen, message.names)
+        return seen, await self.shown(message, seen)
 
-    def arrays(self, seen: Seen, names: Iterable[str]) -> dict[str, Float32]:
-        """The arrays of a state by name; raises BAD_REQUEST for a name that the model has not."""
+    async def shown(self, message: pb.Dump, seen: Seen) -> dict[str, Shown]:
+        """The arrays that a dump asks for, made in a thread.
+
+        Raises BAD_REQUEST for a name that the model has not, and for thinning to nothing.
+        """
+        names = checked_names(self.engine.layout, message.names)
         assert seen.state is not None
-        arrays = self.engine.layout.dump(seen.state)
-        for name in names:
-            if name not in arrays:
-                raise ServeError(
-                    "BAD_REQUEST", f"there is no array {name!r}, expected any of {', '.join(arrays)}", got=name
-                )
-        return {name: arrays[name] for name in (tuple(names) or arrays)}
+        if not message.HasField("max_cells"):
+            return await asyncio.to_thread(whole, self.engine, seen.state, names)
+        if message.max_cells == 0:
+            raise ServeError("BAD_REQUEST", "max_cells is 0, expected at least 1, or none at all", got=0)
+        return await asyncio.to_thread(thinned, self.engine, seen.state, names, message.max_cells)
 
     def get_model(self) -> pb.GetModelResponse:
         engine, artifact, config = self.engine, self._artifact, self.engine.config
@@ -334,26 +336,6 @@ def encode_result(chunk: pb.Chunk, applied: Applied) -> pb.ChunkResult:
     for name, array in (applied.debug or {}).items():
         result.debug[name].CopyFrom(encode_array(array))
     return result
-
-
-def dump_parts(message: pb.Dump, seen: Seen, arrays: dict[str, Float32]) -> Iterator[pb.DumpPart]:
-    """A dump in parts that pass any message limit."""
-    names = list(arrays)
-    for name, array in arrays.items():
-        data = np.ascontiguousarray(array, "<f4").tobytes()
-        for offset in range(0, len(data), PART_BYTES):
-            piece = data[offset : offset + PART_BYTES]
-            yield pb.DumpPart(
-                session_id=message.session_id,
-                position=seen.head.position,
-                experience=seen.head.experience,
-                name=name,
-                shape=array.shape,
-                offset=offset,
-                data=piece,
-                last=name == names[-1] and offset + len(piece) == len(data),
-                request_id=message.request_id,
-            )
 
 
 def _resolve(future: Any) -> Callable[[Any, ServeError | None], None]:

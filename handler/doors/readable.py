@@ -1,4 +1,8 @@
-"""Messages that can't be read, made refusals: gRPC itself would answer UNKNOWN, and end a stream with all on it."""
+"""Messages on their way in and out.
+
+What can't be read is made a refusal: gRPC itself would answer UNKNOWN, and end a stream with all on it. What was
+encoded before, for several who get the same, is sent as it is.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,9 +23,12 @@ class ReadableServer:
         """Not needed: registered handlers are found first."""
 
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
-        """Adds handlers that get a `ServeError` for a message that can't be read."""
+        """Adds handlers that get a `ServeError` for a message that can't be read, and may answer with encoded ones."""
         readable = {
-            name: handler._replace(request_deserializer=_or_refusal(handler.request_deserializer))
+            name: handler._replace(
+                request_deserializer=_or_refusal(handler.request_deserializer),
+                response_serializer=_unless_encoded(handler.response_serializer),
+            )
             for name, handler in handlers.items()
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, readable),))
@@ -35,3 +42,10 @@ def _or_refusal(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
             return ServeError("BAD_REQUEST", f"{len(message)} bytes are not the message that the contract says")
 
     return read
+
+
+def _unless_encoded(serialize: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    def write(message: Any) -> bytes:
+        return message if isinstance(message, bytes) else serialize(message)
+
+    return write

@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 
 from dnc_serve.handler.doors.access import Access
-from dnc_serve.handler.doors.codec import encode_array
 from dnc_serve.handler.doors.copies import Copies
+from dnc_serve.handler.doors.dumps import whole_dump
 from dnc_serve.handler.doors.operations import Caller, Operations
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
@@ -59,14 +59,7 @@ async def _dispatch(operations: Operations, call: pb.Call, caller: Caller) -> pb
             return pb.CallResult(fork_session=await Copies(operations).fork(call.fork_session, caller))
         case "dump_memory":
             seen, arrays = await operations.dump(call.dump_memory.dump, caller)
-            dump = pb.WholeDump(
-                session_id=call.dump_memory.dump.session_id,
-                position=seen.head.position,
-                experience=seen.head.experience,
-            )
-            for name, array in arrays.items():
-                dump.arrays[name].CopyFrom(encode_array(array))
-            return pb.CallResult(dump_memory=dump)
+            return pb.CallResult(dump_memory=whole_dump(call.dump_memory.dump, seen, arrays))
         case "export_session":
             blob = await Copies(operations).export_blob(call.export_session, caller)
             return pb.CallResult(export_session=pb.ExportSessionResponse(total_bytes=len(blob), data=blob))

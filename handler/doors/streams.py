@@ -7,16 +7,18 @@ waits for a slow reader without holding up anybody else.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import grpc
 
+from dnc_serve.handler.doors.dumps import dump_parts
 from dnc_serve.handler.doors.lines import Encode, Lines, Place
-from dnc_serve.handler.doors.operations import Caller, Operations, dump_parts, encode_result
+from dnc_serve.handler.doors.looks import Shown
+from dnc_serve.handler.doors.operations import Caller, Operations, encode_result
 from dnc_serve.handler.engine.sessions import Session, check_id
-from dnc_serve.handler.engine.work import Peek, Work
+from dnc_serve.handler.engine.work import Peek, Seen, Work
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.metrics import Metrics
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
@@ -35,6 +37,7 @@ LOOK_AGAIN_SECONDS = 0.02
 GO_AWAY_RETRY_SECONDS = 0.5
 
 Asked = pb.Chunk | pb.Reset | pb.Dump
+Dumped = tuple[Seen, dict[str, Shown]]
 
 
 class OpenStreams:
@@ -239,17 +242,14 @@ class SessionStream:
     def _dump(self, message: pb.Dump, place: Place) -> tuple[Session, Work]:
         session = self._operations.session(message.session_id, self._caller)
 
+        async def dump(seen: Seen) -> Dumped:
+            return seen, await self._operations.shown(message, seen)
+
         def done(seen: Any, error: ServeError | None) -> None:
-            try:
-                if error is not None:
-                    raise error
-                arrays = self._operations.arrays(seen, message.names)
-            except ServeError as refused:
-                self._refuse(place, refused)
-                return
-            self._lines.answer(
-                place, lambda: (pb.StreamResponse(dump=part) for part in dump_parts(message, seen, arrays))
-            )
+            if error is not None:
+                self._refuse(place, error)
+            else:
+                self._show(message, place, lambda: dump(seen))
 
         return session, Peek(done, door=self._caller.door)
 
@@ -257,27 +257,34 @@ class SessionStream:
         """A dump of an earlier position, which may be that of the chunk right before it; what follows need not wait
         for it, only for its answer, and skips nothing if it fails."""
 
-        async def dump() -> None:
+        def dump() -> Awaitable[Dumped]:
+            return self._operations.dump(message, self._caller)
+
+        self._lines.start_when_first(place, lambda: self._show(message, place, dump, breaks=False))
+
+    def _show(
+        self, message: pb.Dump, place: Place, dump: Callable[[], Awaitable[Dumped]], *, breaks: bool = True
+    ) -> None:
+        """Answers with a dump when it is there."""
+
+        async def show() -> None:
             try:
-                seen, arrays = await self._operations.dump(message, self._caller)
+                seen, arrays = await dump()
             except ServeError as error:
-                self._refuse(place, error, breaks=False)
+                self._refuse(place, error, breaks=breaks)
                 return
             except Exception:  # unanswered, it would keep the stream from its end
-                logger.exception("a look back failed")
+                logger.exception("a dump failed")
                 mistake = ServeError("INTERNAL", "the server made a mistake; its log says which")
-                self._refuse(place, mistake, breaks=False)
+                self._refuse(place, mistake, breaks=breaks)
                 return
             self._lines.answer(
                 place, lambda: (pb.StreamResponse(dump=part) for part in dump_parts(message, seen, arrays))
             )
 
-        def start() -> None:
-            task = asyncio.create_task(dump())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-        self._lines.start_when_first(place, start)
+        task = asyncio.create_task(show())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _refuse(self, place: Place, error: ServeError, *, breaks: bool = True) -> None:
         """Answers one message with an error; the stream goes on."""

@@ -2,25 +2,22 @@
 
 The engine only says that a session has changed; its state is read when a watcher is ready for a frame, so a slow one
 skips what it missed and holds nothing up. All watchers of a session share one look at it, which is turned into frames
-in a worker thread. What that costs is measured, and frames come less often the more they cost.
+in a worker thread, encoded once for all who want the same. What that costs is measured, and frames come less often the
+more they cost.
 """
 
 import asyncio
-import math
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-import numpy as np
-import torch
-
-from dnc_serve.handler.doors.codec import Float32, encode_array
+from dnc_serve.handler.doors.codec import encode_array
+from dnc_serve.handler.doors.looks import checked_names, thinned
 from dnc_serve.handler.doors.operations import Caller, Operations
 from dnc_serve.handler.engine.engine import Engine
 from dnc_serve.handler.engine.sessions import Session
 from dnc_serve.handler.engine.work import Peek, Seen
 from dnc_serve.handler.errors import ServeError
-from dnc_serve.model.layout import StateLayout
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 DEFAULT_FRAMES_PER_SECOND = 30.0
@@ -28,26 +25,21 @@ MOST_FRAMES_PER_SECOND = 120.0
 DEFAULT_MAX_CELLS = 65_536
 # All arrays of a frame together, so that it passes gRPC's 4 MiB.
 MAX_FRAME_CELLS = (4 << 20) // 4 - (16 << 10)
-INTERFACE = "interface"
 # Making frames takes at most this share of a processor, for each session that is watched.
 COST_SHARE = 0.1
 # A session without changes is asked this often whether it is still there.
 CHECK_SECONDS = 1.0
 FULL_QUEUE_PAUSE_SECONDS = 0.05
 
-Arrays = dict[str, pb.WatchedArray]
 
-
-async def watch(
-    operations: Operations, request: pb.WatchMemoryRequest, caller: Caller
-) -> AsyncIterator[pb.WatchMemoryResponse]:
-    """A frame now and after each change, at most so many a second.
+async def watch(operations: Operations, request: pb.WatchMemoryRequest, caller: Caller) -> AsyncIterator[bytes]:
+    """A frame now and after each change, at most so many a second, each an encoded `WatchMemoryResponse`.
 
     Raises BAD_REQUEST for a wrong rate or name, SESSION_NOT_FOUND (and the like) when the session ends, and DRAINING
     when the server leaves.
     """
     session = operations.session(request.session_id, caller)
-    names = _checked_names(operations.engine.layout, request.names)
+    names = checked_names(operations.engine.layout, request.names)
     max_cells = min(request.max_cells or DEFAULT_MAX_CELLS, MAX_FRAME_CELLS // len(names))
     interval_s = 1.0 / _checked_rate(request.max_frames_per_second)
     feed = Feed.of(operations.engine, session)
@@ -55,14 +47,14 @@ async def watch(
     seen_changes = -1
     try:
         while True:
-            while not await feed.changed_since(seen_changes, CHECK_SECONDS):
+            while not await feed.changed_since(seen_changes):
                 _check_there(operations, session, caller)
             began = time.monotonic()
             look = await feed.look(newer_than=seen_changes, share_s=interval_s)
-            arrays = await feed.arrays(look, names, max_cells)
+            frame = await feed.frame(look, names, max_cells)
             skipped = max(0, look.changes - seen_changes - 1) if seen_changes >= 0 else 0
             seen_changes = look.changes
-            yield _frame(session, look, arrays, skipped)
+            yield frame + _own(skipped)
             await asyncio.sleep(max(began + interval_s - time.monotonic(), feed.cost_s / COST_SHARE))
             _check_there(operations, session, caller)
     finally:
@@ -77,7 +69,7 @@ class Look:
     changes: int  # how many changes of the session it follows
     begun_at: float
     seen: "asyncio.Future[Seen]"
-    arrays: "dict[tuple[tuple[str, ...], int], asyncio.Task[Arrays]]" = field(default_factory=dict)
+    frames: "dict[tuple[tuple[str, ...], int], asyncio.Task[bytes]]" = field(default_factory=dict)
 
 
 class Feed:
@@ -85,11 +77,12 @@ class Feed:
 
     def __init__(self, engine: Engine, session: Session) -> None:
         self.watchers = 0
-        self.cost_s = 0.0  # processor time that the arrays of the latest frame took
+        self.cost_s = 0.0  # processor time that the latest frame took
         self._engine = engine
         self._session = session
         self._changes = 0
-        self._changed = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []
+        self._check: asyncio.TimerHandle | None = None
         self._look: Look | None = None
 
     @classmethod
@@ -107,23 +100,33 @@ class Feed:
     def __call__(self, session: Session) -> None:
         """The session has changed."""
         self._changes += 1
-        self._changed.set()
+        if self._waiting:
+            self._wake()
 
     def leave_if_unwatched(self) -> None:
         """Costs the session nothing any more once nobody watches."""
         if not self.watchers and self._session.watchers is not None and self in self._session.watchers:
             self._session.watchers.remove(self)
 
-    async def changed_since(self, changes: int, timeout_s: float) -> bool:
+    async def changed_since(self, changes: int) -> bool:
         """Whether the session has changed since, waiting for it a while."""
         if self._changes > changes:
             return True
-        self._changed.clear()
-        try:
-            await asyncio.wait_for(self._changed.wait(), timeout_s)
-        except TimeoutError:
-            return False
+        waiting = self._engine.loop.create_future()
+        self._waiting.append(waiting)
+        if self._check is None:  # one timer for all
+            self._check = self._engine.loop.call_later(CHECK_SECONDS, self._wake)
+        await waiting
         return self._changes > changes
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            if not one.done():
+                one.set_result(None)
+        if self._check is not None:
+            self._check.cancel()
+            self._check = None
 
     async def look(self, newer_than: int, share_s: float) -> Look:
         """A look at the session that shows something newer: another watcher's if it is not older than `share_s`."""
@@ -155,99 +158,41 @@ class Feed:
         result: Seen = await seen
         return result
 
-    async def arrays(self, look: Look, names: tuple[str, ...], max_cells: int) -> Arrays:
-        """The look's arrays, thinned and encoded, in a thread; made once for all who want the same."""
+    async def frame(self, look: Look, names: tuple[str, ...], max_cells: int) -> bytes:
+        """The look, thinned and encoded in a thread; made once for all who want the same."""
         key = names, max_cells
-        if key not in look.arrays:
-            look.arrays[key] = asyncio.ensure_future(self._make(look.seen.result(), names, max_cells))
-        return await asyncio.shield(look.arrays[key])
+        if key not in look.frames:
+            look.frames[key] = asyncio.ensure_future(self._make(look.seen.result(), names, max_cells))
+        return await asyncio.shield(look.frames[key])
 
-    async def _make(self, seen: Seen, names: tuple[str, ...], max_cells: int) -> Arrays:
-        arrays, self.cost_s = await asyncio.to_thread(_encoded, self._engine, seen, names, max_cells)
-        return arrays
+    async def _make(self, seen: Seen, names: tuple[str, ...], max_cells: int) -> bytes:
+        tier = f"TIER_{self._session.tier.name}"
+        frame, self.cost_s = await asyncio.to_thread(_encoded, self._engine, seen, tier, names, max_cells)
+        return frame
 
 
-def _encoded(engine: Engine, seen: Seen, names: tuple[str, ...], max_cells: int) -> tuple[Arrays, float]:
-    """The arrays, and the processor time that they took."""
+def _encoded(engine: Engine, seen: Seen, tier: str, names: tuple[str, ...], max_cells: int) -> tuple[bytes, float]:
+    """What all watchers who want the same get, and the processor time that it took."""
     started = time.thread_time()
     assert seen.state is not None
-    arrays: Arrays = {}
-    for name in names:
-        named = interface(engine, seen.state) if name == INTERFACE else {name: _array(engine.layout, seen.state, name)}
-        for part, array in named.items():
-            arrays[part] = pb.WatchedArray(array=encode_array(thin(array, max_cells)), full_shape=array.shape)
-    return arrays, time.thread_time() - started
-
-
-def _array(layout: StateLayout, state: Float32, name: str) -> Float32:
-    """One array of a state in its own shape, the parts (memories or layers) first: [parts, …]."""
-    parts = [
-        state[part.offset : part.offset + part.size].reshape(part.shape) for part in layout.fields if part.name == name
-    ]
-    return parts[0][None] if len(parts) == 1 else np.stack(parts)
-
-
-def interface(engine: Engine, state: Float32) -> dict[str, Float32]:
-    """The gates [L, heads], read modes [L, R, M] and strengths [L, heads] of the timestep that led to a state.
-
-    Empty for a state to which no timestep led: a new one, or one that was reset as a whole.
-    """
-    if not _array(engine.layout, state, "controller_hidden").any():
-        return {}
-    with torch.inference_mode():
-        packed = torch.from_numpy(state)[None].to(engine.tiles.device)
-        return {name: values[:, 0].cpu().numpy() for name, values in engine.tiles.module.interface(packed).items()}
-
-
-def thin(array: Float32, max_cells: int) -> Float32:
-    """The array [..., rows, columns] itself, or one with fewer rows and columns that has at most so many elements (but
-    one for each leading index).
-
-    Each cell is the value of largest magnitude of the block that it stands for; blocks are ceil(full / thinned) wide.
-    """
-    if array.size <= max_cells:
-        return array
-    rows, columns = array.shape[-2:]
-    budget = max(1, max_cells // math.prod(array.shape[:-2]))
-    side = math.isqrt(budget)
-    if rows <= side:
-        most_rows, most_columns = rows, budget // rows
-    elif columns <= side:
-        most_rows, most_columns = budget // columns, columns
-    else:
-        most_rows = most_columns = side
-    height, width = _block_length(rows, most_rows), _block_length(columns, most_columns)
-    highest, lowest = _blocks(np.maximum, array, height, width), _blocks(np.minimum, array, height, width)
-    thinned: Float32 = np.where(highest >= -lowest, highest, lowest)
-    return thinned
-
-
-def _block_length(length: int, at_most: int) -> int:
-    """How long blocks are if there are at most so many; it follows from their number too."""
-    return math.ceil(length / math.ceil(length / math.ceil(length / at_most)))
-
-
-def _blocks(extreme: np.ufunc, array: Float32, height: int, width: int) -> Float32:
-    """The extreme value of each block [height, width]."""
-    # Row by row first, which numpy does at the speed of memory.
-    strips = [extreme.reduce(array[..., row : row + height, :], axis=-2) for row in range(0, array.shape[-2], height)]
-    reduced: Float32 = extreme.reduceat(np.stack(strips, axis=-2), range(0, array.shape[-1], width), axis=-1)
-    return reduced
-
-
-def _frame(session: Session, look: Look, arrays: Arrays, skipped: int) -> pb.WatchMemoryResponse:
-    head = look.seen.result().head
     frame = pb.WatchMemoryResponse(
-        session_id=head.session_id,
-        incarnation=head.incarnation,
-        position=head.position,
-        experience=head.experience,
-        tier=f"TIER_{session.tier.name}",
-        arrays=arrays,
-        skipped_frames=skipped,
+        session_id=seen.head.session_id,
+        incarnation=seen.head.incarnation,
+        position=seen.head.position,
+        experience=seen.head.experience,
+        tier=tier,
+        arrays={
+            name: pb.WatchedArray(array=encode_array(array.values), full_shape=array.full_shape)
+            for name, array in thinned(engine, seen.state, names, max_cells).items()
+        },
     )
     frame.at.GetCurrentTime()
-    return frame
+    return frame.SerializeToString(), time.thread_time() - started
+
+
+def _own(skipped: int) -> bytes:
+    """What one watcher alone is told; encoded messages that follow each other are one."""
+    return pb.WatchMemoryResponse(skipped_frames=skipped).SerializeToString() if skipped else b""
 
 
 def _check_there(operations: Operations, session: Session, caller: Caller) -> None:
@@ -256,19 +201,6 @@ def _check_there(operations: Operations, session: Session, caller: Caller) -> No
         raise ServeError("DRAINING", "the server is leaving", retry_after_s=1.0)
     if operations.session(session.session_id, caller) is not session:
         raise ServeError("SESSION_REPLACED", f"session {session.session_id!r} was created or imported anew")
-
-
-def _checked_names(layout: StateLayout, names: Iterable[str]) -> tuple[str, ...]:
-    known = tuple(dict.fromkeys(part.name for part in layout.fields))
-    wanted = tuple(dict.fromkeys(names)) or known
-    for name in wanted:
-        if name not in (*known, INTERFACE):
-            raise ServeError(
-                "BAD_REQUEST",
-                f"there is no array {name!r}, expected any of {', '.join((*known, INTERFACE))}",
-                got=name,
-            )
-    return wanted
 
 
 def _checked_rate(frames_per_second: float) -> float:

@@ -272,19 +272,21 @@ class ForkSessionResponse(_message.Message):
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., created: bool = ...) -> None: ...
 
 class Dump(_message.Message):
-    __slots__ = ("session_id", "names", "position", "request_id")
+    __slots__ = ("session_id", "names", "position", "request_id", "max_cells")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     NAMES_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    MAX_CELLS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     names: _containers.RepeatedScalarFieldContainer[str]
     position: int
     request_id: int
-    def __init__(self, session_id: _Optional[str] = ..., names: _Optional[_Iterable[str]] = ..., position: _Optional[int] = ..., request_id: _Optional[int] = ...) -> None: ...
+    max_cells: int
+    def __init__(self, session_id: _Optional[str] = ..., names: _Optional[_Iterable[str]] = ..., position: _Optional[int] = ..., request_id: _Optional[int] = ..., max_cells: _Optional[int] = ...) -> None: ...
 
 class DumpPart(_message.Message):
-    __slots__ = ("session_id", "position", "experience", "name", "shape", "offset", "data", "last", "request_id")
+    __slots__ = ("session_id", "position", "experience", "name", "shape", "offset", "data", "last", "request_id", "full_shape")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     EXPERIENCE_FIELD_NUMBER: _ClassVar[int]
@@ -294,6 +296,7 @@ class DumpPart(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    FULL_SHAPE_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     position: int
     experience: int
@@ -303,7 +306,8 @@ class DumpPart(_message.Message):
     data: bytes
     last: bool
     request_id: int
-    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., experience: _Optional[int] = ..., name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., last: bool = ..., request_id: _Optional[int] = ...) -> None: ...
+    full_shape: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., experience: _Optional[int] = ..., name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., last: bool = ..., request_id: _Optional[int] = ..., full_shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DumpMemoryRequest(_message.Message):
     __slots__ = ("dump",)
@@ -549,7 +553,7 @@ class CallResult(_message.Message):
     def __init__(self, create_session: _Optional[_Union[CreateSessionResponse, _Mapping]] = ..., get_session: _Optional[_Union[GetSessionResponse, _Mapping]] = ..., list_sessions: _Optional[_Union[ListSessionsResponse, _Mapping]] = ..., delete_session: _Optional[_Union[DeleteSessionResponse, _Mapping]] = ..., step: _Optional[_Union[StepResponse, _Mapping]] = ..., reset_session: _Optional[_Union[ResetSessionResponse, _Mapping]] = ..., fork_session: _Optional[_Union[ForkSessionResponse, _Mapping]] = ..., dump_memory: _Optional[_Union[WholeDump, _Mapping]] = ..., export_session: _Optional[_Union[ExportSessionResponse, _Mapping]] = ..., import_session: _Optional[_Union[ImportSessionResponse, _Mapping]] = ..., get_model: _Optional[_Union[GetModelResponse, _Mapping]] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class WholeDump(_message.Message):
-    __slots__ = ("session_id", "position", "experience", "arrays")
+    __slots__ = ("session_id", "position", "experience", "arrays", "thinned")
     class ArraysEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -557,12 +561,21 @@ class WholeDump(_message.Message):
         key: str
         value: Array
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Array, _Mapping]] = ...) -> None: ...
+    class ThinnedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: WatchedArray
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[WatchedArray, _Mapping]] = ...) -> None: ...
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     EXPERIENCE_FIELD_NUMBER: _ClassVar[int]
     ARRAYS_FIELD_NUMBER: _ClassVar[int]
+    THINNED_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     position: int
     experience: int
     arrays: _containers.MessageMap[str, Array]
-    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., experience: _Optional[int] = ..., arrays: _Optional[_Mapping[str, Array]] = ...) -> None: ...
+    thinned: _containers.MessageMap[str, WatchedArray]
+    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., experience: _Optional[int] = ..., arrays: _Optional[_Mapping[str, Array]] = ..., thinned: _Optional[_Mapping[str, WatchedArray]] = ...) -> None: ...

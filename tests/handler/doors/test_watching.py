@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from dnc_serve.handler.doors.codec import Float32
-from dnc_serve.handler.doors.watching import MAX_FRAME_CELLS, thin
+from dnc_serve.handler.doors.watching import MAX_FRAME_CELLS
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import export, load_artifact
 from dnc_serve.model.state import DNCState
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.handler.door import TIMEOUT, Door, open_door, refused
+from tests.handler.doors.test_looks import strongest
 from tests.handler.harness import INPUT_SIZE, random_inputs
 
 SIX = ("memory", "link_matrix", "precedence", "read_weights", "write_weights", "usage_vector")
@@ -109,6 +110,7 @@ def test_many_watchers_see_the_same_and_leave_nothing_behind(door: Door) -> None
     shown = [next(frames) for frames in streams]
     assert {frame.position for frame in shown} == {4}
     assert len({values(frame, "memory").tobytes() for frame in shown}) == 1
+    assert len({frame.at.ToNanoseconds() for frame in shown}) == 1, "one look, made and encoded once"
     for frames in streams:
         frames.cancel()
     session = door.server._engine.registry.get("crowd", "")
@@ -178,25 +180,6 @@ def test_a_large_state_is_thinned_to_pass_a_message(tmp_path: Path) -> None:
         assert shown[0, 0] == strongest(links[:width, :width])
         assert shown[-1, -1] == strongest(links[(len(shown) - 1) * width :, (len(shown) - 1) * width :])
         assert values(small, "memory").shape[2] == 16  # rows are thinned first: there are more of them
-
-
-def strongest(block: Float32) -> float:
-    return float(block.ravel()[np.abs(block).argmax()])
-
-
-@pytest.mark.parametrize("shape", [(1, 9, 7), (2, 3, 40, 40), (1, 500), (5, 1, 64), (1, 1, 1, 1)])
-@pytest.mark.parametrize("max_cells", [1, 7, 64, 1000])
-def test_thinned_cells_are_the_strongest_of_their_blocks(shape: tuple[int, ...], max_cells: int) -> None:
-    array = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    thinned = thin(array, max_cells)
-    leading = int(np.prod(shape[:-2]))
-    assert thinned.shape[:-2] == shape[:-2]
-    assert thinned.size <= max(max_cells, leading)
-    height, width = (-(-full // few) for full, few in zip(shape[-2:], thinned.shape[-2:], strict=True))
-    for index in np.ndindex(thinned.shape):
-        *lead, row, column = index
-        block = array[(*lead, slice(row * height, (row + 1) * height), slice(column * width, (column + 1) * width))]
-        assert thinned[index] == strongest(block)
 
 
 def test_a_frame_of_everything_fits_a_message() -> None:
