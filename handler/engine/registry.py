@@ -1,10 +1,11 @@
 """Which sessions there are, and which there were."""
 
-import bisect
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from sortedcontainers import SortedList  # type: ignore[import-untyped]
 
 from dnc_serve.handler.engine.sessions import Session
 from dnc_serve.handler.errors import ServeError
@@ -21,7 +22,11 @@ class Tombstone:
 
 
 class Registry:
-    """Living sessions by id, and tombstones, bounded in number."""
+    """Living sessions by id, and tombstones, bounded in number.
+
+    Nothing here walks over all sessions: a page costs what it holds, and a look for those whose time is up what it
+    finds.
+    """
 
     def __init__(self, max_sessions: int, max_tombstones: int) -> None:
         self._max_sessions = max_sessions
@@ -29,8 +34,8 @@ class Registry:
         # By last commit, the oldest first: what ends for idleness stands in front.
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._tombstones: OrderedDict[str, Tombstone] = OrderedDict()
-        self._sorted_ids: list[str] = []
-        self._by_owner: dict[str, int] = {}
+        self._ids_of: dict[str, SortedList] = {}  # by owner
+        self._by_age = SortedList()  # (created_at, id)
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -46,7 +51,7 @@ class Registry:
 
     def count_of(self, owner: str) -> int:
         """How many sessions a token has made."""
-        return self._by_owner.get(owner, 0)
+        return len(self._ids_of.get(owner, ()))
 
     def get(self, session_id: str, owner: str) -> Session:
         """The session, if the caller may see it; raises SESSION_NOT_FOUND or SESSION_EXPIRED."""
@@ -78,8 +83,8 @@ class Registry:
         assert session.session_id not in self._sessions, session.session_id
         self._tombstones.pop(session.session_id, None)
         self._sessions[session.session_id] = session
-        self._by_owner[session.owner] = self.count_of(session.owner) + 1
-        bisect.insort(self._sorted_ids, session.session_id)
+        self._ids_of.setdefault(session.owner, SortedList()).add(session.session_id)
+        self._by_age.add((session.created_at, session.session_id))
 
     def touch(self, session: Session, now: float) -> None:
         """The session committed something just now."""
@@ -92,8 +97,11 @@ class Registry:
         if self._sessions.get(session.session_id) is not session:
             return
         del self._sessions[session.session_id]
-        self._by_owner[session.owner] -= 1
-        del self._sorted_ids[bisect.bisect_left(self._sorted_ids, session.session_id)]
+        self._by_age.remove((session.created_at, session.session_id))
+        ids = self._ids_of[session.owner]
+        ids.remove(session.session_id)
+        if not ids:
+            del self._ids_of[session.owner]
 
     def bury(self, session_id: str, tombstone: Tombstone) -> None:
         """Remembers how a session ended."""
@@ -103,29 +111,25 @@ class Registry:
 
     def page(self, owner: str, after: str, prefix: str, size: int) -> tuple[list[Session], str]:
         """Up to `size` of the owner's sessions whose ids follow `after`, and the last id if there are more."""
-        start = bisect.bisect_right(self._sorted_ids, after) if after else 0
-        start = max(start, bisect.bisect_left(self._sorted_ids, prefix))
+        ids = self._ids_of.get(owner, SortedList())
         found: list[Session] = []
-        for session_id in self._sorted_ids[start:]:
+        for session_id in ids.irange(max(after, prefix), inclusive=(after < prefix, True)):
             if not session_id.startswith(prefix):
                 break
-            session = self._sessions[session_id]
-            if session.owner != owner:
-                continue
             if len(found) == size:
                 return found, found[-1].session_id
-            found.append(session)
+            found.append(self._sessions[session_id])
         return found, ""
 
-    def overdue(self, now: float, idle_s: float, age_s: float) -> list[tuple[Session, str]]:
-        """Sessions whose time is up, with the reason; those with work are spared."""
-        due: list[tuple[Session, str]] = []
+    def overdue(self, now: float, idle_s: float, age_s: float) -> Iterator[tuple[Session, str]]:
+        """Sessions whose time is up, with the reason; those with work are not idle. No session may come or go before
+        the last one is taken."""
         if idle_s:
             for session in self._sessions.values():
                 if session.last_used_at > now - idle_s:
                     break
                 if session.idle:
-                    due.append((session, "idle"))
+                    yield session, "idle"
         if age_s:
-            due += [(session, "age") for session in self._sessions.values() if session.created_at <= now - age_s]
-        return due
+            for _, session_id in self._by_age.irange(maximum=(now - age_s, "\U0010ffff")):
+                yield self._sessions[session_id], "age"

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
+from itertools import islice
 
 from dnc_serve.handler.doors.access import Access
 from dnc_serve.handler.engine.engine import Engine
@@ -49,10 +50,12 @@ class Upkeep:
         """Ends sessions that were idle for too long, or are too old."""
         engine, config = self._engine, self._engine.config
         overdue = engine.registry.overdue(time.time(), config.idle_timeout_s, config.max_age_s)
-        for session, why in overdue[:ENDED_AT_ONCE]:
-            if not any(isinstance(work, Delete) for work in session.fifo):
-                with suppress(ServeError):  # a full queue now; the others need not wait for that
-                    engine.submit(session, Delete(lambda result, error: None, why=why))
+        ending = (
+            (session, why) for session, why in overdue if not any(isinstance(work, Delete) for work in session.fifo)
+        )
+        for session, why in islice(ending, ENDED_AT_ONCE):
+            with suppress(ServeError):  # a full queue now; the others need not wait for that
+                engine.submit(session, Delete(lambda result, error: None, why=why))
 
     async def retain(self) -> None:
         """Prunes the journal to what is to be kept."""
