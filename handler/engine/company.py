@@ -50,11 +50,16 @@ class Run:
 
 
 class Rotation:
-    """Chunks under way, in turn; a turn takes about `turn_seconds` at most."""
+    """Chunks under way, in turn; a turn takes about `turn_seconds` at most.
+
+    Every other turn is for the oldest, which keep their place at the front until they are through, and every other one
+    for those that have the least left: neither waits longer for the other than a turn.
+    """
 
     def __init__(self, turn_seconds: float) -> None:
         self._turn_seconds = turn_seconds
         self._runs: deque[Run] = deque()
+        self._shortest_next = False
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -62,23 +67,34 @@ class Rotation:
     def add(self, run: Run) -> None:
         self._runs.append(run)
 
+    def put_back(self, runs: list[Run]) -> None:
+        """Runs of a company that have ticks left, or whose turn it isn't after all."""
+        self._runs.extendleft(reversed(runs))
+
     def next_company(self) -> tuple[list[Run], int]:
         """The runs of the next turn, all stepped by the same tiles, and the ticks that all of them have left."""
-        company: list[Run] = []
-        aside: list[Run] = []
-        tiles, magnitude = self._runs[0].tiles, self._runs[0].rest.bit_length()
-        while self._runs and len(company) < tiles.largest and len(aside) < tiles.largest:
-            run = self._runs.popleft()
-            (company if run.tiles is tiles and run.rest.bit_length() == magnitude else aside).append(run)
+        leads = min(self._runs, key=_magnitude) if self._shortest_next else self._runs[0]
+        self._shortest_next = not self._shortest_next
+        tiles, magnitude = leads.tiles, _magnitude(leads)
+        like = [run for run in self._runs if run.tiles is tiles and _magnitude(run) == magnitude]
+        company = like[: tiles.worthwhile]
         # Rows that would be padding carry longer chunks a bit further.
         padding = tiles.fit(len(company)) - len(company)
-        longer = [run for run in aside if run.tiles is tiles and run.rest.bit_length() > magnitude]
-        for run in longer[:padding]:
-            aside.remove(run)
-            company.append(run)
-        self._runs.extendleft(reversed(aside))
-        most_ticks = max(1, min(MAX_TICKS, int(self._turn_seconds / tiles.tick_seconds)))
+        if padding and len(self._runs) > len(like):
+            longer = [run for run in self._runs if run.tiles is tiles and _magnitude(run) > magnitude]
+            company += longer[:padding]
+        if len(company) == len(self._runs):
+            self._runs.clear()
+        else:
+            chosen = set(company)
+            self._runs = deque(run for run in self._runs if run not in chosen)
+        most_ticks = max(1, min(MAX_TICKS, int(self._turn_seconds / tiles.seconds(len(company)))))
         return company, min(most_ticks, min(run.rest for run in company))
+
+
+def _magnitude(run: Run) -> int:
+    """Rests are alike if they have this in common."""
+    return run.rest.bit_length()
 
 
 class Gathering:

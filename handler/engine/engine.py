@@ -4,8 +4,8 @@ One owner of all states, on one event loop. Each session has one FIFO; a chunk r
 write ahead, commit, answer. Between the gather and the commit it works on a row of its own, so whatever goes wrong
 leaves its session as it was.
 
-A model whose tick takes long is stepped in a thread, so that the loop goes on serving; a small one in the loop itself,
-which is faster than waking a thread.
+What takes long is stepped in a thread, so that the loop goes on serving: while one company is stepped, the others'
+chunks come in and answers go out. A short chunk is stepped in the loop itself, which is faster than waking a thread.
 """
 
 import asyncio
@@ -39,9 +39,10 @@ from dnc_serve.handler.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
-# A turn takes about as long as this at most, so that the doors stay awake between turns. A tick that alone takes longer
-# is worth waking a thread for.
+# A turn takes about as long as this at most, so that nobody waits long for the next one.
 TURN_SECONDS = 0.004
+# One that takes longer than this is worth waking a thread for.
+THREAD_SECONDS = 0.001
 # Beyond so many turns' worth of rows, chunks under way only hold rows that others could use.
 MAX_RUNS_IN_TILES = 8
 
@@ -90,7 +91,7 @@ class Engine:
         self._stepping = False
         self._gathering = Gathering()
         self.stepper = Stepper(tiles, slab, metrics)
-        self._thread = ThreadPoolExecutor(1, "dnc-step") if tiles.tick_seconds >= TURN_SECONDS else None
+        self._thread = ThreadPoolExecutor(1, "dnc-step", torch.set_flush_denormal, (True,))  # each thread has its own
 
     # What the doors call.
 
@@ -126,6 +127,7 @@ class Engine:
         self.schedule(session)
         if self._scheduled:
             self._wake()
+        self.loading.go_on()
         if self.leases.shared and session.tier is Tier.STORE and session.idle and not session.ended:
             self.leases.give_up([session])
 
@@ -196,6 +198,11 @@ class Engine:
             self.answer(session, session.fifo.popleft(), None, error)
 
     @property
+    def runs(self) -> int:
+        """Chunks under way."""
+        return self._runs
+
+    @property
     def at_rest(self) -> bool:
         """Whether nothing is queued or under way."""
         return not self.queued and not self._runs
@@ -209,46 +216,63 @@ class Engine:
 
     def _turn(self) -> None:
         self._turn_pending = False
-        if self._gathering.waits(len(self._scheduled) + len(self._rotation)):
+        if self._gathers():
             self._wake()
             return
         self._begin_runs()
         if not self._rotation:
             return
         company, ticks = self._rotation.next_company()
-        self._gathering.stepped(len(company))
-        if self._thread is None:
-            self._settle(company, ticks, self.stepper.step(company, ticks))
+        if _is_worth_a_thread(company, ticks):
+            self._step_in_thread(company, ticks)
         else:
-            self._stepping = True
-            stepped = self.loop.run_in_executor(self._thread, self.stepper.step, company, ticks)
-            stepped.add_done_callback(lambda future: self._settle_later(company, ticks, future))
+            self._gathering.stepped(len(company))
+            self._settle(company, ticks, self.stepper.step(company, ticks))
 
-    def _settle_later(self, company: list[Run], ticks: int, future: "asyncio.Future[Stepped | None]") -> None:
+    def _gathers(self) -> bool:
+        return self._gathering.waits(len(self._scheduled) + len(self._rotation))
+
+    def _step_in_thread(self, company: list[Run], ticks: int) -> None:
+        self._stepping = True
+        self._gathering.stepped(len(company))
+        stepped = self.loop.run_in_executor(self._thread, self.stepper.step, company, ticks)
+        stepped.add_done_callback(lambda future: self._stepped_in_thread(company, ticks, future))
+
+    def _stepped_in_thread(self, company: list[Run], ticks: int, future: "asyncio.Future[Stepped | None]") -> None:
         self._stepping = False
         self._settle(company, ticks, future.result())
 
     def _settle(self, company: list[Run], ticks: int, stepped: Stepped | None) -> None:
         """Keeps what the tick gave; runs that are through go on to their commit."""
+        through: list[Run] = []
         if stepped is None:
             for run in company:
                 self.drop(run, ServeError("INTERNAL", "the model could not be stepped; nothing was applied"))
-            self._wake()
-            return
-        outputs, finite = stepped
-        through: list[Run] = []
-        for place, run in enumerate(company):
-            run.outputs[run.done : run.done + ticks] = outputs[:, place]
-            run.done += ticks
-            run.finite = finite[place]
-            if run.rest:
-                self._rotation.add(run)
-            else:
-                through.append(run)
+        else:
+            outputs, finite = stepped
+            for place, run in enumerate(company):
+                run.outputs[run.done : run.done + ticks] = outputs[:, place]
+                run.done += ticks
+                run.finite = finite[place]
+            through = [run for run in company if not run.rest]
+            self._rotation.put_back([run for run in company if run.rest])
+        self._step_ahead()
         if through:
             self.commits.commit(through)
         if self._rotation or self._scheduled:
             self._wake()
+
+    def _step_ahead(self) -> None:
+        """Before the loop turns to what a company leaves behind, the thread gets the next one, if that is complete."""
+        if not (self._scheduled or self._rotation) or self._gathers():
+            return
+        self._begin_runs()
+        if self._rotation:
+            company, ticks = self._rotation.next_company()
+            if _is_worth_a_thread(company, ticks):
+                self._step_in_thread(company, ticks)
+            else:
+                self._rotation.put_back(company)
 
     # What stands first in a FIFO.
 
@@ -262,6 +286,7 @@ class Engine:
                     session.scheduled = True
                     self._scheduled.append(session)
                     break
+        self.loading.go_on()
 
     def _begin(self, session: Session, work: Work) -> bool:
         """Starts, answers or refuses the work that stands first; False if there is no room for it now."""
@@ -404,3 +429,7 @@ class Engine:
     def working_state(self, run: Run) -> Float32:
         """The state [S] that the run has come to."""
         return self._slab.read(run.work_row)
+
+
+def _is_worth_a_thread(company: list[Run], ticks: int) -> bool:
+    return company[0].tiles.seconds(len(company), ticks) > THREAD_SECONDS

@@ -72,10 +72,7 @@ class Slab:
 
         A sum is finite only if all its terms are: one pass, and whoever wants to know exactly looks again.
         """
-        if self._numpy is not None and rows <= FEW_ROWS:
-            with np.errstate(over="ignore", invalid="ignore"):
-                return [math.isfinite(tile_row.sum()) for tile_row in tile.numpy()[:rows]]
-        return [bool(one) for one in torch.isfinite(tile[:rows].sum(dim=1)).tolist()]
+        return [math.isfinite(total) for total in tile[:rows].sum(dim=1).tolist()]
 
     def _index(self, rows: Sequence[int]) -> Tensor:
         return torch.tensor(rows, device=self.states.device)

@@ -34,8 +34,7 @@ def test_a_long_chunk_does_not_hold_up_short_ones(small: Tiles) -> None:
         turns.append((short in company, ticks))
         for run in company:
             run.done += ticks
-            if run.rest:
-                rotation.add(run)
+        rotation.put_back([run for run in company if run.rest])
     assert (True, 2) in turns
 
 
@@ -50,6 +49,23 @@ def test_short_chunks_do_not_hold_up_a_long_one(small: Tiles) -> None:
     assert ticks == 64
 
 
+def test_of_two_companies_of_like_chunks_one_is_through_before_the_other_begins(small: Tiles) -> None:
+    rotation = Rotation(2 * small.seconds(small.worthwhile) * 1.01)  # two ticks a turn
+    runs = [a_run(8, small) for _ in range(2 * small.worthwhile)]
+    for run in runs:
+        rotation.add(run)
+    through: list[Run] = []
+    while rotation:
+        company, ticks = rotation.next_company()
+        for run in company:
+            run.done += ticks
+        through += [run for run in company if not run.rest]
+        rotation.put_back([run for run in company if run.rest])
+        begun = [run for run in runs if run.done and run.rest]
+        assert len(begun) <= small.worthwhile
+    assert through == runs
+
+
 @given(chunks=st.lists(st.tuples(st.integers(1, 300), st.booleans()), min_size=1, max_size=60))
 def test_everyone_is_through_after_as_many_ticks_as_asked(
     small: Tiles, tiles: Tiles, chunks: list[tuple[int, bool]]
@@ -62,13 +78,12 @@ def test_everyone_is_through_after_as_many_ticks_as_asked(
     while rotation:
         company, ticks = rotation.next_company()
         assert len({run.tiles for run in company}) == 1
-        assert 1 <= len(company) <= company[0].tiles.largest
+        assert 1 <= len(company) <= company[0].tiles.worthwhile
         assert len(set(map(id, company))) == len(company)
         assert 1 <= ticks <= min(run.rest for run in company)
         for run in company:
             run.done += ticks
-            if run.rest:
-                rotation.add(run)
+        rotation.put_back([run for run in company if run.rest])
         turns += 1
         assert turns <= sum(length for length, _ in chunks)
     assert all(run.rest == 0 for run in runs)

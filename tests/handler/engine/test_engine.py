@@ -1,6 +1,7 @@
 """The engine against the plain truth: the model stepped alone, in process."""
 
 import asyncio
+import math
 import random
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.doors.codec import Float32
+from dnc_serve.handler.engine import engine
 from dnc_serve.handler.engine.sessions import Tier
 from dnc_serve.handler.engine.tiles import Tiles
 from dnc_serve.handler.engine.work import Chunk, Delete, Peek, Reset
@@ -45,10 +47,17 @@ class Alone:
         self.state[:, 0 if scope == "all" else self.tiles.layout.experience_offset :] = 0
 
 
+@pytest.mark.parametrize("thread_seconds", [0.0, math.inf], ids=["in a thread", "in the loop"])
 @pytest.mark.parametrize("durability", DURABILITIES)
 async def test_64_interleaved_sessions_give_the_bits_of_each_alone(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path, durability: str
+    tiles: Tiles,
+    artifact: Artifact,
+    tmp_path: Path,
+    durability: str,
+    thread_seconds: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(engine, "THREAD_SECONDS", thread_seconds)
     timesteps = 40
     async with running_engine(tiles, artifact, config(tmp_path, durability=durability, slots=16)) as harness:
 
