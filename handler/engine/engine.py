@@ -216,6 +216,8 @@ class Engine:
 
     def _turn(self) -> None:
         self._turn_pending = False
+        if self._stepping:  # since this turn was asked for; another one follows
+            return
         if self._gathers():
             self._wake()
             return
