@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dnc_serve.handler.config import ServeConfig
+from dnc_serve.handler.engine import tiles as tiles_module
 from dnc_serve.handler.engine.tiles import Tiles, choose_tiles
 from dnc_serve.handler.engine.work import Peek
 from dnc_serve.model.compiled import MANIFEST_FILE, CompiledError, compiled_key, load_compiled
@@ -190,3 +191,14 @@ def test_tiles_on_a_gpu_agree_with_each_other_and_nearly_with_the_cpu(artifact_f
     on_gpu = Tiles(load_artifact(artifact_folder, "cuda"), "cuda")
     assert len(on_gpu.sizes) > 1
     assert on_gpu.difference(portable) <= 1e-4
+
+
+def test_large_states_are_stepped_in_smaller_tiles(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    row_bytes = 4 * artifact.layout.size
+    monkeypatch.setattr(tiles_module, "MAX_TILE_BYTES", 13 * row_bytes)
+    assert max(Tiles(artifact, "cpu").sizes) == 12
+    monkeypatch.setattr(tiles_module, "MAX_TILE_BYTES", 7 * row_bytes)
+    alone = Tiles(artifact, "cpu")
+    assert alone.sizes == (1,)
+    outputs, _ = alone.run(torch.ones(3, 1, artifact.config.input_size), torch.zeros(1, artifact.layout.size))
+    assert outputs.shape == (3, 1, artifact.config.outputs)
