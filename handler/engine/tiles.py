@@ -30,6 +30,8 @@ PROBE_TIMESTEPS = 9
 COMPILED_TOLERANCE = 1e-5
 # The states of a tile take so much at most, or it has one row; a tick needs a few times as much beside them.
 MAX_TILE_BYTES = 256 << 20
+# How much more a row may cost in a tile than in the best one.
+WORTHWHILE = 1.15
 # TorchScript's executor may change its code after the first calls.
 WARM_UP_CALLS = 3
 
@@ -62,7 +64,8 @@ class Tiles:
         self._code = self.module if compiled is None else compiled
         self.sizes = self._agreeing(sorted(self._affordable(candidates) if compiled is None else compiled.sizes))
         self.largest = self.sizes[-1]
-        self.tick_seconds = self._time_a_tick()
+        self._tick_seconds = {size: self._time_a_tick(size) for size in self.sizes}
+        self.worthwhile = self._worthwhile()
         self.fingerprint = self._fingerprint(artifact, "" if compiled is None else compiled.identity)
 
     def _fingerprint(self, artifact: Artifact, code: str) -> str:
@@ -73,6 +76,10 @@ class Tiles:
     def fit(self, rows: int) -> int:
         """The smallest tile that holds so many rows."""
         return next(size for size in self.sizes if size >= rows)
+
+    def seconds(self, rows: int, ticks: int = 1) -> float:
+        """How long so many rows take for so many ticks, as measured at the start."""
+        return self._tick_seconds[self.fit(rows)] * ticks
 
     def run(self, inputs: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
         """Steps a tile through T timesteps: outputs [T, rows, O] and the states after the last."""
@@ -152,9 +159,15 @@ class Tiles:
             outputs.append(output.cpu())
         return torch.cat(outputs), states.cpu()
 
-    def _time_a_tick(self) -> float:
-        inputs = torch.zeros(PROBE_TIMESTEPS, self.largest, self.input_size, device=self.device)
-        states = torch.zeros(self.largest, self.layout.size, device=self.device)
+    def _worthwhile(self) -> int:
+        """The smallest tile in which a row costs hardly more than in any larger one: two of them, one after the other,
+        leave the loop time to serve one while the other is stepped."""
+        of_a_row = {size: self._tick_seconds[size] / size for size in self.sizes}
+        return min(size for size, seconds in of_a_row.items() if seconds <= WORTHWHILE * min(of_a_row.values()))
+
+    def _time_a_tick(self, size: int) -> float:
+        inputs = torch.zeros(PROBE_TIMESTEPS, size, self.input_size, device=self.device)
+        states = torch.zeros(size, self.layout.size, device=self.device)
         # On a busy machine the wall clock would count what others do; on a device it is all that there is.
         clock = time.thread_time if self.device.type == "cpu" else time.perf_counter
         best = float("inf")
