@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from dnc_serve.client.cli.child_server import ServerFailed
+
 HELP = "measure a server on this machine beside its model alone and an empty echo"
 
 LONE, MANY = ("s0",), 64
@@ -30,11 +32,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     try:
-        from dnc_serve.client.cli.measure.served import ServerFailed
-    except ImportError as exc:
-        print(f"dnc bench: {exc}; it needs more: pip install 'dnc-serve[serve]'", file=sys.stderr)
-        return 1
-    try:
         report = measure(
             args.model,
             ("--durability", args.durability),
@@ -43,6 +40,9 @@ def run(args: argparse.Namespace) -> int:
             0.2 if args.quick else args.seconds,
             lambda line: print(f"\r\x1b[K{line}", end="", file=sys.stderr) if sys.stderr.isatty() else None,
         )
+    except ImportError as exc:
+        print(f"dnc bench: {exc}; it needs more: pip install 'dnc-serve[serve]'", file=sys.stderr)
+        return 1
     except ServerFailed as exc:
         print(f"dnc bench: {exc}", file=sys.stderr)
         return 1

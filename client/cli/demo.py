@@ -5,6 +5,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+from dnc_serve.client.cli.child_server import ServerFailed
 from dnc_serve.client.cli.demos import DemoFailed, copy, graph, recall
 
 HELP = "start a server, let a session remember something, and ask for it from another process"
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         return _refuse(exc, 2)
     except ImportError as exc:
         return _refuse(f"{exc}; it needs more: pip install 'dnc-serve[serve]'", 1)
-    except (DemoFailed, OSError) as exc:
+    except (DemoFailed, ServerFailed, OSError) as exc:
         return _refuse(exc, 1)
     return code
 

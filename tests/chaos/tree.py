@@ -9,7 +9,8 @@ from typing import Literal
 
 import psutil
 
-from tests.end_to_end.servers import Server, serve_command
+from dnc_serve.client.cli.child_server import serve_command
+from tests.end_to_end.servers import Server
 
 END_TIMEOUT_S = 30.0
 # Flags of the addresses in the `ready` line, by their names there.

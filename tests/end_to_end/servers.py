@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,22 +10,10 @@ from pathlib import Path
 
 import psutil
 
+from dnc_serve.client.cli.child_server import serve_command
+
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
-# Every port a free one: servers of other tests may run beside this one.
-FREE_PORTS = [
-    text
-    for name in (
-        "port",
-        "metrics-port",
-        "torchserve-http-port",
-        "torchserve-management-port",
-        "torchserve-metrics-port",
-        "torchserve-grpc-port",
-        "torchserve-grpc-management-port",
-    )
-    for text in (f"--{name}", "0")
-]
 
 
 class Server:
@@ -59,11 +46,6 @@ class Server:
         """SIGTERM, and the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(STOP_TIMEOUT_S)
-
-
-def serve_command(model: Path | str, state_dir: Path, *flags: str) -> list[str]:
-    command = [sys.executable, "-m", "dnc_serve.client.cli", "serve"]
-    return [*command, "--model", str(model), "--state-dir", str(state_dir), *FREE_PORTS, *flags]
 
 
 @contextmanager

@@ -12,10 +12,11 @@ import psutil
 import pytest
 
 from dnc_serve.client import Client
+from dnc_serve.client.cli.child_server import serve_command
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.torchserve.probe import health
 from tests.end_to_end.conftest import INPUT_SIZE, OUTPUT_SIZE
-from tests.end_to_end.servers import Server, running, serve_command, wait_until
+from tests.end_to_end.servers import Server, running, wait_until
 
 
 def step(server: Server, session_id: str, timesteps: int = 1) -> int:

@@ -1,7 +1,5 @@
 """A real `dnc serve` to measure: TorchServe, its worker and its doors, on free ports and in a folder of its own."""
 
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,27 +8,20 @@ from urllib.request import urlopen
 
 import psutil
 
-PORT_FLAGS = (
-    "--port", "--metrics-port", "--torchserve-http-port", "--torchserve-management-port", "--torchserve-metrics-port",
-    "--torchserve-grpc-port", "--torchserve-grpc-management-port",
-)  # fmt: skip
-STOP_TIMEOUT_S = 40.0
+from dnc_serve.client.cli.child_server import STOP_TIMEOUT_S, ChildServer, child_server
+
 WORKER_MARK = "model_service_worker"  # in the command line of TorchServe's workers
-
-
-class ServerFailed(Exception):
-    """`dnc serve` ended before it served; what it said is on standard error."""
 
 
 class Served:
     """A server that serves."""
 
-    def __init__(self, process: "subprocess.Popen[str]", addresses: Mapping[str, str], state_dir: Path) -> None:
-        self.process = process
+    def __init__(self, server: ChildServer, state_dir: Path) -> None:
+        self.process = server.process
         self.state_dir = state_dir
-        self.grpc = addresses["grpc"]
-        self.torchserve_grpc = addresses["torchserve-grpc"]
-        self._metrics = addresses["metrics"]
+        self.grpc = server.addresses["grpc"]
+        self.torchserve_grpc = server.addresses["torchserve-grpc"]
+        self._metrics = server.addresses["metrics"]
 
     def worker(self) -> psutil.Process:
         """The process that owns the sessions."""
@@ -80,22 +71,11 @@ def served(model: str, *flags: str, compiled: bool = False, state_dir: Path | No
     """
     with tempfile.TemporaryDirectory(prefix="dnc-bench-") as temporary:
         folder = state_dir or Path(temporary) / "state"
-        command = [sys.executable, "-m", "dnc_serve.client.cli", "serve", "--model", model, "--state-dir", str(folder)]
-        command += ["--log-level", "error", *flags]
         if compiled:
             _link_compiled(folder)
-            command.append("--compile")
-        for flag in PORT_FLAGS:
-            command += [flag, "0"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            try:
-                yield Served(process, _addresses(process), folder)
-            finally:
-                process.terminate()
-                try:
-                    process.wait(STOP_TIMEOUT_S)
-                except subprocess.TimeoutExpired:
-                    process.kill()
+            flags = (*flags, "--compile")
+        with child_server(model, folder, "--log-level", "error", *flags) as server:
+            yield Served(server, folder)
 
 
 def _link_compiled(state_dir: Path) -> None:
@@ -108,16 +88,6 @@ def _link_compiled(state_dir: Path) -> None:
     link = state_dir / COMPILED
     if not link.exists():
         link.symlink_to(kept)
-
-
-def _addresses(process: "subprocess.Popen[str]") -> dict[str, str]:
-    """Waits for the line that begins with `ready`."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        words = line.split()
-        if words and words[0] == "ready":
-            return dict(word.split("=", 1) for word in words[1:])
-    raise ServerFailed(f"dnc serve ended with exit code {process.wait()}")
 
 
 def quantile(
