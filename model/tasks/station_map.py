@@ -1,7 +1,7 @@
 """A map of one's own, with names, for the bundled graph model."""
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -29,33 +29,26 @@ class StationMap:
     def __post_init__(self) -> None:
         if not self.triples:
             raise ValueError("the map is empty; expected rows of from, line, to")
+        _check((f"row {number} of the map", triple) for number, triple in enumerate(self.triples, 1))
         if len(self.stations) > MOST_STATIONS:
-            raise ValueError(f"the map has {len(self.stations)} stations; expected at most {MOST_STATIONS}")
-        if len(self.lines) > BUNDLED.lines:
-            raise ValueError(f"the map has lines {', '.join(self.lines)}; expected at most {BUNDLED.lines}")
-        ways: dict[tuple[str, str], str] = {}
-        for source, line, target in self.triples:
-            if ways.setdefault((source, line), target) != target:
-                raise ValueError(f"{line} leads from {source} to {ways[source, line]} and to {target}; expected one")
+            raise ValueError(f"the map has {len(self.stations)} stations; the model takes at most {MOST_STATIONS}")
 
     @classmethod
     def from_csv(cls, path: str | Path) -> Self:
-        """Reads rows of from, line, to; a first row with just these words is a header. Raises ValueError, OSError."""
-        with Path(path).open(newline="", encoding="utf-8-sig") as file:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if any(cell.strip() for cell in row)]
-        if rows and tuple(cell.lower() for cell in rows[0]) == HEADER:
-            del rows[0]
-        return cls.from_rows(rows)
+        """Reads rows of from, line, to; a first row with just these words is a header.
+
+        Raises ValueError with the file and the line, OSError.
+        """
+        rows = list(_csv_rows(Path(path)))
+        if not rows:
+            raise ValueError(f"{path}: no map; expected rows of from, line, to")
+        _check(rows)
+        return cls.from_rows(row for _, row in rows)
 
     @classmethod
     def from_rows(cls, rows: Iterable[Sequence[str]]) -> Self:
         """From rows of three names; repeated rows count once."""
-        triples: dict[tuple[str, str, str], None] = {}
-        for number, row in enumerate(rows, 1):
-            if len(row) != 3 or not all(row):
-                raise ValueError(f"row {number} of the map is {list(row)}; expected from, line, to")
-            triples[row[0], row[1], row[2]] = None
-        return cls(tuple(triples))
+        return cls(tuple(dict.fromkeys(tuple(row) for row in rows)))  # type: ignore[misc]  # their lengths are checked
 
     @property
     def stations(self) -> list[str]:
@@ -112,3 +105,37 @@ class StationMap:
             here = ways[here, line]
             reached.append(here)
         return reached
+
+
+def _check(rows: Iterable[tuple[str, Sequence[str]]]) -> None:
+    """Raises ValueError with the place of the first row that no map has."""
+    ways: dict[tuple[str, str], str] = {}
+    lines: set[str] = set()
+    for place, row in rows:
+        if len(row) != len(HEADER) or not all(row):
+            raise ValueError(f"{place}: {', '.join(row)!r}; expected from, line, to")
+        source, line, target = row
+        lines.add(line)
+        if len(lines) > BUNDLED.lines:
+            raise ValueError(f"{place}: {line!r} is one line more; the model takes at most {BUNDLED.lines}")
+        if ways.setdefault((source, line), target) != target:
+            raise ValueError(f"{place}: {line} leads from {source} to {target}, and to {ways[source, line]} before")
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """The rows that have something in them, without a header, each with its place."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, strict=True)
+        first = True
+        try:
+            for row in reader:
+                cells = [cell.strip() for cell in row]
+                header = first and tuple(cell.lower() for cell in cells) == HEADER
+                if any(cells):
+                    first = False
+                    if not header:
+                        yield f"{path}:{reader.line_num}", cells
+        except csv.Error as exc:
+            raise ValueError(f"{path}:{reader.line_num}: {exc}; expected from, line, to") from exc
+        except UnicodeDecodeError as exc:
+            raise ValueError(f"{path}: not UTF-8 text, {exc.reason}") from exc

@@ -144,7 +144,7 @@ def test_a_server_of_another_model_is_refused_and_gets_no_session(
     [
         ("from,line,to\n\nA,red,B\nA,red\n", "map.csv:4: 'A, red'; expected from, line, to"),
         ("A,red,B\nB,red,C\nA,red,C\n", "map.csv:3: red leads from A to C, and to B before"),
-        ("".join(f"s{n},red,s{n + 1}\n" for n in range(21)), "map.csv:21: triple 21; the model takes at most 20"),
+        ("".join(f"s{n},red,s{n + 1}\n" for n in range(21)), "map.csv: 21 triples; the model takes at most 20"),
         ("A,r,B\nA,g,B\nA,b,B\nA,y,B\n", "map.csv:4: 'y' is one line more; the model takes at most 3"),
         ('A,red,"B\n', "map.csv:1: unexpected end of data"),
         ("From,Line,To\n", "map.csv: no map; expected rows of from, line, to"),

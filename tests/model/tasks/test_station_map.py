@@ -60,15 +60,25 @@ def test_a_number_without_a_station_is_shown() -> None:
     ("rows", "message"),
     [
         ([], "the map is empty"),
-        ([("a", "red")], "row 1 of the map is"),
-        ([("a", "red", "b"), ("a", "red", "c")], "red leads from a to b and to c"),
-        ([("a", line, "b") for line in "rgbw"], "expected at most 3"),
-        ([(f"s{i}", "red", f"s{i + 1}") for i in range(100)], "101 stations; expected at most 100"),
+        ([("a", "red")], "row 1 of the map: 'a, red'; expected from, line, to"),
+        ([("a", "red", "b"), ("a", "red", "c")], "row 2 of the map: red leads from a to c, and to b before"),
+        ([("a", line, "b") for line in "rgbw"], "row 4 of the map: 'w' is one line more; the model takes at most 3"),
+        ([(f"s{i}", "red", f"s{i + 1}") for i in range(100)], "101 stations; the model takes at most 100"),
     ],
 )
 def test_a_map_that_cannot_be_told_is_refused(rows: list[tuple[str, ...]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StationMap.from_rows(rows)
+
+
+def test_a_wrong_file_is_refused_with_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "map.csv"
+    path.write_text("from,line,to\n\na,red,b\na,red,c\n")
+    with pytest.raises(ValueError, match=r"map\.csv:4: red leads from a to c, and to b before"):
+        StationMap.from_csv(path)
+    path.write_bytes(b"a,\xff,b\n")
+    with pytest.raises(ValueError, match=r"map\.csv: not UTF-8 text"):
+        StationMap.from_csv(path)
 
 
 def test_unknown_names_are_refused_with_the_known_ones() -> None:
