@@ -120,7 +120,7 @@ class AsyncClient:
 
     def _open_pipe(self, route: Route, session_id: str) -> Pipe:
         hosts = self.calls.hosts
-        return Pipe(hosts.stub(route.target), route.target, hosts.metadata(session_id))
+        return Pipe(hosts.stub(route.target), route.target, hosts.metadata(session_id, route.owner))
 
     async def _unary(self, method: str, request: Any) -> Any:
         return await self.calls.unary(method, request, self.calls.hosts.route(""))
@@ -134,7 +134,7 @@ class AsyncMultiplex:
             raise ValueError(f"streams is {streams}; expected at least 1")
         self._client = client
         self._streams = streams
-        self._pipes: dict[tuple[str, int], Pipe] = {}
+        self._pipes: dict[tuple[str, str, int], Pipe] = {}
         self._sessions: list[AsyncSession] = []
 
     async def __aenter__(self) -> Self:
@@ -171,11 +171,12 @@ class AsyncMultiplex:
         return outputs
 
     def _open_pipe(self, route: Route, session_id: str) -> Pipe:
-        key = (route.target, crc32(session_id.encode()) % self._streams)
+        key = (route.target, route.owner, crc32(session_id.encode()) % self._streams)
         pipe = self._pipes.get(key)
         if pipe is None or not pipe.is_open:
             hosts = self._client.calls.hosts
-            pipe = self._pipes[key] = Pipe(hosts.stub(route.target), route.target, hosts.metadata())
+            metadata = hosts.metadata(owner=route.owner)
+            pipe = self._pipes[key] = Pipe(hosts.stub(route.target), route.target, metadata)
         return pipe
 
 

@@ -54,10 +54,11 @@ class Calls:
             remaining_s = max(0.001, deadline - time.monotonic())
             try:
                 with self.contact.attempt(target), translated():
-                    return await attempt(self.hosts.stub(target), remaining_s, self.hosts.metadata(session_id))
+                    return await attempt(
+                        self.hosts.stub(target), remaining_s, self.hosts.metadata(session_id, route.owner)
+                    )
             except SessionMoved as error:
-                route.follow(error)
-                raise
+                raise route.follow(error) from error.__cause__  # what gRPC said
             except Unavailable as error:
                 last_failure = error
                 route.go_on(away_from=target)
@@ -84,7 +85,7 @@ class Calls:
 
             async def first(target: str = target) -> tuple[Any, AsyncIterator[Any]]:
                 with self.contact.attempt(target), translated():
-                    call = open_call(self.hosts.stub(target), self.hosts.metadata(session_id))
+                    call = open_call(self.hosts.stub(target), self.hosts.metadata(session_id, route.owner))
                     return await anext(call), call
 
             message, call = await persist(first, self.retry, self.contact.patience_s, failure)

@@ -190,7 +190,7 @@ class Delivery:
                 self._go_back(refusal)
                 return
             if isinstance(refusal, SessionMoved):
-                self.route.follow(refusal)
+                refusal = self.route.follow(refusal)
                 self._drop_pipe()
             elif isinstance(refusal, Draining):
                 self.route.go_on(away_from=self.route.target)

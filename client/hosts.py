@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc.aio
 
-from dnc_serve.client.errors import ClientClosed, SessionMoved
+from dnc_serve.client.errors import ClientClosed, DncError, SessionMoved
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 
 logger = logging.getLogger(__name__)
@@ -79,13 +79,15 @@ class Hosts:
             self._channels[target] = self._open(target)
         return self._channels[target]
 
-    def metadata(self, session_id: str | None = None) -> Metadata:
-        """What each call carries: the token, and the session for proxies that hash on it."""
+    def metadata(self, session_id: str | None = None, owner: str = "") -> Metadata:
+        """What each call carries: the token and, for proxies, the session that they hash on and its owner if known."""
         token = self._token() if callable(self._token) else self._token
         entries: list[tuple[str, str]] = [] if token is None else [("authorization", f"Bearer {token}")]
         # An odd id is refused by the server, with its reason; as metadata gRPC would refuse it without one.
         if session_id is not None and session_id.isascii() and session_id.isprintable() and len(session_id) <= 128:
             entries.append(("x-dnc-session", session_id))
+        if owner:
+            entries.append(("x-dnc-owner", owner))
         return tuple(entries)
 
     def route(self, key: str) -> "Route":
@@ -112,6 +114,7 @@ class Route:
     def __init__(self, targets: Sequence[str]) -> None:
         self._targets = tuple(targets)
         self._now = 0
+        self.owner = ""  # where only a proxy among the targets can lead
 
     @property
     def target(self) -> str:
@@ -119,18 +122,28 @@ class Route:
 
     def go_on(self, away_from: str) -> None:
         """That server did not answer: the next one is tried."""
+        self.owner = ""
         if self.target == away_from:
             self._now = (self._now + 1) % len(self._targets)
 
-    def follow(self, moved: SessionMoved) -> None:
-        """Goes to the owner; raises the error with a hint if the client was not given that host."""
+    def follow(self, moved: SessionMoved) -> DncError:
+        """Goes to the owner; returns the error as one that may pass.
+
+        If the client was not given that host, it asks where it asked before and names the owner: a proxy may lead there, or
+        the lease may end.
+        """
         owner = moved.metadata.get("owner", "")
-        if owner not in self._targets:
-            raise moved.with_note(
+        error: DncError = moved
+        if owner in self._targets:
+            self._now = self._targets.index(owner)
+            self.owner = ""
+        else:
+            self.owner = owner
+            error = moved.with_note(
                 f"{owner or 'its owner'} is none of this client's targets: {', '.join(self._targets)}"
             )
-        self._now = self._targets.index(owner)
-        moved.transient = True  # the same call may succeed there
+        error.transient = True
+        return error
 
 
 def _is_local(target: str) -> bool:

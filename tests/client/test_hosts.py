@@ -88,13 +88,17 @@ async def test_the_owner_is_followed_among_known_hosts(address: str, elsewhere: 
         await session.delete()
 
 
-async def test_an_unknown_owner_is_not_followed(elsewhere: tuple[str, NotTheOwner]) -> None:
+async def test_an_unknown_owner_is_named_to_a_proxy_and_gone_to_by_nobody(
+    address: str, elsewhere: tuple[str, NotTheOwner]
+) -> None:
     other, servicer = elsewhere
-    async with AsyncClient(other, retry=QUICK) as client:
+    async with AsyncClient(other, retry=QUICK, timeout_s=1.0) as client:
         with pytest.raises(SessionMoved, match="none of this client's targets") as caught:
             await client.session("x")
-    assert caught.value.metadata["owner"]
-    assert servicer.asked == ["x"]
+    assert caught.value.metadata["owner"] == address
+    assert set(servicer.asked) == {"x"}
+    assert len(servicer.asked) > 1
+    assert servicer.metadata["x-dnc-owner"] == address
 
 
 async def test_a_dead_host_is_passed_over(address: str) -> None:

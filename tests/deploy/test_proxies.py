@@ -1,9 +1,8 @@
 """Proxies in front of two real servers: calls of one session reach one server, and a draining one gets nothing new."""
 
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
@@ -11,28 +10,33 @@ import pytest
 import yaml
 
 from dnc_serve.client import Client
-from dnc_serve.handler.torchserve.ports import free_port
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 from tests.deploy.observed import DEPLOY
+from tests.deploy.proxies import CONFIGS, proxy, until_served
 from tests.handler.door import TIMEOUT, Door, chunk, open_door, outputs_of
 from tests.handler.harness import random_inputs
 
-CONFIGS = {"haproxy": DEPLOY / "haproxy" / "haproxy.cfg", "nginx": DEPLOY / "nginx" / "nginx.conf"}
-COMMANDS = {
-    "haproxy": (["haproxy", "-c", "-f"], ["haproxy", "-db", "-f"]),
-    "nginx": (["nginx", "-t", "-p", ".", "-c"], ["nginx", "-g", "daemon off;", "-p", ".", "-c"]),
-}
 SESSIONS = [f"session-{number}" for number in range(24)]
 
 
-def test_the_configurations_agree_on_what_they_hash() -> None:
+def test_the_configurations_agree_on_what_they_hash_and_how_they_find_an_owner() -> None:
     envoy = yaml.safe_load((DEPLOY / "envoy" / "envoy.yaml").read_text())
     manager = envoy["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     [host] = manager["route_config"]["virtual_hosts"]
     assert host["routes"][0]["route"]["hash_policy"] == [{"header": {"header_name": "x-dnc-session"}}]
     assert "balance hdr(x-dnc-session)" in CONFIGS["haproxy"].read_text()
     assert "$http_x_dnc_session" in CONFIGS["nginx"].read_text()
+    [found] = [one for one in manager["http_filters"] if one["name"] == "envoy.filters.http.header_to_metadata"]
+    [rule] = found["typed_config"]["request_rules"]
+    assert rule["header"] == "x-dnc-owner"
+    [cluster] = envoy["static_resources"]["clusters"]
+    key = rule["on_header_present"]["key"]
+    assert cluster["lb_subset_config"]["subset_selectors"] == [{"keys": [key]}]
+    for server in cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]:
+        address = server["endpoint"]["address"]["socket_address"]
+        named = server["metadata"]["filter_metadata"]["envoy.lb"][key]
+        assert named == f"{address['address']}:{address['port_value']}"
 
 
 @pytest.fixture
@@ -41,32 +45,8 @@ def doors(artifact: Path, tmp_path: Path) -> Iterator[list[Door]]:
         yield [stack.enter_context(open_door(artifact, tmp_path / name)) for name in ("a", "b")]
 
 
-@contextmanager
-def proxy(name: str, doors: list[Door], folder: Path) -> Iterator[str]:
-    """The proxy with its deployed configuration, but for the addresses; checked, run, and stopped."""
-    port = free_port()
-    text = CONFIGS[name].read_text()
-    for theirs, door in zip(("127.0.0.1:8510", "127.0.0.1:8520"), doors, strict=True):
-        assert theirs in text
-        text = text.replace(theirs, door.addresses.grpc)
-    text = text.replace("bind :8500", f"bind 127.0.0.1:{port}").replace("listen 8500", f"listen 127.0.0.1:{port}")
-    if name == "nginx":
-        text = f"pid nginx.pid;\nerror_log {folder}/error.log;\n{text}"
-    config = folder / CONFIGS[name].name
-    config.write_text(text)
-    check, run = COMMANDS[name]
-    checked = subprocess.run([*check, str(config)], cwd=folder, capture_output=True, text=True, timeout=30)
-    assert checked.returncode == 0, checked.stderr
-    process = subprocess.Popen([*run, str(config)], cwd=folder)
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(timeout=10)
+def addresses(doors: list[Door]) -> list[str]:
+    return [door.addresses.grpc for door in doors]
 
 
 def step(stub: dnc_pb2_grpc.DncServiceStub, session_id: str) -> pb.ChunkResult:
@@ -79,24 +59,9 @@ def ids(door: Door) -> set[str]:
     return {session.session_id for session in sessions}
 
 
-def until_served(address: str) -> None:
-    """Returns when a call through the proxy succeeds."""
-    deadline = time.monotonic() + TIMEOUT
-    with grpc.insecure_channel(address) as channel:
-        while True:
-            try:
-                dnc_pb2_grpc.DncServiceStub(channel).GetModel(
-                    pb.GetModelRequest(), timeout=TIMEOUT, wait_for_ready=True
-                )
-                return
-            except grpc.RpcError:
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
-
-
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_session_is_always_on_the_same_server(name: str, doors: list[Door], tmp_path: Path) -> None:
-    with proxy(name, doors, tmp_path) as address:
+    with proxy(name, addresses(doors), tmp_path) as address:
         until_served(address)
         for round_number in range(3):
             # A connection for each round, as after a client's restart.
@@ -123,7 +88,7 @@ def test_the_client_library_streams_through_it(name: str, doors: list[Door], tmp
     chunks = [random_inputs(seed, 3) for seed in range(20)]
     doors[0].create("alone")
     expected = [outputs_of(doors[0].step("alone", inputs)) for inputs in chunks]
-    with proxy(name, doors, tmp_path) as address:
+    with proxy(name, addresses(doors), tmp_path) as address:
         until_served(address)
         with Client(address) as client, client.session("through") as session:
             outputs = list(session.stream(chunks))
@@ -131,7 +96,7 @@ def test_the_client_library_streams_through_it(name: str, doors: list[Door], tmp
 
 
 def test_haproxy_sends_nothing_new_to_a_draining_server_and_leaves_the_rest(doors: list[Door], tmp_path: Path) -> None:
-    with proxy("haproxy", doors, tmp_path) as address:
+    with proxy("haproxy", addresses(doors), tmp_path) as address:
         until_served(address)
         with grpc.insecure_channel(address) as channel:
             stub = dnc_pb2_grpc.DncServiceStub(channel)

@@ -16,14 +16,16 @@ import pytest
 import torch
 from grpc import StatusCode
 
-from dnc_serve.client import AsyncClient
+from dnc_serve.client import AsyncClient, Client
 from dnc_serve.handler.engine.tiles import Tiles
 from dnc_serve.handler.torchserve.ports import free_port
 from dnc_serve.model.export import load_artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+from tests.deploy.proxies import CONFIGS, proxy, until_served
 from tests.end_to_end.conftest import INPUT_SIZE
 from tests.handler.door import Door, open_door, refused
 from tests.handler.journal.stores.conftest import RedisServer
+from tests.handler.scrape import scrape
 
 LEASE_S = 2.0
 SESSIONS = 12
@@ -88,6 +90,29 @@ def test_a_session_that_ended_at_one_server_has_ended_at_all(
             second.session("s")
         assert info["why"] == "deleted"
         assert second.create("s").position == 0
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_proxy_leads_to_the_owner_wherever_the_hash_points(
+    name: str, small_artifact: Path, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    sessions = [f"s{number}" for number in range(SESSIONS)]
+    with two_doors(small_artifact, tmp_path, redis_server) as doors:
+        for session_id in sessions:
+            doors[0].create(session_id)
+        with proxy(name, [door.addresses.grpc for door in doors], tmp_path) as address:
+            until_served(address)
+            with Client(address, timeout_s=LEASE_S / 2) as client:
+                for session_id in sessions:
+                    with client.session(session_id) as session:
+                        session.step(random_inputs(0, 3))
+                        assert session.info().position == 3
+                with client.multiplex() as together:
+                    outputs = together.step({together.session(name): random_inputs(1, 3) for name in sessions})
+                assert all(isinstance(output, np.ndarray) for output in outputs.values()), outputs
+        # The second server was asked for some, and owns none.
+        assert scrape(doors[1])["dnc_errors_total", "SESSION_MOVED"] > 0
+        assert scrape(doors[1])["dnc_timesteps_total"] == 0
 
 
 class Process:
@@ -184,17 +209,18 @@ async def disturb(servers: list[Process], redis: RedisServer, streams: list[Stre
     await progress()
 
 
+@pytest.mark.parametrize("way", ["directly", "through HAProxy"])
 def test_lost_doubled_and_differing_timesteps_are_none(
-    small_artifact: Path, tmp_path: Path, redis_server: RedisServer
+    way: str, small_artifact: Path, tmp_path: Path, redis_server: RedisServer
 ) -> None:
     servers = [Process(small_artifact, tmp_path, redis_server, f"server-{number}") for number in range(3)]
     streams = [Stream(number) for number in range(SESSIONS)]
+    addresses = [server.address for server in servers]
+    random.Random(5).shuffle(addresses)
 
-    async def live() -> list[int]:
+    async def live(targets: list[str]) -> list[int]:
         stop = asyncio.Event()
-        addresses = [server.address for server in servers]
-        random.Random(5).shuffle(addresses)
-        async with AsyncClient(addresses, timeout_s=30) as client:
+        async with AsyncClient(targets, timeout_s=30) as client:
             running = [asyncio.create_task(stream.run(client, stop)) for stream in streams]
             try:
                 await disturb(servers, redis_server, streams)
@@ -212,7 +238,12 @@ def test_lost_doubled_and_differing_timesteps_are_none(
             server.start()
         for server in servers:
             server.wait()
-        positions = asyncio.run(live())
+        with ExitStack() as stack:
+            if way == "through HAProxy":
+                address = stack.enter_context(proxy("haproxy", addresses, tmp_path))
+                until_served(address)
+                addresses = [address]
+            positions = asyncio.run(live(addresses))
     finally:
         for server in servers:
             server.kill()
