@@ -28,3 +28,11 @@ def did_you_mean(word: str, words: Sequence[str]) -> str:
     """The one that it resembles, as a remark; nothing if there is none."""
     close = difflib.get_close_matches(word, words, n=1)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def count(text: str) -> int:
+    """A whole number from 1, as the type of an argument."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}; expected at least 1")
+    return value

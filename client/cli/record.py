@@ -11,6 +11,7 @@ import numpy as np
 
 from dnc_serve.client.arrays import Float32
 from dnc_serve.client.cli.connection import add_connection, add_session, connect
+from dnc_serve.client.cli.parser import count
 from dnc_serve.client.cli.timesteps import BadFile, Source
 from dnc_serve.client.client import Session
 
@@ -50,9 +51,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="made if it isn't there")
     parser.add_argument(
-        "--last", type=_count, default=DEFAULT_LAST, metavar="T", help=f"timesteps to look up ({DEFAULT_LAST})"
+        "--last", type=count, default=DEFAULT_LAST, metavar="T", help=f"timesteps to look up ({DEFAULT_LAST})"
     )
-    parser.add_argument("--fps", type=_count, default=4, metavar="N", help="timesteps a second in the animation (4)")
+    parser.add_argument("--fps", type=count, default=4, metavar="N", help="timesteps a second in the animation (4)")
     add_connection(parser)
 
 
@@ -103,10 +104,3 @@ def _all_timesteps(path: str) -> Float32:
     if not chunks:
         raise BadFile(f"{path}: holds no timesteps")
     return np.concatenate(chunks)
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}; expected at least 1")
-    return value

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 
 from dnc_serve.client.cli.connection import add_connection, add_session, connect
+from dnc_serve.client.cli.parser import count
 from dnc_serve.client.cli.timesteps import STANDARD, BadFile, Float32, Source, write
 from dnc_serve.client.client import Session
 
@@ -22,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", default=STANDARD, metavar="FILE", help="where outputs go, .npy or CSV by its name; else as in"
     )
     parser.add_argument("--reset-experience", action="store_true", help="zero the memory before the first timestep")
-    parser.add_argument("--chunk", type=_count, default=64, metavar="T", help="timesteps sent at once (64)")
+    parser.add_argument("--chunk", type=count, default=64, metavar="T", help="timesteps sent at once (64)")
     parser.add_argument(
         "--lockstep", action="store_true", help="answer each chunk before the next is read; with --chunk 1 for a dialog"
     )
@@ -57,10 +58,3 @@ def _outputs(session: Session, source: Source, args: argparse.Namespace) -> Iter
             yield session.step(chunk)
     else:
         yield from session.stream(chunks)
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}; expected at least 1")
-    return value
