@@ -129,8 +129,8 @@ class Route:
     def follow(self, moved: SessionMoved) -> DncError:
         """Goes to the owner; returns the error as one that may pass.
 
-        If the client was not given that host, it asks where it asked before and names the owner: a proxy may lead there, or
-        the lease may end.
+        If the client was not given that host, it asks where it asked before and names the owner: a proxy may lead
+        there, or the lease may end.
         """
         owner = moved.metadata.get("owner", "")
         error: DncError = moved
