@@ -6,13 +6,15 @@ the company of others.
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dnc_serve.handler.doors.codec import Float32
+from dnc_serve.handler.engine.readers import Readers
 from dnc_serve.handler.engine.sessions import Reply, Session
 from dnc_serve.handler.engine.work import Chunk, Peek, Replay, Seen
 from dnc_serve.handler.errors import ServeError
@@ -22,11 +24,8 @@ from dnc_serve.handler.journal.recovery import Recovered, earliest_position, fin
 if TYPE_CHECKING:
     from dnc_serve.handler.engine.engine import Engine
 
-READERS = 4
 # Records are replayed in chunks of about so many timesteps, as long as no reset stands between them.
 REPLAY_TIMESTEPS = 512
-
-Result = TypeVar("Result")
 
 
 class Loading:
@@ -34,22 +33,45 @@ class Loading:
 
     def __init__(self, engine: "Engine") -> None:
         self._engine = engine
-        self._readers = ThreadPoolExecutor(READERS, "dnc-store-reader")
+        self._readers = Readers(engine.loop)
+        self._wanted: deque[Session] = deque()
+        self._read_pending = False
+        self._reading = 0
+        self._brought: set[Session] = set()  # whose work has not begun
 
     def load(self, session: Session) -> None:
         """Brings the state of a session from the store; its FIFO waits."""
         session.busy = True
+        self._wanted.append(session)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """There may be room for more states. What is wanted in the same turn of the loop is read together."""
+        if self._wanted and not self._read_pending:
+            self._read_pending = True
+            self._engine.loop.call_soon(self._read_some)
+
+    def _read_some(self) -> None:
+        """Reads as many states as can be worked on: more would only take memory from others."""
         engine = self._engine
-        store, size, last = engine.journal.store, engine.layout.size, (session.ordinal, session.position)
-        self._read(
-            lambda: recover(store, session.session_id, session.incarnation, last, size),
-            lambda recovered, error: self._loaded(session, recovered, error),
-        )
+        self._read_pending = False
+        self._brought = {session for session in self._brought if session.scheduled}
+        room = engine.max_runs - engine.turns.runs - self._reading - len(self._brought)
+        some = [self._wanted.popleft() for _ in range(min(room, len(self._wanted)))]
+        self._reading += len(some)
+        self._readers.ask((self._recovery(session), partial(self._loaded, session)) for session in some)
+
+    def _recovery(self, session: Session, position: int | None = None) -> Callable[[], Recovered]:
+        """To be called in a thread: the session's state as of now, or at an earlier position."""
+        store, size, last = self._engine.journal.store, self._engine.layout.size, (session.ordinal, session.position)
+        return partial(recover, store, session.session_id, session.incarnation, last, size, position)
 
     def _loaded(self, session: Session, recovered: Recovered | None, error: ServeError | None) -> None:
         engine = self._engine
+        self._reading -= 1
         session.busy = False
         if session.ended:
+            self.go_on()
             return
         try:
             if error is not None:
@@ -60,7 +82,9 @@ class Loading:
             if refused.reason == "CORRUPT_STATE":
                 session.corrupt = refused.message
             engine.fail_all(session, refused)
+            self.go_on()
             return
+        self._brought.add(session)
         engine.go_on(session)
 
     def _install(self, session: Session, recovered: Recovered) -> None:
@@ -152,7 +176,7 @@ class Loading:
                     engine.answer_again(session, chunk, reply)
             engine.go_on(session)
 
-        self._read(lambda: self._reply(session, position), found)
+        self._readers.ask([(partial(self._reply, session, position), found)])
 
     def _reply(self, session: Session, position: int) -> Reply | None:
         journal = self._engine.journal
@@ -170,9 +194,7 @@ class Loading:
     async def earliest_position(self, session: Session) -> int | None:
         """The earliest position that `look_back` reaches; None if there is none but the present one."""
         store = self._engine.journal.store
-        return await self._engine.loop.run_in_executor(
-            self._readers, earliest_position, store, session.session_id, session.incarnation
-        )
+        return await self._readers.run(partial(earliest_position, store, session.session_id, session.incarnation))
 
     async def look_back(self, session: Session, position: int) -> Seen:
         """The session as it was when it last stood at an earlier position.
@@ -184,11 +206,7 @@ class Loading:
             raise session.gap(position)
         if engine.journal.volatile:
             raise ServeError("POSITION_GONE", "durability is off: no earlier position is kept")
-        store, size, now_at = engine.journal.store, engine.layout.size, (session.ordinal, session.position)
-        recovered = await engine.loop.run_in_executor(
-            self._readers,
-            lambda: recover(store, session.session_id, session.incarnation, now_at, size, position),
-        )
+        recovered = await self._readers.run(self._recovery(session, position))
         # A session of its own, known to nobody, is replayed up to there and looked at.
         past = engine.new_session(session.session_id, session.owner, session.incarnation)
         last = recovered.operations[-1] if recovered.operations else recovered
@@ -211,18 +229,3 @@ class Loading:
             engine.fail_all(past, ServeError("CANCELLED", "nobody looks any more"))
             if not past.running:
                 engine.tiers.forget(past)
-
-    def _read(self, read: Callable[[], Result], then: Callable[[Result | None, ServeError | None], None]) -> None:
-        """Runs `read` in a worker thread and `then` in the loop."""
-
-        def finished(future: "asyncio.Future[Result]") -> None:
-            error = future.exception()
-            if error is None:
-                then(future.result(), None)
-            elif isinstance(error, ServeError):
-                then(None, error)
-            else:
-                then(None, ServeError("INTERNAL", f"reading the store failed: {error}"))
-                raise error
-
-        self._engine.loop.run_in_executor(self._readers, read).add_done_callback(finished)

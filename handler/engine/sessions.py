@@ -127,6 +127,7 @@ class Session:
     host: Float32 | None = None
     # The newest snapshot in the store, and what has been applied since.
     snapshot_ordinal: int = -1
+    passing_snapshots: tuple[int, ...] = ()  # ordinals of those that were taken before they were due
     timesteps_since_snapshot: int = 0
     bytes_since_snapshot: int = 0
     replays: int = 0  # that its state still lacks

@@ -4,25 +4,32 @@ Limits are in slots and in bytes. A state that work runs on is never moved, and 
 work waits for goes no further than to host memory.
 """
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import islice
 
 import numpy as np
 
 from dnc_serve.handler.doors.codec import Float32
 from dnc_serve.handler.engine.sessions import Session
 from dnc_serve.handler.engine.slab import Slab
+from dnc_serve.handler.errors import ServeError, StoreUnavailable
+from dnc_serve.handler.journal.journal import Outcomes
 from dnc_serve.handler.metrics import Metrics
 
-Store = Callable[[list[Session], Callable[[bool], None]], None]
+# After a store was found unavailable, memory is not offered to it again so soon.
+RETRY_S = 1.0
+
+Store = Callable[[list[Session], Callable[[Outcomes], None]], None]
 Wake = Callable[[Session], None]
 
 
 class Tiers:
     """Moves states between the slab, host memory and the store.
 
-    `store(sessions, then)` writes snapshots of sessions in host memory, and calls `then(whether that succeeded)`;
-    `wake(session)` is called for a session that work came for in the meantime.
+    `store(sessions, then)` writes snapshots of sessions in host memory, and calls `then` with one error or None for
+    each; `wake(session)` is called for each of them after that, because work may have come in the meantime.
     """
 
     def __init__(
@@ -49,6 +56,7 @@ class Tiers:
         self._in_slots: OrderedDict[Session, None] = OrderedDict()
         self._in_host: OrderedDict[Session, None] = OrderedDict()
         self._storing = 0
+        self._retry_at = 0.0  # time.monotonic()
 
     @property
     def slots_used(self) -> int:
@@ -116,36 +124,47 @@ class Tiers:
             session.host = None
 
     def shrink(self) -> None:
-        """Moves states from host memory to the store until the host budget holds, many in one write."""
+        """Moves states from host memory to the store until the host budget holds, many in one write.
+
+        One that the store refuses stays, and the next ones are tried before it.
+        """
         excess = len(self._in_host) - self._storing - self._host_limit // self._row_bytes
-        if excess <= 0:
+        if excess <= 0 or time.monotonic() < self._retry_at:
             return
         # A little more than needed, so that the next ones find room without a write of their own.
         wanted = excess + min(64, len(self._in_host) // 8)
-        leaving = []
-        for session in self._in_host:
-            if session.idle:
-                leaving.append(session)
-                if len(leaving) == wanted:
-                    break
+        leaving = list(islice((session for session in self._in_host if session.idle), wanted))
         if not leaving:
             return
         for session in leaving:
             session.busy = True
         self._storing += len(leaving)
 
-        def stored(succeeded: bool) -> None:
+        def stored(outcomes: Outcomes) -> None:
             self._storing -= len(leaving)
-            for session in leaving:
+            for session, error in zip(leaving, outcomes, strict=True):
                 session.busy = False
-                if succeeded and session.host is not None and not session.fifo:
-                    self.forget(session)
-                    if self._journaled:
-                        session.replies.clear()
-                    self._metrics.evictions.labels("host").inc()
+                if error is not None:
+                    self._stays(session, error)
+                elif session.host is not None and not session.fifo:
+                    self._leaves(session)
                 self._wake(session)
 
         self._store(leaving, stored)
+
+    def _stays(self, session: Session, error: ServeError) -> None:
+        """The store did not take the session."""
+        if isinstance(error, StoreUnavailable):
+            self._retry_at = time.monotonic() + RETRY_S
+        if session in self._in_host:  # else it ended meanwhile, or belongs to another server now
+            self._in_host.move_to_end(session)
+
+    def _leaves(self, session: Session) -> None:
+        """The store has all that memory has."""
+        self.forget(session)
+        if self._journaled:
+            session.replies.clear()
+        self._metrics.evictions.labels("host").inc()
 
     def _has_room(self) -> bool:
         """Whether a slot is free, after moving down the least recently used session if need be."""

@@ -105,7 +105,8 @@ def _from(
         )
     ordinal, position = recovered.ordinal, recovered.position
     last_ordinal, last_position = last
-    for record in store.records(session_id, incarnation, ordinal, last_ordinal):
+    records = store.records(session_id, incarnation, ordinal, last_ordinal) if ordinal < last_ordinal else ()
+    for record in records:
         operation = decode_record(record)
         ordinal += 1
         if operation.ordinal != ordinal or operation.start != position:

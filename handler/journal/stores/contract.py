@@ -86,9 +86,10 @@ class Append:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """A snapshot is kept."""
+    """A snapshot is kept; those of the session as of the records `instead_of` are no longer needed."""
 
     snapshot: Snapshot
+    instead_of: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

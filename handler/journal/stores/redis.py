@@ -258,7 +258,8 @@ def _arguments(mutation: Mutation) -> list[Any]:
             *(("", "", "") if mutation.snapshot is None else _snapshot_arguments(mutation.snapshot)),
         ]
     if isinstance(mutation, Keep):
-        return ["keep", mutation.snapshot.incarnation, *_snapshot_arguments(mutation.snapshot)]
+        instead_of = " ".join(map(str, mutation.instead_of))
+        return ["keep", mutation.snapshot.incarnation, *_snapshot_arguments(mutation.snapshot), instead_of]
     if isinstance(mutation, End):
         return ["end", mutation.incarnation, mutation.why, repr(float(mutation.at))]
     return ["prune", mutation.incarnation, mutation.ordinal]

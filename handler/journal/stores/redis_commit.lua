@@ -74,7 +74,7 @@ local function keep(at_ordinal, info, state)
     bytes = bytes + #state
 end
 
-local takes = {begin = 12, append = 6, keep = 3, ['end'] = 2, prune = 1}
+local takes = {begin = 12, append = 6, keep = 4, ['end'] = 2, prune = 1}
 local apply = {}
 
 function apply.begin(own, digest, owner, created_at, last_used_at, position, experience, at_ordinal, why, ended_at,
@@ -114,10 +114,13 @@ function apply.append(own, at_ordinal, position, experience, at, digest, body)
     return ''
 end
 
-function apply.keep(own, at_ordinal, info, state)
+function apply.keep(own, at_ordinal, info, state, instead_of)
     local reason = stands(own)
     if reason then
         return reason
+    end
+    for former in string.gmatch(instead_of, '%d+') do
+        drop_snapshots(tonumber(former), tonumber(former))
     end
     keep(at_ordinal, info, state)
     return ''

@@ -40,7 +40,7 @@ class Transaction:
             self._begin(mutation)
             return None
         if isinstance(mutation, Keep):
-            return self._keep(mutation.snapshot)
+            return self._keep(mutation.snapshot, mutation.instead_of)
         if isinstance(mutation, End):
             return self._end(mutation)
         return self._prune(mutation)
@@ -110,11 +110,12 @@ class Transaction:
         if snapshot is not None:
             self._write_snapshot(standing.key, snapshot)
 
-    def _keep(self, snapshot: Snapshot) -> Fenced | None:
+    def _keep(self, snapshot: Snapshot, instead_of: tuple[int, ...]) -> Fenced | None:
         standing = self._standing(snapshot.session_id)
         if standing is None or standing.ended or standing.incarnation != snapshot.incarnation:
             return _fenced(snapshot.session_id, snapshot.incarnation, standing)
-        self._drop_snapshots(standing.key, "ordinal = ?", snapshot.ordinal)
+        for ordinal in {snapshot.ordinal, *instead_of}:
+            self._drop_snapshots(standing.key, "ordinal = ?", ordinal)
         self._write_snapshot(standing.key, snapshot)
         return None
 

@@ -158,6 +158,16 @@ def test_snapshots_are_listed_newest_first_and_replaced(reopenable, sessions):
         assert store.size_bytes() == 6 * 100 + 1900
 
 
+def test_a_snapshot_stands_in_for_others(reopenable, sessions):
+    sessions.begin("a", records=6)
+    sessions.keep("a", 1, 2, 4)
+    assert sessions.store.commit([Keep(sessions.snapshot("a", 6), instead_of=(2, 4, 5))]) == [None]
+    assert isinstance(sessions.store.commit([Keep(sessions.snapshot("a", 6, 8), instead_of=(1,))])[0], Fenced)
+    for store in reopenable.before_and_after():
+        assert [info.ordinal for info in store.snapshots("a", 7)] == [6, 1]
+        assert store.size_bytes() == 6 * 100 + 2 * 500
+
+
 def test_pruning_keeps_the_newest_and_where_the_session_stands(reopenable, sessions):
     sessions.begin("a", records=8)
     sessions.keep("a", 3, 5, 8)
