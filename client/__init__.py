@@ -51,7 +51,7 @@ from dnc_serve.client.errors import (
     Unavailable,
 )
 from dnc_serve.client.hosts import TLS
-from dnc_serve.client.info import MemoryFrame, ModelInfo, SessionInfo
+from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, SessionInfo
 from dnc_serve.client.retry import Retry
 from dnc_serve.client.session import AsyncSession
 
@@ -78,6 +78,7 @@ __all__ = [
     "InvalidRequest",
     "LimitError",
     "MemoryFrame",
+    "MemoryLook",
     "ModelInfo",
     "ModelMismatch",
     "Multiplex",

@@ -1,6 +1,6 @@
 """`AsyncClient`: the calls that belong to no session, and the way to sessions."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, Self
 from zlib import crc32
 
@@ -85,7 +85,7 @@ class AsyncClient:
             self._model = ModelInfo.from_wire(await self._unary("GetModel", pb.GetModelRequest()))
         return self._model
 
-    async def sessions(self, prefix: str = "", page_size: int = 100) -> AsyncIterator[SessionInfo]:
+    async def sessions(self, prefix: str = "", page_size: int = 100) -> AsyncGenerator[SessionInfo, None]:
         """All sessions that this client may see, by id."""
         token = ""
         while True:

@@ -1,8 +1,10 @@
 """Calls with one answer, or with one that comes in parts: tried again, at other hosts too, until the timeout."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, TypeVar
+
+import grpc
 
 from dnc_serve.client.contact import Contact
 from dnc_serve.client.errors import DeadlineExceeded, DncError, SessionMoved, Unavailable, translated
@@ -76,21 +78,25 @@ class Calls:
             raise self.contact.unreachable(error) from None
 
     async def persist_stream(
-        self, open_call: Callable[[Stub, Metadata], AsyncIterator[Any]], route: Route, session_id: str
-    ) -> AsyncIterator[Any]:
-        """What a call without an end sends; opened again after a lost connection."""
+        self, open_call: Callable[[Stub, Metadata], "grpc.aio.UnaryStreamCall[Any, Any]"], route: Route, session_id: str
+    ) -> AsyncGenerator[Any, None]:
+        """What a call without an end sends; opened again after a lost connection, cancelled when this is closed."""
         failure: DncError | None = None
         while True:
             target = route.target
 
-            async def first(target: str = target) -> tuple[Any, AsyncIterator[Any]]:
+            async def first(target: str = target) -> tuple[Any, "grpc.aio.UnaryStreamCall[Any, Any]"]:
                 with self.contact.attempt(target), translated():
                     call = open_call(self.hosts.stub(target), self.hosts.metadata(session_id, route.owner))
-                    return await anext(call), call
+                    try:
+                        return await anext(aiter(call)), call
+                    except BaseException:
+                        call.cancel()
+                        raise
 
             message, call = await persist(first, self.retry, self.contact.patience_s, failure)
-            yield message
             try:
+                yield message
                 with translated():
                     async for message in call:
                         yield message
@@ -100,3 +106,5 @@ class Calls:
                     raise
                 failure = error
                 route.go_on(away_from=target)
+            finally:
+                call.cancel()

@@ -4,8 +4,9 @@ There is one implementation of the protocol, `AsyncClient`; these run it on a th
 All of it may be used from several threads. After a fork, the child has to make a client of its own.
 """
 
+import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self, TypeVar, overload
 
 from dnc_serve.client.arrays import Float32
@@ -13,11 +14,11 @@ from dnc_serve.client.async_client import DEFAULT_STREAMS, AsyncClient, AsyncMul
 from dnc_serve.client.contact import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S
 from dnc_serve.client.errors import DncError
 from dnc_serve.client.hosts import DEFAULT_TARGET, TLS, Token
-from dnc_serve.client.info import MemoryFrame, ModelInfo, SessionInfo
+from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, SessionInfo
 from dnc_serve.client.loop_thread import LoopThread
 from dnc_serve.client.resume import Entry
 from dnc_serve.client.retry import Retry
-from dnc_serve.client.session import AsyncSession, Scope
+from dnc_serve.client.session import DEFAULT_MAX_CELLS, AsyncSession, Scope
 
 Item = TypeVar("Item")
 
@@ -175,10 +176,19 @@ class Session:
         """The session's memory and controller state by name, now or at an earlier position."""
         return self._thread.run(self._session.dump(names, position))
 
+    def look(
+        self, names: Sequence[str] = (), position: int | None = None, max_cells: int = DEFAULT_MAX_CELLS
+    ) -> MemoryLook:
+        """As `dump`, but arrays in their own shapes, those of more than `max_cells` numbers thinned on the server."""
+        return self._thread.run(self._session.look(names, position, max_cells))
+
     def watch(
-        self, names: Sequence[str] = (), max_frames_per_second: float = 30.0, max_cells: int = 65_536
-    ) -> Iterator[MemoryFrame]:
-        """The session's memory while it works; frames that come faster than they are taken are skipped."""
+        self, names: Sequence[str] = (), max_frames_per_second: float = 30.0, max_cells: int = DEFAULT_MAX_CELLS
+    ) -> Generator[MemoryFrame, None, None]:
+        """The session's memory while it works; frames that come faster than they are taken are skipped.
+
+        Whoever closes it, or drops it, ends the watching.
+        """
         return _iterate(self._thread, self._session.watch(names, max_frames_per_second, max_cells))
 
     def fork(self, id: str | None = None, position: int | None = None) -> "Session":
@@ -223,13 +233,22 @@ class Multiplex:
         return {by_async[own]: outputs for own, outputs in stepped.items()}
 
 
-def _iterate(thread: LoopThread, items: AsyncIterator[Item]) -> Iterator[Item]:
-    """What an asynchronous iterator gives, one by one."""
+def _iterate(thread: LoopThread, items: AsyncGenerator[Item, None]) -> Generator[Item, None, None]:
+    """What an asynchronous generator gives, one by one; it is closed with this one."""
+    one_at_a_time = asyncio.Lock()
 
     async def next_item() -> tuple[Item, ...]:
-        async for item in items:
-            return (item,)
-        return ()
+        async with one_at_a_time:
+            async for item in items:
+                return (item,)
+            return ()
 
-    while item := thread.run(next_item()):
-        yield item[0]
+    async def close() -> None:
+        async with one_at_a_time:  # also after a wait that was interrupted
+            await items.aclose()
+
+    try:
+        while item := thread.run(next_item()):
+            yield item[0]
+    finally:
+        thread.start(close())

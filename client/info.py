@@ -109,14 +109,20 @@ class SessionInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryFrame:
-    """One look at a session's memory while it works."""
+class MemoryLook:
+    """A session's memory at one position, thinned: a cell is the value of largest magnitude that it stands for."""
 
     position: int
     experience: int
+    arrays: dict[str, NDArray[np.float32]]  # the first axis counts memories, or layers
+    full_shapes: dict[str, tuple[int, ...]]  # that they were thinned from
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFrame(MemoryLook):
+    """One look at a session's memory while it works."""
+
     tier: str
-    arrays: dict[str, NDArray[np.float32]]  # thinned: a cell is the value of largest magnitude that it stands for
-    full_shapes: dict[str, tuple[int, ...]]
     skipped_frames: int  # since the frame before
     at: datetime
 

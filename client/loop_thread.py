@@ -41,15 +41,32 @@ class LoopThread:
             future.cancel()
             raise
 
+    def start(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        """Begins the coroutine and doesn't wait for it; it comes to nothing where the client was closed or forked."""
+        if os.getpid() != self._pid or not self._finalizer.alive:
+            coroutine.close()
+        else:
+            asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
     def stop(self) -> None:
-        """Ends the thread."""
+        """Ends the thread, and what still runs on it."""
         self._finalizer()
 
 
 def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, pid: int) -> None:
     if os.getpid() != pid:
         return  # the thread did not come along through the fork
-    loop.call_soon_threadsafe(loop.stop)
+    asyncio.run_coroutine_threadsafe(_wind_up(loop), loop)
     thread.join(timeout=5.0)
     if not loop.is_running():
         loop.close()
+
+
+async def _wind_up(loop: asyncio.AbstractEventLoop) -> None:
+    """Lets all tasks come to their end, so that none is destroyed under way."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await loop.shutdown_asyncgens()
+    loop.stop()

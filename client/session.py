@@ -3,15 +3,16 @@
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
 
 from dnc_serve.client.arrays import Float32, as_inputs, from_wire
 from dnc_serve.client.delivery import Delivery, OpenPipe
-from dnc_serve.client.errors import BadRequest, Cancelled, DncError, Internal, SessionError
-from dnc_serve.client.info import MemoryFrame, ModelInfo, SessionInfo
+from dnc_serve.client.errors import BadRequest, Cancelled, DncError, Internal, SessionError, SessionReplaced
+from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, SessionInfo
 from dnc_serve.client.resume import Entry, Ledger
 from dnc_serve.client.tracing import traceparent
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from dnc_serve.client.async_client import AsyncClient
 
 Scope = Literal["experience", "all"]
+# Answered chunks of one session that are kept until the server has them on disk.
+KEEP_BYTES = 64 << 20
+# More than this of an array, few screens can show.
+DEFAULT_MAX_CELLS = 65_536
 _SCOPES = {"experience": pb.RESET_SCOPE_EXPERIENCE, "all": pb.RESET_SCOPE_ALL}
 
 
@@ -50,6 +55,7 @@ class AsyncSession:
         self._route = client.calls.hosts.route(self.id)
         self._turn = asyncio.Lock()
         self._delivery: Delivery | None = None
+        self._begins_here = False  # at its creation, as far as this client knows
         self._model: ModelInfo | None = None
 
     async def open(self) -> Self:
@@ -59,9 +65,21 @@ class AsyncSession:
             return self
         request = pb.CreateSessionRequest(session_id=self.id, allow_existing=self._allow_existing)
         response = await self._client.calls.unary("CreateSession", request, self._route, self.id)
-        self.created = response.created
+        self.created = self._begins_here = response.created
         await self.take_up(SessionInfo.from_wire(response.session))
         return self
+
+    async def _make_again(self) -> int:
+        """Creates the session that the server lost; returns its new incarnation.
+
+        Raises SessionReplaced if somebody else was faster, and has used it already.
+        """
+        request = pb.CreateSessionRequest(session_id=self.id, allow_existing=True)
+        info = SessionInfo.from_wire((await self._unary("CreateSession", request)).session)
+        if info.position or info.experience:
+            raise SessionReplaced(f"the server lost session {self.id!r}, and somebody has made another one since")
+        self.incarnation = info.incarnation
+        return info.incarnation
 
     async def take_up(self, info: SessionInfo) -> None:
         """Goes on from where the server says that the session stands."""
@@ -75,7 +93,10 @@ class AsyncSession:
         )
         if self._delivery is not None:
             await self._delivery.close()
-        self._delivery = Delivery(self.id, ledger, self._route, self._client.calls, self._open_pipe)
+        self._delivery = Delivery(
+            self.id, info.incarnation, ledger, self._route, self._client.calls, self._open_pipe,
+            self._make_again if self._begins_here and self._client.calls.retry is not None else None,
+        )  # fmt: skip
         self._client.opened(self)
 
     async def close(self) -> None:
@@ -268,27 +289,50 @@ class AsyncSession:
     async def dump(self, names: Sequence[str] = (), position: int | None = None) -> dict[str, Float32]:
         """The session's memory and controller state by name, now or at an earlier position.
 
-        The first axis counts memories (or layers, for the controller's), the second holds the flattened array.
+        The first axis counts memories (or layers, for the controller's), the second holds the flattened array. The name
+        `interface` gives what the timestep that led there asked of memory: gates, read modes and strengths by name, or
+        nothing where all is new.
         """
+        return assemble(await self._dump_parts(pb.Dump(session_id=self.id, names=list(names), position=position)))
+
+    async def look(
+        self, names: Sequence[str] = (), position: int | None = None, max_cells: int = DEFAULT_MAX_CELLS
+    ) -> MemoryLook:
+        """As `dump`, but arrays in their own shapes, those of more than `max_cells` numbers thinned on the server."""
+        cells = _checked_cells(max_cells)
+        dump = pb.Dump(session_id=self.id, names=list(names), position=position, max_cells=cells)
+        parts = await self._dump_parts(dump)
+        full_shapes = {part.name: tuple(part.full_shape) for part in parts if part.name}
+        return MemoryLook(parts[0].position, parts[0].experience, assemble(parts), full_shapes)
+
+    async def _dump_parts(self, dump: pb.Dump) -> list[pb.DumpPart]:
         await self._quiet()
-        dump = pb.Dump(session_id=self.id, names=list(names), position=position)
-        responses = await self._client.calls.collect(
-            "DumpMemory", pb.DumpMemoryRequest(dump=dump), self._route, self.id
-        )
-        return assemble([response.part for response in responses])
+        request = pb.DumpMemoryRequest(dump=dump)
+        return [response.part for response in await self._collected("DumpMemory", request)]
 
     async def watch(
-        self, names: Sequence[str] = (), max_frames_per_second: float = 30.0, max_cells: int = 65_536
-    ) -> AsyncIterator[MemoryFrame]:
-        """The session's memory while it works; frames that come faster than they are taken are skipped."""
+        self,
+        names: Sequence[str] = (),
+        max_frames_per_second: float = 30.0,
+        max_cells: int = DEFAULT_MAX_CELLS,
+    ) -> AsyncGenerator[MemoryFrame, None]:
+        """The session's memory while it works; frames that come faster than they are taken are skipped.
+
+        After a lost connection it goes on with the present. Raises Unavailable if none is had again in time,
+        SessionNotFound (and the like) when the session ends.
+        """
         request = pb.WatchMemoryRequest(
-            session_id=self.id, names=list(names), max_frames_per_second=max_frames_per_second, max_cells=max_cells
+            session_id=self.id,
+            names=list(names),
+            max_frames_per_second=max_frames_per_second,
+            max_cells=_checked_cells(max_cells),
         )
         frames = self._client.calls.persist_stream(
-            lambda stub, metadata: aiter(stub.WatchMemory(request, metadata=metadata)), self._route, self.id
+            lambda stub, metadata: stub.WatchMemory(request, metadata=metadata), self._route, self.id
         )
-        async for frame in frames:
-            yield MemoryFrame.from_wire(frame)
+        async with aclosing(frames):
+            async for frame in frames:
+                yield MemoryFrame.from_wire(frame)
 
     async def fork(self, id: str | None = None, position: int | None = None) -> "AsyncSession":
         """An independent copy under another id, now or at an earlier position, opened."""
@@ -309,9 +353,7 @@ class AsyncSession:
     async def export(self) -> bytes:
         """The session as a `safetensors` blob that `import_session` takes up elsewhere."""
         await self._quiet()
-        parts = await self._client.calls.collect(
-            "ExportSession", pb.ExportSessionRequest(session_id=self.id), self._route, self.id
-        )
+        parts = await self._collected("ExportSession", pb.ExportSessionRequest(session_id=self.id))
         blob = b"".join(part.data for part in parts)
         if not parts or len(blob) != parts[0].total_bytes:
             raise Internal(f"the export of session {self.id!r} came in {len(blob)} bytes, not as many as announced")
@@ -342,9 +384,8 @@ class AsyncSession:
     async def _unary(self, method: str, request: Any) -> Any:
         return await self._client.calls.unary(method, request, self._route, self.id)
 
-
-# Answered chunks of one session that are kept until the server has them on disk.
-KEEP_BYTES = 64 << 20
+    async def _collected(self, method: str, request: Any) -> list[Any]:
+        return await self._client.calls.collect(method, request, self._route, self.id)
 
 
 def new_session_id() -> str:
@@ -353,18 +394,26 @@ def new_session_id() -> str:
 
 
 def assemble(parts: Iterable[pb.DumpPart]) -> dict[str, Float32]:
-    """The arrays of a dump from its parts."""
+    """The arrays of a dump from its parts; a part without a name says that there is none."""
     arrays: dict[str, Float32] = {}
     complete = False
     for part in parts:
+        complete = part.last
+        if not part.name:
+            continue
         if part.name not in arrays:
             arrays[part.name] = np.empty(tuple(part.shape), "<f4")
         flat = arrays[part.name].reshape(-1).view(np.uint8)
         flat[part.offset : part.offset + len(part.data)] = np.frombuffer(part.data, np.uint8)
-        complete = part.last
     if not complete:
         raise Internal("the dump ended before its last part")
     return arrays
+
+
+def _checked_cells(max_cells: int) -> int:
+    if not 1 <= max_cells < 1 << 32:
+        raise BadRequest(f"max_cells is {max_cells}, expected at least 1 and less than 2^32")
+    return max_cells
 
 
 def _joined(arrays: list[pb.Array]) -> Float32:
