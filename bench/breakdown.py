@@ -43,11 +43,11 @@ PARTS = {
         "doors.operations:decode_inputs",
         "engine.engine:Engine.submit",
     ),
-    "turn: judge, begin, choose company": ("engine.engine:Engine._turn", "engine.engine:Engine._begin_runs"),
+    "turn: judge, begin, choose company": ("engine.turns:Turns._turn", "engine.turns:Turns._begin_runs"),
     "gather": ("engine.slab:Slab.gather", "engine.stepper:gather_inputs"),
     "step: the model": ("engine.tiles:Tiles.run",),
     "step: around it": ("engine.stepper:Stepper.step",),
-    "scatter": ("engine.slab:Slab.scatter", "engine.engine:Engine._settle"),
+    "scatter": ("engine.slab:Slab.scatter", "engine.turns:Turns._settle"),
     "commit: checks, swap, metrics": (
         "engine.commits:Commits.commit",
         "engine.commits:Commits._committed",

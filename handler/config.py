@@ -29,6 +29,8 @@ TOKENS_VARIABLE = "DNC_TOKENS_TEXT"
 # Variables of that prefix that are read elsewhere: by the commands that call a server, and by a worker.
 OTHER_VARIABLES = (TOKENS_VARIABLE, "DNC_TARGET", "DNC_TOKEN", "DNC_SERVE_RUN_FOLDER")
 STORES = ("redis", "rediss", "unix")
+# More of them would wait for the interpreter's lock more than step.
+MOST_STEP_THREADS = 8
 
 
 class ConfigError(ValueError):
@@ -87,6 +89,10 @@ class ServeConfig(BaseSettings):
     )
     compile: bool = Field(
         default=False, description="compile the model for this host first, unless that was done before"
+    )
+    step_threads: Count = Field(
+        default_factory=lambda: min(MOST_STEP_THREADS, len(os.sched_getaffinity(0))),
+        description="threads that step the model, each a company of sessions of its own",
     )
 
     # Where it listens.

@@ -112,6 +112,7 @@ class DncServer:
         engine = self._engine = Engine(
             tiles, journal, registry, config, self._metrics, digest=artifact.digest, fingerprint=tiles.fingerprint
         )
+        self._cleanup.callback(engine.turns.close)
         if journal.volatile:
             await self._loop.run_in_executor(None, empty, store)
         elif not store.shared:

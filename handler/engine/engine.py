@@ -3,15 +3,11 @@
 One owner of all states, on one event loop. Each session has one FIFO; a chunk reads as: judge, gather, step, check,
 write ahead, commit, answer. Between the gather and the commit it works on a row of its own, so whatever goes wrong
 leaves its session as it was.
-
-What takes long is stepped in a thread, so that the loop goes on serving: while one company is stepped, the others'
-chunks come in and answers go out. A short chunk is stepped in the loop itself, which is faster than waking a thread.
 """
 
 import asyncio
 import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -19,7 +15,7 @@ import torch
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.doors.codec import Float32
 from dnc_serve.handler.engine.commits import Commits
-from dnc_serve.handler.engine.company import Gathering, Rotation, Run
+from dnc_serve.handler.engine.company import Run
 from dnc_serve.handler.engine.leases import Leases
 from dnc_serve.handler.engine.lifecycle import Lifecycle
 from dnc_serve.handler.engine.loading import Loading
@@ -27,9 +23,10 @@ from dnc_serve.handler.engine.registry import Registry, Tombstone
 from dnc_serve.handler.engine.sessions import Replies, Reply, Session, Tier, Verdict, judge_chunk, judge_reset
 from dnc_serve.handler.engine.slab import Slab
 from dnc_serve.handler.engine.snapshots import Snapshots
-from dnc_serve.handler.engine.stepper import Stepped, Stepper
+from dnc_serve.handler.engine.stepper import Stepper
 from dnc_serve.handler.engine.tiers import Tiers
 from dnc_serve.handler.engine.tiles import Tiles
+from dnc_serve.handler.engine.turns import Turns
 from dnc_serve.handler.engine.work import Applied, Chunk, Delete, Peek, Replay, Reset, Seen, Work
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.journal.journal import Journal
@@ -39,10 +36,6 @@ from dnc_serve.handler.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
-# A turn takes about as long as this at most, so that nobody waits long for the next one.
-TURN_SECONDS = 0.004
-# One that takes longer than this is worth waking a thread for.
-THREAD_SECONDS = 0.001
 # Beyond so many turns' worth of rows, chunks under way only hold rows that others could use.
 MAX_RUNS_IN_TILES = 8
 
@@ -84,14 +77,8 @@ class Engine:
             slab, config.slots, config.host_bytes, self.row_bytes, self.snapshots.store_states, self.go_on, metrics,
             journaled=not journal.volatile,
         )  # fmt: skip
-        self._rotation = Rotation(TURN_SECONDS)
-        self._runs = 0
-        self._scheduled: list[Session] = []
-        self._turn_pending = False
-        self._stepping = False
-        self._gathering = Gathering()
         self.stepper = Stepper(tiles, slab, metrics)
-        self._thread = ThreadPoolExecutor(1, "dnc-step", torch.set_flush_denormal, (True,))  # each thread has its own
+        self.turns = Turns(self, self.max_runs, config.step_threads)
 
     # What the doors call.
 
@@ -111,22 +98,14 @@ class Engine:
                 limit=config.max_queued_chunks,
             )
         self.queued += 1
-        self._gathering.latest_arrival = work.arrived_at
+        self.turns.arrived(work.arrived_at)
         session.fifo.append(work)
-        self.schedule(session)
-
-    def schedule(self, session: Session) -> None:
-        """Looks at the session's FIFO in the next turn, unless something else will."""
-        if session.fifo and not (session.scheduled or session.running or session.busy):
-            session.scheduled = True
-            self._scheduled.append(session)
-            self._wake()
+        self.turns.schedule(session)
 
     def go_on(self, session: Session) -> None:
         """The session is free again: its own work may go on, and so may that of others that waited for room."""
-        self.schedule(session)
-        if self._scheduled:
-            self._wake()
+        self.turns.schedule(session)
+        self.turns.go_on()
         self.loading.go_on()
         if self.leases.shared and session.tier is Tier.STORE and session.idle and not session.ended:
             self.leases.give_up([session])
@@ -198,99 +177,13 @@ class Engine:
             self.answer(session, session.fifo.popleft(), None, error)
 
     @property
-    def runs(self) -> int:
-        """Chunks under way."""
-        return self._runs
-
-    @property
     def at_rest(self) -> bool:
         """Whether nothing is queued or under way."""
-        return not self.queued and not self._runs
-
-    # One turn.
-
-    def _wake(self) -> None:
-        if not self._turn_pending and not self._stepping:
-            self._turn_pending = True
-            self.loop.call_soon(self._turn)
-
-    def _turn(self) -> None:
-        self._turn_pending = False
-        if self._stepping:  # since this turn was asked for; another one follows
-            return
-        if self._gathers():
-            self._wake()
-            return
-        self._begin_runs()
-        if not self._rotation:
-            return
-        company, ticks = self._rotation.next_company()
-        if _is_worth_a_thread(company, ticks):
-            self._step_in_thread(company, ticks)
-        else:
-            self._gathering.stepped(len(company))
-            self._settle(company, ticks, self.stepper.step(company, ticks))
-
-    def _gathers(self) -> bool:
-        return self._gathering.waits(len(self._scheduled) + len(self._rotation))
-
-    def _step_in_thread(self, company: list[Run], ticks: int) -> None:
-        self._stepping = True
-        self._gathering.stepped(len(company))
-        stepped = self.loop.run_in_executor(self._thread, self.stepper.step, company, ticks)
-        stepped.add_done_callback(lambda future: self._stepped_in_thread(company, ticks, future))
-
-    def _stepped_in_thread(self, company: list[Run], ticks: int, future: "asyncio.Future[Stepped | None]") -> None:
-        self._stepping = False
-        self._settle(company, ticks, future.result())
-
-    def _settle(self, company: list[Run], ticks: int, stepped: Stepped | None) -> None:
-        """Keeps what the tick gave; runs that are through go on to their commit."""
-        through: list[Run] = []
-        if stepped is None:
-            for run in company:
-                self.drop(run, ServeError("INTERNAL", "the model could not be stepped; nothing was applied"))
-        else:
-            outputs, finite = stepped
-            for place, run in enumerate(company):
-                run.outputs[run.done : run.done + ticks] = outputs[:, place]
-                run.done += ticks
-                run.finite = finite[place]
-            through = [run for run in company if not run.rest]
-            self._rotation.put_back([run for run in company if run.rest])
-        self._step_ahead()
-        if through:
-            self.commits.commit(through)
-        if self._rotation or self._scheduled:
-            self._wake()
-
-    def _step_ahead(self) -> None:
-        """Before the loop turns to what a company leaves behind, the thread gets the next one, if that is complete."""
-        if not (self._scheduled or self._rotation) or self._gathers():
-            return
-        self._begin_runs()
-        if self._rotation:
-            company, ticks = self._rotation.next_company()
-            if _is_worth_a_thread(company, ticks):
-                self._step_in_thread(company, ticks)
-            else:
-                self._rotation.put_back(company)
+        return not self.queued and not self.turns.runs
 
     # What stands first in a FIFO.
 
-    def _begin_runs(self) -> None:
-        """Looks at the sessions whose turn it is; those that find no room wait for the next turn."""
-        scheduled, self._scheduled = self._scheduled, []
-        for session in scheduled:
-            session.scheduled = False
-            while session.fifo and not (session.running or session.busy):
-                if self._runs >= self.max_runs or not self._begin(session, session.fifo[0]):
-                    session.scheduled = True
-                    self._scheduled.append(session)
-                    break
-        self.loading.go_on()
-
-    def _begin(self, session: Session, work: Work) -> bool:
+    def begin(self, session: Session, work: Work) -> bool:
         """Starts, answers or refuses the work that stands first; False if there is no room for it now."""
         try:
             self.leases.check(session)
@@ -347,9 +240,8 @@ class Engine:
         outputs = np.empty((len(work.inputs), self.output_size), np.float32)
         session.fifo.popleft()
         session.running = True
-        self._runs += 1
         tiles = self.stepper.tiles_for(work.fingerprint) if isinstance(work, Replay) else self.tiles
-        self._rotation.add(Run(session, work, outputs, self._slab.take(), tiles))
+        self.turns.add(Run(session, work, outputs, self._slab.take(), tiles))
         if isinstance(work, Chunk):
             work.started_at = time.perf_counter()
             self.metrics.queue_wait.observe(work.started_at - work.arrived_at)
@@ -414,7 +306,7 @@ class Engine:
 
     def release(self, run: Run) -> None:
         """The run is over: its session may go on. The row that it leaves was given back or swapped in."""
-        self._runs -= 1
+        self.turns.runs -= 1
         run.session.running = False
         if run.session.ended:
             self.tiers.forget(run.session)
@@ -431,7 +323,3 @@ class Engine:
     def working_state(self, run: Run) -> Float32:
         """The state [S] that the run has come to."""
         return self._slab.read(run.work_row)
-
-
-def _is_worth_a_thread(company: list[Run], ticks: int) -> bool:
-    return company[0].tiles.seconds(len(company), ticks) > THREAD_SECONDS

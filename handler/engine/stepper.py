@@ -21,7 +21,7 @@ Stepped = tuple[Float32, list[bool]]
 
 
 class Stepper:
-    """May be called in a thread: it touches the rows of the company, and nothing else of the engine's."""
+    """May be called in several threads at once: it touches the rows of a company, and nothing else of the engine's."""
 
     def __init__(self, tiles: Tiles, slab: Slab, metrics: Metrics) -> None:
         self._tiles = tiles
@@ -29,9 +29,7 @@ class Stepper:
         self._metrics = metrics
         at_hand = (tiles, *tiles.others)
         self._by_fingerprint = {each.fingerprint: each for each in at_hand}
-        self._gathered = {
-            size: torch.zeros(size, tiles.layout.size, device=tiles.device) for each in at_hand for size in each.sizes
-        }
+        self._buffers: list[dict[int, Tensor]] = []  # states of a tile by its rows; one step at a time has each
 
     def tiles_for(self, fingerprint: str) -> Tiles:
         """What computed a record with this fingerprint, if it is at hand, else what steps sessions now."""
@@ -43,8 +41,11 @@ class Stepper:
         started = time.perf_counter()
         tiles = company[0].tiles
         tile = tiles.fit(len(company))
+        buffers = self._buffers.pop() if self._buffers else {}
         try:
-            states = self._gathered[tile]
+            if tile not in buffers:
+                buffers[tile] = torch.zeros(tile, tiles.layout.size, device=tiles.device)
+            states = buffers[tile]
             self._slab.gather([run.source_row for run in company], states)
             for place, run in enumerate(company):
                 if run.done == 0:
@@ -57,6 +58,8 @@ class Stepper:
         except Exception:  # whatever it was, everybody in the company is to be answered
             logger.exception("a tile of %d rows could not be stepped", tile)
             return None
+        finally:
+            self._buffers.append(buffers)
         self._metrics.tick_duration.observe((time.perf_counter() - started) / ticks)
         self._metrics.batch_size.observe(len(company))
         return result, finite

@@ -73,7 +73,10 @@ async def running_engine(tiles: Tiles, artifact: Artifact, config: ServeConfig) 
         )
         if not store.shared:  # of those, sessions are taken up as they are asked for
             engine.take_up_all()
-        yield EngineHarness(engine)
+        try:
+            yield EngineHarness(engine)
+        finally:
+            engine.turns.close()
     finally:
         journal.close()
         store.close()

@@ -11,7 +11,7 @@ import torch
 
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.doors.codec import Float32
-from dnc_serve.handler.engine import engine
+from dnc_serve.handler.engine import turns
 from dnc_serve.handler.engine.sessions import Tier
 from dnc_serve.handler.engine.tiles import Tiles
 from dnc_serve.handler.engine.work import Chunk, Delete, Peek, Reset
@@ -57,7 +57,7 @@ async def test_64_interleaved_sessions_give_the_bits_of_each_alone(
     thread_seconds: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(engine, "THREAD_SECONDS", thread_seconds)
+    monkeypatch.setattr(turns, "THREAD_SECONDS", thread_seconds)
     timesteps = 40
     async with running_engine(tiles, artifact, config(tmp_path, durability=durability, slots=16)) as harness:
 

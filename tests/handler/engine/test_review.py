@@ -51,7 +51,7 @@ async def test_a_look_back_that_is_cut_short_takes_nothing_and_nobody_with_it(
         stranger = await harness.create("stranger")
         in_use = rows_in_use(harness)
         look = asyncio.ensure_future(harness.engine.loading.look_back(looked_at, LONG + 7))
-        while not harness.engine._runs:  # its replay is under way
+        while not harness.engine.turns.runs:  # its replay is under way
             await asyncio.sleep(0)
         step = asyncio.ensure_future(harness.step(stranger, random_inputs(9, 4)))
         await asyncio.sleep(0)
@@ -191,7 +191,7 @@ async def test_a_drain_in_the_middle_of_a_replay_stores_no_state_of_its_own_maki
         engine = harness.engine
         session = engine.registry.get("s", "")
         peek = asyncio.ensure_future(harness.do(session, lambda done: Peek(done)))
-        while not engine._runs:
+        while not engine.turns.runs:
             await asyncio.sleep(0)
         await engine.snapshots.store_all()
         assert engine.journal.store.snapshots("s", session.incarnation) == []
