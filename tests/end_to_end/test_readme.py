@@ -66,11 +66,10 @@ def test_curl(bundled: Server, tmp_path: Path) -> None:
 
 
 def test_the_commands(bundled: Server, tmp_path: Path) -> None:
-    np.save(tmp_path / "inputs.npy", np.ones((4, 10), np.float32))
-    inline = re.findall(r"`(dnc (?:step|dump|sessions|fork|reset)[^`]*)`", README.read_text())
-    assert len(inline) >= 5
-    script = "\n".join(inline)
-    assert run(script, tmp_path, DNC_TARGET=bundled.grpc)
+    said = run(block("sh", "dnc sessions"), tmp_path, DNC_TARGET=bundled.grpc)
+    assert "[N, W] = [64, 16]" in said
+    assert "session copy-of-s at position" in said
+    run("dnc dump s --plot memory.png", tmp_path, DNC_TARGET=bundled.grpc)
     assert (tmp_path / "memory.png").stat().st_size > 10_000
 
 
