@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import Any
 
 from dnc_serve.handler.doors.access import Grant
+from dnc_serve.handler.doors.access_log import log_chunk
 from dnc_serve.handler.doors.codec import Float32, decode_inputs, encode_array
 from dnc_serve.handler.doors.looks import Shown, checked_names, thinned, whole
 from dnc_serve.handler.engine.engine import Engine
@@ -130,7 +131,7 @@ class Operations:
         self._check_serving()
         caller.grant.check_writes()
         caller.grant.spend(len(inputs))
-        return session, Chunk(
+        chunk = Chunk(
             inputs,
             done,
             incarnation=message.incarnation if message.HasField("incarnation") else None,
@@ -142,6 +143,8 @@ class Operations:
             door=caller.door,
             deadline=caller.deadline,
         )
+        log_chunk(chunk, message, caller)
+        return session, chunk
 
     async def reset_session(self, request: pb.ResetSessionRequest, caller: Caller) -> pb.ResetSessionResponse:
         message = request.reset

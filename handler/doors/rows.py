@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from dnc_serve.handler.doors.access import Access
+from dnc_serve.handler.doors.access_log import log_answer, log_refusal
 from dnc_serve.handler.doors.copies import Copies
 from dnc_serve.handler.doors.dumps import whole_dump
 from dnc_serve.handler.doors.operations import Caller, Operations
@@ -24,12 +25,16 @@ async def answer_calls(
 
 
 async def _answer(operations: Operations, access: Access, call: pb.Call | ServeError, deadline: float) -> pb.CallResult:
+    started_at = time.perf_counter()
+    request = None if isinstance(call, ServeError) else getattr(call, call.WhichOneof("call") or "", None)
     try:
         if isinstance(call, ServeError):
             raise call
         caller = Caller(access.grant_of_token(call.token), "torchserve", deadline)
         async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-            return await _dispatch(operations, call, caller)
+            result = await _dispatch(operations, call, caller)
+        log_answer(request, caller, started_at)
+        return result
     except TimeoutError:
         refused = ServeError("DEADLINE_EXCEEDED", "the server did not come to an answer in time")
     except ServeError as error:
@@ -37,6 +42,7 @@ async def _answer(operations: Operations, access: Access, call: pb.Call | ServeE
     except Exception:
         logger.exception("a call failed")
         refused = ServeError("INTERNAL", "the server made a mistake; its log says which")
+    log_refusal(request, refused)
     operations.engine.metrics.errors.labels(refused.reason).inc()
     return pb.CallResult(status=refused.to_status())
 

@@ -12,13 +12,13 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 
 from dnc_serve.handler.doors.access import Access
+from dnc_serve.handler.doors.access_log import log_answer, log_refusal
 from dnc_serve.handler.doors.blob import check_size
 from dnc_serve.handler.doors.copies import Copies
 from dnc_serve.handler.doors.dumps import dump_parts
 from dnc_serve.handler.doors.operations import PART_BYTES, Caller, Operations
 from dnc_serve.handler.doors.streams import OpenStreams, SessionStream
 from dnc_serve.handler.doors.watching import watch
-from dnc_serve.handler.engine.sessions import MAX_ID_LENGTH
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
@@ -135,35 +135,28 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
 
         `request` is the refusal itself if the message could not be read.
         """
+        started_at = time.perf_counter()
         try:
             if isinstance(request, ServeError):
                 raise request
             remaining = context.time_remaining()
             deadline = None if remaining is None else time.monotonic() + remaining
             caller = Caller(self._access.grant_of(context.invocation_metadata()), door, deadline)
-            return await call(caller)
+            answer = await call(caller)
+            log_answer(request, caller, started_at)
+            return answer
         except ServeError as error:
             refused = error
         except asyncio.CancelledError:
             raise
         except grpc.aio.InternalError:  # there is nobody any more to write to
-            logger.debug("a caller went away", extra={"session": _session_of(request)})
+            logger.debug("a caller went away")
             raise asyncio.CancelledError from None
         except Exception:
             logger.exception("a call failed")
             refused = ServeError("INTERNAL", "the server made a mistake; its log says which")
-        logger.debug(
-            "a call was refused: %s", refused.message, extra={"reason": refused.reason, "session": _session_of(request)}
-        )
+        log_refusal(request, refused)
         self._operations.engine.metrics.errors.labels(refused.reason).inc()
         details = (("grpc-status-details-bin", refused.to_status().SerializeToString()),)
         await context.abort(refused.code, refused.message, details)
         return None
-
-
-def _session_of(request: Any) -> str:
-    """The session that a request names, for the log."""
-    for part in (request, *(getattr(request, name, None) for name in ("chunk", "reset", "dump"))):
-        if session_id := getattr(part, "session_id", ""):
-            return str(session_id)[:MAX_ID_LENGTH]
-    return ""
