@@ -1,7 +1,8 @@
 """Calls with one answer, or with one that comes in parts: tried again, at other hosts too, until the timeout."""
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import grpc
@@ -55,15 +56,12 @@ class Calls:
             target = route.target
             remaining_s = max(0.001, deadline - time.monotonic())
             try:
-                with self.contact.attempt(target), translated():
+                with self.contact.attempt(target), _going_on(route, target):
                     return await attempt(
                         self.hosts.stub(target), remaining_s, self.hosts.metadata(session_id, route.owner)
                     )
-            except SessionMoved as error:
-                raise route.follow(error) from error.__cause__  # what gRPC said
             except Unavailable as error:
                 last_failure = error
-                route.go_on(away_from=target)
                 raise
             except DeadlineExceeded as error:
                 if last_failure is not None:
@@ -81,23 +79,23 @@ class Calls:
         self, open_call: Callable[[Stub, Metadata], "grpc.aio.UnaryStreamCall[Any, Any]"], route: Route, session_id: str
     ) -> AsyncGenerator[Any, None]:
         """What a call without an end sends; opened again after a lost connection, cancelled when this is closed."""
+
+        async def first() -> tuple[Any, "grpc.aio.UnaryStreamCall[Any, Any]", str]:
+            target = route.target
+            with self.contact.attempt(target), _going_on(route, target):
+                call = open_call(self.hosts.stub(target), self.hosts.metadata(session_id, route.owner))
+                try:
+                    return await anext(aiter(call)), call, target
+                except BaseException:
+                    call.cancel()
+                    raise
+
         failure: DncError | None = None
         while True:
-            target = route.target
-
-            async def first(target: str = target) -> tuple[Any, "grpc.aio.UnaryStreamCall[Any, Any]"]:
-                with self.contact.attempt(target), translated():
-                    call = open_call(self.hosts.stub(target), self.hosts.metadata(session_id, route.owner))
-                    try:
-                        return await anext(aiter(call)), call
-                    except BaseException:
-                        call.cancel()
-                        raise
-
-            message, call = await persist(first, self.retry, self.contact.patience_s, failure)
+            message, call, target = await persist(first, self.retry, self.contact.patience_s, failure)
             try:
                 yield message
-                with translated():
+                with _going_on(route, target):
                     async for message in call:
                         yield message
                 return
@@ -105,6 +103,18 @@ class Calls:
                 if not error.transient:
                     raise
                 failure = error
-                route.go_on(away_from=target)
             finally:
                 call.cancel()
+
+
+@contextmanager
+def _going_on(route: Route, target: str) -> Iterator[None]:
+    """Turns gRPC's errors into ours, and the route to where the next attempt is to be made."""
+    try:
+        with translated():
+            yield
+    except SessionMoved as error:
+        raise route.follow(error) from error.__cause__  # what gRPC said
+    except Unavailable:
+        route.go_on(away_from=target)
+        raise

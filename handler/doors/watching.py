@@ -35,10 +35,10 @@ FULL_QUEUE_PAUSE_SECONDS = 0.05
 async def watch(operations: Operations, request: pb.WatchMemoryRequest, caller: Caller) -> AsyncIterator[bytes]:
     """A frame now and after each change, at most so many a second, each an encoded `WatchMemoryResponse`.
 
-    Raises BAD_REQUEST for a wrong rate or name, SESSION_NOT_FOUND (and the like) when the session ends, and DRAINING
-    when the server leaves.
+    Raises BAD_REQUEST for a wrong rate or name, SESSION_NOT_FOUND (and the like) when the session ends, SESSION_MOVED
+    when it moves, and DRAINING when the server leaves.
     """
-    session = operations.session(request.session_id, caller)
+    session = await operations.known(request.session_id, caller)
     names = checked_names(operations.engine.layout, request.names)
     max_cells = min(request.max_cells or DEFAULT_MAX_CELLS, MAX_FRAME_CELLS // len(names))
     interval_s = 1.0 / _checked_rate(request.max_frames_per_second)
@@ -48,7 +48,7 @@ async def watch(operations: Operations, request: pb.WatchMemoryRequest, caller: 
     try:
         while True:
             while not await feed.changed_since(seen_changes):
-                _check_there(operations, session, caller)
+                await _check_there(operations, session, caller)
             began = time.monotonic()
             look = await feed.look(newer_than=seen_changes, share_s=interval_s)
             frame = await feed.frame(look, names, max_cells)
@@ -56,7 +56,7 @@ async def watch(operations: Operations, request: pb.WatchMemoryRequest, caller: 
             seen_changes = look.changes
             yield frame + _own(skipped)
             await asyncio.sleep(max(began + interval_s - time.monotonic(), feed.cost_s / COST_SHARE))
-            _check_there(operations, session, caller)
+            await _check_there(operations, session, caller)
     finally:
         feed.watchers -= 1
         feed.leave_if_unwatched()
@@ -195,12 +195,16 @@ def _own(skipped: int) -> bytes:
     return pb.WatchMemoryResponse(skipped_frames=skipped).SerializeToString() if skipped else b""
 
 
-def _check_there(operations: Operations, session: Session, caller: Caller) -> None:
-    """Raises why the session can't be watched any more."""
+async def _check_there(operations: Operations, session: Session, caller: Caller) -> None:
+    """Raises why the session can't be watched any more, or not before it is asked for again."""
     if operations.draining:
         raise ServeError("DRAINING", "the server is leaving", retry_after_s=1.0)
-    if operations.session(session.session_id, caller) is not session:
-        raise ServeError("SESSION_REPLACED", f"session {session.session_id!r} was created or imported anew")
+    present = await operations.known(session.session_id, caller)
+    if present is session:
+        return
+    if present.incarnation == session.incarnation:
+        raise ServeError("NOT_READY", "the session was at another server meanwhile", retry_after_s=0.05)
+    raise ServeError("SESSION_REPLACED", f"session {session.session_id!r} was created or imported anew")
 
 
 def _checked_rate(frames_per_second: float) -> float:

@@ -37,7 +37,10 @@ class NotTheOwner(dnc_pb2_grpc.DncServiceServicer):
             input_size=INPUT_SIZE, output_size=OUTPUT_SIZE, max_chunk_timesteps=64, max_in_flight_chunks=64
         )
 
-    async def CreateSession(self, request: pb.CreateSessionRequest, context: Any) -> None:
+    async def WatchMemory(self, request: pb.WatchMemoryRequest, context: Any) -> None:
+        await self.CreateSession(request, context)
+
+    async def CreateSession(self, request: Any, context: Any) -> None:
         self.asked.append(request.session_id)
         self.metadata = dict(context.invocation_metadata())
         trailer = (("grpc-status-details-bin", self.status.SerializeToString()),)
@@ -85,6 +88,11 @@ async def test_the_owner_is_followed_among_known_hosts(address: str, elsewhere: 
         await session.step(random_inputs(2, 3))
         assert servicer.asked == [session.id] * 2
         assert (session.position, (await session.info()).position) == (6, 6)
+        session._route.go_on(away_from=address)
+        frames = session.watch(["usage_vector"])
+        assert (await anext(frames)).position == 6
+        assert servicer.asked == [session.id] * 3
+        await frames.aclose()
         await session.delete()
 
 
@@ -106,6 +114,10 @@ async def test_a_dead_host_is_passed_over(address: str) -> None:
     async with AsyncClient(targets, retry=QUICK) as client:
         session = await client.session(id_that_begins_at("127.0.0.1:1", targets))
         assert len(await session.step(random_inputs(3, 3))) == 3
+        session._route.go_on(away_from=address)
+        frames = session.watch(["usage_vector"])
+        assert (await anext(frames)).position == 3
+        await frames.aclose()
         await session.delete()
 
 
