@@ -6,7 +6,8 @@ answered. Only trouble starts a task, which waits and tries again until an answe
 
 import asyncio
 import copy
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from dnc_serve.client.calls import Calls
 from dnc_serve.client.errors import (
@@ -19,8 +20,11 @@ from dnc_serve.client.errors import (
     LimitError,
     PositionError,
     ResultError,
+    SessionExpired,
     SessionMoved,
+    SessionNotFound,
     StepGap,
+    Unavailable,
     from_status,
 )
 from dnc_serve.client.hosts import Route
@@ -35,14 +39,29 @@ _NOTHING_APPLIED = (InvalidRequest, PositionError, ResultError, LimitError, Acce
 OpenPipe = Callable[[Route, str], Pipe]
 """A pipe for a session: its own, or one that it shares with others."""
 
+MakeAgain = Callable[[], Awaitable[int]]
+"""Makes a session that its server has lost, as new, and returns its incarnation."""
+
 
 class Delivery:
     """One session's entries on their way. All methods are called on the client's event loop."""
 
-    def __init__(self, session_id: str, ledger: Ledger, route: Route, calls: Calls, open_pipe: OpenPipe) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        incarnation: int,
+        ledger: Ledger,
+        route: Route,
+        calls: Calls,
+        open_pipe: OpenPipe,
+        make_again: MakeAgain | None = None,
+    ) -> None:
         self.ledger = ledger
         self.route = route
         self._session_id = session_id
+        self._incarnation = incarnation
+        self._make_again = make_again
+        self._loss: DncError | None = None  # why the session is to be made again before anything is sent
         self._calls = calls
         self._open_pipe = open_pipe
         self._pipe: Pipe | None = None
@@ -73,6 +92,10 @@ class Delivery:
             return  # the server has asked for a pause, or can't be reached
         if not self.ledger.unsettled:
             return
+        if self._loss is not None:
+            if self._recovery is None:
+                self._try_later(self._loss)
+            return
         pipe = self._pipe
         if pipe is None:
             pipe = self._pipe = self._open_pipe(self.route, self._session_id)
@@ -80,12 +103,10 @@ class Delivery:
         if not pipe.is_open:
             return  # it will tell when it has ended
         for entry in self.ledger.due():
-            message = entry.request.chunk if entry.timesteps else entry.request.reset
-            if message.request_id:
+            if _message(entry).request_id:
                 # An earlier sending may still wait in the pipe, and must keep its id: its refusal is not this one's.
                 entry.request = copy.copy(entry.request)
-                message = entry.request.chunk if entry.timesteps else entry.request.reset
-            message.request_id = entry.request_id
+            _message(entry).request_id = entry.request_id
             pipe.send(entry.request)
 
     async def settled(self, entry: Entry) -> None:
@@ -189,7 +210,9 @@ class Delivery:
             if isinstance(refusal, StepGap):
                 self._go_back(refusal)
                 return
-            if isinstance(refusal, SessionMoved):
+            if isinstance(refusal, SessionNotFound | SessionExpired):
+                refusal = self._begin_again(refusal)
+            elif isinstance(refusal, SessionMoved):
                 refusal = self.route.follow(refusal)
                 self._drop_pipe()
             elif isinstance(refusal, Draining):
@@ -207,6 +230,28 @@ class Delivery:
         if not expected.isdecimal() or not self.ledger.rewind(int(expected)):
             raise gap.with_note("what it lost is not kept by this client any more")
         self.push()
+
+    def _begin_again(self, refusal: DncError) -> DncError:
+        """The server knows nothing of the session, as after a power loss right after it was made: it is made again,
+        and gets all that the first one got. Returns an error that passes by that.
+
+        Raises the refusal if the session was ended, or if what it got is not all at hand.
+        """
+        if self._make_again is None or refusal.metadata.get("incarnation") == str(self._incarnation):
+            raise refusal
+        if not self.ledger.is_whole:
+            raise refusal.with_note("the server lost it, and its beginning is not kept by this client any more")
+        self._loss = Unavailable(f"the server lost session {self._session_id!r}, which is made again")
+        return self._loss
+
+    async def _make_lost(self) -> None:
+        assert self._make_again is not None
+        incarnation = await self._make_again()
+        for entry in self.ledger:
+            entry.request = copy.copy(entry.request)  # an earlier sending may still wait in the pipe
+            _message(entry).incarnation = incarnation
+        self.ledger.start_over()
+        self._incarnation, self._loss = incarnation, None
 
     def _try_later(self, error: DncError) -> None:
         if not self.ledger.unsettled or self._closed:
@@ -245,6 +290,8 @@ class Delivery:
         """Sends, and returns with the first answer."""
         if not self.ledger.unsettled:
             return
+        if self._loss is not None:
+            await self._make_lost()
         attempt = self._attempt = asyncio.get_running_loop().create_future()
         try:
             self.push()
@@ -281,3 +328,8 @@ class Delivery:
                     waiter.set_result(None)
         if entries:
             self._room.set()
+
+
+def _message(entry: Entry) -> Any:
+    """The chunk or the reset in an entry's request."""
+    return entry.request.chunk if entry.timesteps else entry.request.reset

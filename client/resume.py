@@ -103,6 +103,10 @@ class Ledger:
         self._refused = False
         self._rewound_to: int | None = None
 
+    def __iter__(self) -> Iterator[Entry]:
+        """All that may still have to be sent, in order."""
+        return iter(self._entries)
+
     @property
     def unsettled(self) -> int:
         """Entries that have not been answered."""
@@ -214,6 +218,18 @@ class Ledger:
         self._rewound_to = expected_position
         self._send_from(first)
         return True
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything is kept that the session ever got, since it was new."""
+        start = self._entries[0].mark if self._entries else self.mark
+        return (start.position, start.experience) == (0, 0)
+
+    def start_over(self) -> None:
+        """Sends everything again, to a session that is as new."""
+        assert self.is_whole
+        self._rewound_to = None
+        self._send_from(0)
 
     def resend(self) -> None:
         """Sends everything unanswered again. What was answered last and was a reset goes before it, since the position

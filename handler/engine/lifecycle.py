@@ -167,7 +167,8 @@ class Lifecycle:
                 return
             engine.registry.remove(session)
             engine.leases.ended(session)
-            engine.registry.bury(session.session_id, Tombstone(session.incarnation, session.owner, work.why, now))
+            tombstone = Tombstone(session.incarnation, session.owner, work.why, now)
+            engine.registry.bury(session.session_id, tombstone)
             engine.tiers.forget(session)
             session.ended = True
             for changed in session.watchers or ():
@@ -175,9 +176,7 @@ class Lifecycle:
             if work.why != "deleted":
                 engine.metrics.evictions.labels(work.why).inc()
             engine.answer(session, work, True, None)
-            engine.fail_all(
-                session, ServeError("SESSION_NOT_FOUND", f"session {session.session_id!r} ended: {work.why}")
-            )
+            engine.fail_all(session, tombstone.refusal(session.session_id))
             engine.go_on(session)  # others may have waited for its slot
 
         end = End(session.session_id, session.incarnation, work.why, now)

@@ -20,6 +20,17 @@ class Tombstone:
     why: str
     at: float
 
+    def refusal(self, session_id: str) -> ServeError:
+        """What whoever asks for the session is told."""
+        ended_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.at))
+        return ServeError(
+            "SESSION_NOT_FOUND" if self.why == "deleted" else "SESSION_EXPIRED",
+            f"session {session_id!r} ended at {ended_at}: {self.why}",
+            ended_at=ended_at,
+            why=self.why,
+            incarnation=self.incarnation,
+        )
+
 
 class Registry:
     """Living sessions by id, and tombstones, bounded in number.
@@ -60,13 +71,7 @@ class Registry:
             return session
         tombstone = self._tombstones.get(session_id)
         if session is None and tombstone is not None and tombstone.owner == owner:
-            ended = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(tombstone.at))
-            raise ServeError(
-                "SESSION_NOT_FOUND" if tombstone.why == "deleted" else "SESSION_EXPIRED",
-                f"session {session_id!r} ended at {ended}: {tombstone.why}",
-                ended_at=ended,
-                why=tombstone.why,
-            )
+            raise tombstone.refusal(session_id)
         raise ServeError("SESSION_NOT_FOUND", f"there is no session {session_id!r}", session_id=session_id)
 
     def check_room(self) -> None:

@@ -14,6 +14,7 @@ from dnc_serve.client import (
     DeadlineExceeded,
     Retry,
     SessionNotFound,
+    SessionReplaced,
     StepConflict,
     StepGap,
     Unavailable,
@@ -140,6 +141,98 @@ async def test_what_is_not_kept_any_more_is_told(small_artifact: Path, tmp_path:
             assert (await late.resync()).position == 5
             await late.step(random_inputs(6, 1))
             assert late.position == 6
+    finally:
+        server.kill()
+
+
+@pytest.mark.parametrize("before", ["never there", "deleted once"])
+async def test_a_session_that_a_power_loss_took_is_made_again(
+    small_artifact: Path, tmp_path: Path, uninterrupted: Outputs, before: str
+) -> None:
+    """The state folder is put back to how it was before the session was made."""
+    inputs = random_inputs(5, 60)
+    server = ServerProcess(small_artifact, tmp_path / "state", sync_interval_ms=60_000)
+    server.start()
+    try:
+        if before == "deleted once":
+            async with AsyncClient(server.address, retry=QUICK) as client, client.session("s") as session:
+                await session.step(inputs)
+                await session.delete()
+        await asyncio.to_thread(server.terminate)
+        shutil.copytree(server.state_dir, tmp_path / "synced")
+        await asyncio.to_thread(server.start)
+        async with AsyncClient(server.address, retry=QUICK) as client, client.session("s") as session:
+            answered = [await session.step(inputs[:10])]
+            answered += [await session.step(values[None]) for values in inputs[10:20]]
+            await asyncio.to_thread(lose, server, tmp_path / "synced")
+            answered += [outputs async for outputs in session.stream(in_chunks(inputs[20:40], 2))]
+            await session.reset()
+            lost = session.incarnation
+            await asyncio.to_thread(lose, server, tmp_path / "synced")
+            answered.append(await session.step(inputs[40:]))
+            assert (session.position, session.experience) == (60, 1)
+            assert session.incarnation != lost
+            info = await session.info()
+            assert (info.incarnation, info.position, info.experience) == (session.incarnation, 60, 1)
+            assert await session.delete()
+        async with AsyncClient(server.address) as client, client.session() as reference:
+            expected = [await reference.step(inputs[:40]), await reference.step(inputs[40:], reset_experience=True)]
+    finally:
+        server.kill()
+    assert np.concatenate(answered).tobytes() == np.concatenate(expected).tobytes()
+
+
+def lose(server: ServerProcess, synced: Path) -> None:
+    """The server's power, and what was not synced."""
+    server.kill()
+    shutil.rmtree(server.state_dir)
+    shutil.copytree(synced, server.state_dir)
+    server.start()
+
+
+async def test_a_session_is_not_made_again_out_of_less_than_all(small_artifact: Path, tmp_path: Path) -> None:
+    server = ServerProcess(small_artifact, tmp_path / "state")
+    server.start()
+    (tmp_path / "nothing").mkdir()
+    try:
+        async with AsyncClient(server.address, retry=QUICK) as client, client.session("s") as session:
+            while session.durable_position < 10:
+                await session.step(random_inputs(1, 5))
+                await asyncio.sleep(0.02)
+            position = session.position
+            await asyncio.to_thread(lose, server, tmp_path / "nothing")
+            with pytest.raises(SessionNotFound, match="its beginning is not kept by this client any more"):
+                await session.step(random_inputs(2, 5))
+            assert session.position == position
+            assert [one async for one in client.sessions()] == []
+    finally:
+        server.kill()
+
+
+async def test_a_session_that_was_deleted_is_not_made_again(address: str) -> None:
+    async with AsyncClient(address, retry=QUICK) as client, client.session() as session:
+        other = await client.session(session.id)
+        await other.delete()
+        for _ in range(2):
+            with pytest.raises(SessionNotFound, match="deleted"):
+                await session.step(random_inputs(1, 5))
+        assert [one async for one in client.sessions(session.id)] == []
+
+
+async def test_a_session_that_somebody_else_made_again_is_left_to_them(small_artifact: Path, tmp_path: Path) -> None:
+    server = ServerProcess(small_artifact, tmp_path / "state", sync_interval_ms=60_000)
+    server.start()
+    (tmp_path / "nothing").mkdir()
+    try:
+        async with AsyncClient(server.address, retry=QUICK) as client, client.session("s") as session:
+            await session.step(random_inputs(1, 5))
+            await asyncio.to_thread(lose, server, tmp_path / "nothing")
+            async with AsyncClient(server.address) as another, another.session("s") as theirs:
+                await theirs.step(random_inputs(2, 3))
+                with pytest.raises(SessionReplaced):
+                    await session.step(random_inputs(3, 5))
+                assert (await theirs.step(random_inputs(4, 3))).shape == (3, 4)
+                assert theirs.position == 6
     finally:
         server.kill()
 
