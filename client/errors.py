@@ -268,7 +268,8 @@ def translated() -> Iterator[None]:
     try:
         yield
     except grpc.aio.AioRpcError as exc:
-        raise from_rpc_error(exc) from exc
+        # What gRPC says is worth keeping; where in gRPC it was raised is not.
+        raise from_rpc_error(exc) from exc.with_traceback(None)
 
 
 def _from_code(

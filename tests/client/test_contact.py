@@ -31,13 +31,19 @@ def test_a_wrong_address_is_told_at_once_and_given_up_soon(caplog: pytest.LogCap
     assert warning.getMessage().startswith(f"{NOWHERE} doesn't answer: is `dnc serve` running there?")
 
 
-def test_the_traceback_of_it_is_short() -> None:
-    script = f"from dnc_serve.client import Client\nClient('{NOWHERE}', connect_timeout_s=0.1).session('s')\n"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 1
-    lines = done.stderr.partition("Traceback")[2].splitlines()
-    assert len(lines) <= 15, done.stderr
-    assert lines[-1].startswith("dnc_serve.client.errors.Unavailable: UNAVAILABLE: no server answers at")
+def test_tracebacks_are_short(address: str) -> None:
+    def said_by(call: str) -> list[str]:
+        script = f"from dnc_serve.client import Client\n{call}\n"
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 1
+        return done.stderr.splitlines()
+
+    unreachable = said_by(f"Client('{NOWHERE}', connect_timeout_s=0.1).session('s')")
+    assert len(unreachable) <= 15, unreachable
+    assert unreachable[-1].startswith("dnc_serve.client.errors.Unavailable: UNAVAILABLE: no server answers at")
+    refused = said_by(f"Client('{address}').session('never', create=False)")
+    assert len(refused) <= 20, refused
+    assert refused[-1].endswith("SessionNotFound: SESSION_NOT_FOUND: there is no session 'never'")
 
 
 async def test_a_server_that_starts_meanwhile_is_found(address: str) -> None:
