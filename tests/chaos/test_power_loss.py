@@ -107,6 +107,36 @@ async def test_a_power_loss_is_invisible_to_living_clients(
     assert lost_frames or durability == "sync", "nothing was lost: this proves nothing"
 
 
+@pytest.mark.parametrize("durability", ["async", "sync"])
+async def test_sessions_made_right_before_a_power_loss_go_on_for_the_clients_that_made_them(
+    artifact_folder: Path, tiles: Tiles, tmp_path: Path, losses: int, durability: str
+) -> None:
+    chance = random.Random(durability)
+    made_again = 0
+    async with (
+        powered(artifact_folder, tmp_path / "state", durability) as server,
+        AsyncClient(server.address, timeout_s=180) as client,
+    ):
+        for loss in range(losses):
+            traffic = Traffic(client, SESSIONS, PAUSE_S, prefix=f"{loss}-")
+            try:
+                await traffic.progress()
+                await asyncio.sleep(chance.uniform(0.0, 0.1))
+                before = {info.id: info.incarnation async for info in client.sessions(f"{loss}-")}
+                await asyncio.to_thread(server.lose_power, chance)
+                await asyncio.to_thread(server.start)
+                await traffic.progress()
+                await traffic.finish()
+            finally:
+                traffic.abandon()
+            after = {info.id: info.incarnation async for info in client.sessions(f"{loss}-")}
+            made_again += sum(after[session_id] != incarnation for session_id, incarnation in before.items())
+            tally = traffic.tally(tiles)
+            assert tally.clean, tally
+    print(f"{durability}: of {losses * SESSIONS} sessions, {made_again} were made again after {losses} power losses")
+    assert (made_again > 0) == (durability == "async")
+
+
 class Witness:
     """Steps a session alone until the server is gone, and notes when it was told what."""
 

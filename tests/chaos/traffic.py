@@ -23,8 +23,9 @@ RESET_CHANCE = 0.1
 class Traffic:
     """Sessions `s0`, `s1`, … with random inputs, until `finish` brings all of them to one length."""
 
-    def __init__(self, client: AsyncClient, sessions: int, pause_s: float) -> None:
+    def __init__(self, client: AsyncClient, sessions: int, pause_s: float, prefix: str = "s") -> None:
         self._client = client
+        self._prefix = prefix
         self._pause_s = pause_s
         self._target: int | None = None
         self._answered = asyncio.Event()
@@ -58,7 +59,7 @@ class Traffic:
             task.cancel()
 
     async def _run(self, number: int) -> None:
-        async with self._client.session(f"s{number}") as session:
+        async with self._client.session(f"{self._prefix}{number}") as session:
             if number % LOCKSTEP_EVERY:
                 async for outputs in session.stream(self._chunks(number)):
                     self._take(number, outputs)
