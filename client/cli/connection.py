@@ -17,14 +17,16 @@ from dnc_serve.client.hosts import DEFAULT_TARGET, TLS, Token
 NOTICE_AFTER_S = 1.0
 
 
-def add_connection(parser: argparse.ArgumentParser) -> None:
-    """The flags that say where the server is and who calls."""
-    group = parser.add_argument_group("connection")
+def add_connection(
+    parser: argparse.ArgumentParser, title: str = "connection", otherwise: str = f"DNC_TARGET, {DEFAULT_TARGET}"
+) -> None:
+    """The flags that say where the server is and who calls; `otherwise` says what happens without `--target`."""
+    group = parser.add_argument_group(title)
     group.add_argument(
         "--target",
         action="append",
         metavar="HOST:PORT",
-        help=f"server; may be repeated for several with a common store (DNC_TARGET, {DEFAULT_TARGET})",
+        help=f"server; may be repeated for several with a common store ({otherwise})",
     )
     group.add_argument("--token-file", type=Path, metavar="FILE", help="bearer token (DNC_TOKEN has the token itself)")
     group.add_argument("--tls", action="store_true", help="use TLS, with the system's authorities")

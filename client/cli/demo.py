@@ -4,9 +4,12 @@ import argparse
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from dnc_serve.client.cli.child_server import ServerFailed
+from dnc_serve.client.cli.connection import add_connection, credentials
 from dnc_serve.client.cli.demos import DemoFailed, copy, graph, recall
+from dnc_serve.client.cli.demos.reached import Reached
 
 HELP = "start a server, let a session remember something, and ask for it from another process"
 DEMOS = {"copy": copy, "recall": recall, "graph": graph}
@@ -23,6 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="MODEL", help="another model of that task (the bundled one)")
     for name, demo in DEMOS.items():
         demo.configure(parser.add_argument_group(name, demo.HELP))
+    add_connection(parser, "graph: a server that runs already", "one is started")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
     given = vars(args).copy()
     demo = DEMOS[given.pop("demo")]
     try:
+        if (reached := _reached(given)) is not None:
+            given["target"] = reached
         known = {field.name for field in fields(demo.Options)}
         for name in given:
             if name not in known:
@@ -42,6 +48,23 @@ def run(args: argparse.Namespace) -> int:
     except (DemoFailed, ServerFailed, OSError) as exc:
         return _refuse(exc, 1)
     return code
+
+
+def _reached(given: dict[str, Any]) -> Reached | None:
+    """Takes the flags of a connection out of those that were given; None if no server was named."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_connection(parser)
+    flags = parser.parse_args([])
+    named = [name for name, default in vars(flags).items() if given.get(name, default) != default]
+    for name in vars(flags):
+        if name in given:
+            setattr(flags, name, given.pop(name))
+    if not named:
+        return None
+    if not flags.target:
+        raise ValueError(f"--{named[0].replace('_', '-')} says how to reach a server; expected --target too")
+    token, tls = credentials(flags)
+    return Reached(tuple(flags.target), token, tls, flags.timeout, flags.connect_timeout)
 
 
 def _refuse(reason: object, code: int) -> int:

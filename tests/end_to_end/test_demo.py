@@ -1,19 +1,22 @@
 """`dnc demo`: what one process tells a session, another one is answered; each against servers that it starts itself."""
 
+import hashlib
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import trustme
 
-from dnc_serve.client import Client
+from dnc_serve.client import TLS, Client
 from dnc_serve.client.cli.demos.graph import EXAMPLE
 from dnc_serve.client.cli.demos.map_file import read_map
 from dnc_serve.client.cli.main import main
 from tests.end_to_end.servers import Server, running
 
 TIMEOUT_S = 120
+TOKEN = "a-token-of-the-test"
 MAP = """\
 from,line,to
 North,red,East
@@ -39,6 +42,22 @@ def demo(*arguments: object) -> "subprocess.CompletedProcess[str]":
 
 def processes(said: str) -> set[str]:
     return set(re.findall(r"process (\d+) ", said))
+
+
+def secured(folder: Path) -> tuple[list[str], list[str], TLS]:
+    """A server's flags for TLS and tokens, a command's flags for the same, its token last, and a client's TLS."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.cert_chain_pems[0].write_to_path(folder / "server.pem")
+    certificate.private_key_pem.write_to_path(folder / "server.key")
+    digest = hashlib.sha256(TOKEN.encode()).hexdigest()
+    (folder / "tokens.toml").write_text(f'[[token]]\nname = "ward-3"\nsha256 = "{digest}"\n')
+    (folder / "token").write_text(f"{TOKEN}\n")
+    server = ["--tls-certificate", folder / "server.pem", "--tls-key", folder / "server.key"]
+    server += ["--tokens", folder / "tokens.toml"]
+    command = ["--tls-ca", folder / "ca.pem", "--token-file", folder / "token"]
+    return [*map(str, server)], [*map(str, command)], TLS(ca=folder / "ca.pem")
 
 
 @pytest.fixture
@@ -99,8 +118,14 @@ def test_a_server_that_runs_already(
 ) -> None:
     folder = tmp_path_factory.mktemp("graph")
     monkeypatch.setenv("XDG_STATE_HOME", str(folder))
-    with running("graph", folder) as graph_server, Client(graph_server.grpc) as client:
-        target = ["--target", graph_server.grpc]
+    flags, client_flags, tls = secured(folder)
+    with (
+        running("graph", folder, *flags) as graph_server,
+        Client(graph_server.grpc, token=TOKEN, tls=tls) as client,
+    ):
+        target = ["--target", graph_server.grpc, *client_flags]
+        assert main(["demo", "graph", *target[:-2]]) == 1  # without the token
+        assert "UNAUTHENTICATED" in capfd.readouterr().err
         assert main(["demo", "graph", *target]) == 0
         example = capfd.readouterr()
         assert "wrong stations: 0 of 10" in example.out
@@ -177,6 +202,8 @@ def test_a_wrong_journey(journey: str, expected: str, map_file: Path, capsys: py
         (["graph", "--ask", "North: red"], 1, "tell one with --map FILE"),
         (["graph", "--map", "missing.csv"], 1, "missing.csv"),
         (["--ask", "North: red"], 2, "--ask is no flag of dnc demo copy"),
+        (["--target", "localhost:1"], 2, "--target is no flag of dnc demo copy"),
+        (["graph", "--tls"], 2, "--tls says how to reach a server; expected --target too"),
         (["--length", "21"], 2, "--length is 21; expected 1 to 20"),
         (["recall", "--pairs", "0"], 2, "--pairs is 0; expected 1 to 10"),
     ],

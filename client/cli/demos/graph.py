@@ -15,6 +15,7 @@ import numpy as np
 from dnc_serve.client.cli.demos import DemoFailed
 from dnc_serve.client.cli.demos.layout import save_picture, table
 from dnc_serve.client.cli.demos.map_session import Answers, ask, tell
+from dnc_serve.client.cli.demos.reached import Reached
 from dnc_serve.client.cli.demos.server import serving
 from dnc_serve.client.cli.demos.visits import in_another_process
 from dnc_serve.client.errors import ModelMismatch, SessionError
@@ -45,7 +46,7 @@ class Options:
 
     map: Path | None = None
     ask: tuple[str, ...] = ()
-    target: str | None = None
+    target: Reached | None = None
     state_dir: Path | None = None
     plot: Path | None = None
     model: str = "graph"
@@ -74,7 +75,6 @@ class Question(NamedTuple):
 def configure(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--map", type=Path, metavar="FILE", help="CSV of from,line,to to tell")
     group.add_argument("--ask", action="append", metavar="JOURNEY", help='"STATION: LINE, LINE, …"; may be repeated')
-    group.add_argument("--target", metavar="HOST:PORT", help="a server that runs already (one is started)")
     group.add_argument(
         "--state-dir",
         type=Path,
@@ -103,16 +103,16 @@ def _tell_and_ask(options: Options, folder: Path) -> int:
     station_map = read_map(told_now or kept)
     questions = [Question.parse(text) for text in (EXAMPLE_QUESTIONS if is_example else options.ask)]
     asked = [station_map.encode_journey(*question) for question in questions]
-    with _server(options, folder) as address:
+    with _server(options, folder) as server:
         session_id = _session_id(station_map)
         facts = station_map.encode()
         if told_now is not None:
-            pid = in_another_process(tell, address, session_id, facts)
+            pid = in_another_process(tell, server, session_id, facts)
             write_map(station_map, kept)
             print(f"process {pid} told session {session_id!r} {len(facts)} triples and left", file=sys.stderr)
         if not asked:
             return 0
-        answers = in_another_process(ask, address, session_id, len(facts), asked)
+        answers = in_another_process(ask, server, session_id, len(facts), asked)
         print(f"process {answers.pid} came back and asked\n", file=sys.stderr)
     right = _show(station_map, questions, answers)
     if options.plot is not None:
@@ -135,13 +135,13 @@ def _state_folder(options: Options) -> Iterator[Path]:
 
 
 @contextmanager
-def _server(options: Options, folder: Path) -> Iterator[str]:
-    """The address of the given server, or of one that goes on with the state in the folder."""
+def _server(options: Options, folder: Path) -> Iterator[Reached]:
+    """The given server, or one that goes on with the state in the folder."""
     if options.target is not None:
         yield options.target
     else:
         with serving(options.model, folder / "state") as address:
-            yield address
+            yield Reached((address,))
 
 
 def _session_id(station_map: "StationMap") -> str:

@@ -8,8 +8,9 @@ import numpy as np
 
 from dnc_serve.client.arrays import Float32
 from dnc_serve.client.cli.demos import DemoFailed
+from dnc_serve.client.cli.demos.reached import Reached
 from dnc_serve.client.cli.demos.visits import Visit, by_slot, steps
-from dnc_serve.client.client import Client, Session
+from dnc_serve.client.client import Session
 
 
 class SessionUnfit(DemoFailed):
@@ -25,15 +26,15 @@ class Answers:
     written: Float32 | None  # [facts, N], where each fact was written; None if the journal no longer reaches back
 
 
-def tell(address: str, session_id: str, facts: Float32) -> int:
+def tell(server: Reached, session_id: str, facts: Float32) -> int:
     """Tells what the session hasn't been told yet: all, nothing, or the rest after an interruption. Returns the pid.
 
     Raises SessionUnfit for a session that something else was done with, and for another model.
     """
-    with Client(address) as client:
+    with server.client() as client:
         model = client.model()
         if model.input_size != facts.shape[1]:
-            raise SessionUnfit(f"{address} serves {model.name!r}, which is no graph model; see dnc serve --model graph")
+            raise SessionUnfit(f"{server} serves {model.name!r}, which is no graph model; see dnc serve --model graph")
         with client.session(session_id) as session:
             _check(session, range(len(facts) + 1))
             if session.position < len(facts):
@@ -41,10 +42,10 @@ def tell(address: str, session_id: str, facts: Float32) -> int:
     return os.getpid()
 
 
-def ask(address: str, session_id: str, facts: int, questions: Sequence[Float32]) -> Answers:
+def ask(server: Reached, session_id: str, facts: int, questions: Sequence[Float32]) -> Answers:
     """Asks each question of a fork of the session, which is deleted afterwards. Raises SessionUnfit."""
     visits = []
-    with Client(address) as client, client.session(session_id, create=False) as session:
+    with server.client() as client, client.session(session_id, create=False) as session:
         _check(session, range(facts, facts + 1))
         for question in questions:
             with session.fork() as fork:
