@@ -33,6 +33,9 @@ def test_each_alert_has_a_unit_test() -> None:
 def test_each_alert_has_its_section_in_the_runbook_and_each_section_its_alert() -> None:
     sections = re.findall(r"^### (Dnc\w+)$", RUNBOOK.read_text(), re.MULTILINE)
     assert sorted(sections) == sorted(alerts())
+    # The table on top says the same severity as the rule.
+    table = dict(re.findall(r"^\| \[(Dnc\w+)\]\(#\w+\) \| (\w+) \|", RUNBOOK.read_text(), re.MULTILINE))
+    assert table == {rule["alert"]: rule["labels"]["severity"] for rule in rules() if "alert" in rule}
     for rule in rules():
         if "alert" in rule:
             # GitHub makes a heading's anchor of its small letters.
