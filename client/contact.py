@@ -36,13 +36,12 @@ class Contact:
         try:
             yield
         except DncError as error:
-            # The server's own reasons for being unavailable are classes below this one.
-            if type(error) is Unavailable:
-                self._missed(target, error)
+            if is_silence(error):
+                self.missed(target, error)
             elif not isinstance(error, DeadlineExceeded | Cancelled):
-                self._heard(target)
+                self.heard(target)
             raise
-        self._heard(target)
+        self.heard(target)
 
     def unreachable(self, error: Unavailable) -> Unavailable:
         """What the last error amounts to where no server has ever answered."""
@@ -50,11 +49,18 @@ class Contact:
             f"no server answers at {', '.join(self._targets)}: is `dnc serve` running there? ({error.message})"
         )
 
-    def _heard(self, target: str) -> None:
+    def heard(self, target: str) -> None:
+        """The server answered."""
         self.made = True
         self._silent.discard(target)
 
-    def _missed(self, target: str, error: Unavailable) -> None:
+    def missed(self, target: str, error: DncError) -> None:
+        """The server didn't answer; that is told once, until it does."""
         if target not in self._silent:
             self._silent.add(target)
             logger.warning("%s doesn't answer: is `dnc serve` running there? (%s)", target, error.message)
+
+
+def is_silence(error: DncError) -> bool:
+    """Whether nobody answered; the reasons that a server has for being unavailable are classes below this one."""
+    return type(error) is Unavailable

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from dnc_serve.client.calls import Calls
+from dnc_serve.client.contact import is_silence
 from dnc_serve.client.errors import (
     AccessError,
     ClientClosed,
@@ -187,6 +188,7 @@ class Delivery:
             self._latest_trouble = None
             self._wake([entry])
             if self._attempt is not None and not self._attempt.done():
+                self._calls.contact.heard(self.route.target)
                 self._attempt.set_result(None)
         trouble = ledger.trouble
         if trouble is not None:
@@ -199,6 +201,8 @@ class Delivery:
             return
         self._pipe = None
         self.route.go_on(away_from=pipe.target)
+        if self.ledger.unsettled and is_silence(error):
+            self._calls.contact.missed(pipe.target, error)
         self.ledger.resend()
         self._try_later(error)
 

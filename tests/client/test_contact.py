@@ -74,6 +74,22 @@ async def test_a_server_that_was_there_is_waited_for_longer(
     assert [record.name for record in caplog.records if "doesn't answer" in record.message] == ["dnc_serve.client"]
 
 
+async def test_a_stream_that_breaks_is_told_once(
+    server_process: ServerProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with AsyncClient(server_process.address, retry=QUICK) as client, client.session("s") as session:
+        for broken in (1, 2):
+            await session.step(random_inputs(2, 3))
+            await asyncio.to_thread(server_process.kill)
+            step = asyncio.create_task(session.step(random_inputs(3, 3)))
+            await asyncio.sleep(1.0)
+            assert [record.levelname for record in caplog.records if "doesn't answer" in record.message] == (
+                ["WARNING"] * broken
+            )
+            await asyncio.to_thread(server_process.start)
+            await step
+
+
 def test_commands_say_whom_they_wait_for_and_end_in_one_line() -> None:
     command = [sys.executable, "-m", "dnc_serve.client.cli", "sessions", "--connect-timeout", "3"]
     done = subprocess.run(
