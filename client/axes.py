@@ -1,6 +1,6 @@
 """The axes of a session's arrays, under the letters of the model's legend.
 
-N memory slots, W word size, R read heads, K write heads, D hidden layers of the controller, H their size.
+N memory slots, W word size, R read heads, K write heads, M read modes, D hidden layers of the controller, H their size.
 """
 
 from collections.abc import Mapping
@@ -16,6 +16,13 @@ AXES: Mapping[str, str] = {
     "read_vectors": "RW",
     "controller_hidden": "DH",
     "controller_cell": "DH",
+    # The interface: what a timestep asked of memory.
+    "allocation_gates": "K",
+    "write_gates": "K",
+    "free_gates": "R",
+    "read_modes": "RM",
+    "write_strengths": "K",
+    "read_strengths": "R",
 }
 _SETTINGS = {
     "N": "nr_cells",
@@ -29,7 +36,9 @@ _SETTINGS = {
 
 def shape_of(name: str, config: Mapping[str, Any]) -> tuple[int, ...]:
     """The shape of one memory's, or layer's, array, which a dump holds flattened. Raises KeyError for other names."""
-    return tuple(int(config[_SETTINGS[axis]]) for axis in AXES[name])
+    sizes = {axis: int(config[setting]) for axis, setting in _SETTINGS.items()}
+    sizes["M"] = 2 * sizes["K"] + 1  # backward and forward along each write head's links, and by content
+    return tuple(sizes[axis] for axis in AXES[name])
 
 
 def described(name: str, config: Mapping[str, Any], copies: int = 1) -> str:

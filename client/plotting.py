@@ -17,7 +17,9 @@ Array = NDArray[np.float32]
 # Both can be read with any kind of colour vision, and in print.
 MAP_OF_SHARES = "cividis"  # from 0 to 1
 MAP_OF_VALUES = "PuOr"  # around 0
-SHARES = ("link_matrix", "precedence", "read_weights", "write_weights", "usage_vector", "weightings")
+WEIGHTINGS = ("precedence", "read_weights", "write_weights", "usage_vector")
+INTERFACE = ("allocation_gates", "write_gates", "free_gates", "read_modes", "write_strengths", "read_strengths")
+SHARES = ("link_matrix", *WEIGHTINGS, "weightings", "allocation_gates", "write_gates", "free_gates", "read_modes")
 SHADES = " ░▒▓█"
 # A slot is shown in a terminal if it ever got this share of a weighting.
 LEAST_SHARE = 0.1
@@ -98,10 +100,12 @@ def unflatten(name: str, values: Array, config: Mapping[str, Any]) -> Array:
     if name == "link_matrix":
         # The write heads' matrices side by side.
         return np.concatenate(list(values.reshape(-1, slots, slots)), axis=1)
-    if name in SHARES:
+    if name in WEIGHTINGS:
         return values.reshape(-1, slots)
-    if name == "read_vectors":
+    if name in ("read_vectors", "read_modes"):
         return values.reshape(int(config["read_heads"]), -1)
+    if name in INTERFACE:
+        return values.reshape(1, -1)
     return values.reshape(int(config["num_hidden_layers"]), -1)
 
 
@@ -166,10 +170,10 @@ def _paint(axes: "Axes", name: str, panel: Array, largest: float) -> "AxesImage"
 _X_LABELS = {
     "memory": "position in the word", "link_matrix": "from slot", "precedence": "slot", "read_weights": "slot",
     "write_weights": "slot", "usage_vector": "slot", "read_vectors": "position in the word",
-    "weightings": "timestep",
+    "weightings": "timestep", **dict.fromkeys(INTERFACE, "head"), "read_modes": "backward, forward, by content",
 }  # fmt: skip
 _Y_LABELS = {
     "memory": "slot", "link_matrix": "to slot", "precedence": "write head", "read_weights": "read head",
     "write_weights": "write head", "usage_vector": "", "read_vectors": "read head",
-    "weightings": "slot",
+    "weightings": "slot", **dict.fromkeys(INTERFACE, ""), "read_modes": "read head",
 }  # fmt: skip

@@ -18,19 +18,18 @@ from aiohttp.typedefs import Handler
 
 from dnc_serve.client import errors
 from dnc_serve.client.async_client import AsyncClient
-from dnc_serve.client.info import MemoryFrame, ModelInfo, SessionInfo
+from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, SessionInfo
 from dnc_serve.client.watch.guard import add_policy, guarded
-from dnc_serve.client.watch.wire import encode, shaped
+from dnc_serve.client.watch.wire import encode
 
 MAX_SESSIONS = 500
 MAX_BODY_BYTES = 1 << 20
 FRAMES_PER_SECOND = 30.0
 # Cells of an array that the page shows: a screen has no more to give.
 MAX_CELLS = 1 << 15
-# Arrays with more numbers than this are not fetched from the past, where the server doesn't thin them.
-MAX_PAST_CELLS = 1 << 18
 RECONNECT_PAUSE_S = 0.5
 SHOWN = ("memory", "usage_vector", "write_weights", "read_weights", "precedence", "link_matrix")
+INTERFACE = "interface"
 _MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _STATUSES: tuple[tuple[type[errors.DncError], int], ...] = (
     (errors.InvalidRequest, 400),
@@ -124,7 +123,7 @@ class Site:
         await response.prepare(request)
         while True:
             try:
-                async for frame in session.watch([*SHOWN, "interface"], FRAMES_PER_SECOND, MAX_CELLS):
+                async for frame in session.watch([*SHOWN, INTERFACE], FRAMES_PER_SECOND, MAX_CELLS):
                     await response.write(encode(_facts(frame), frame.arrays, frame.full_shapes))
             except (errors.Unavailable, errors.DeadlineExceeded) as error:
                 await response.write(encode({"lost": error.message}, {}, {}))
@@ -136,19 +135,13 @@ class Site:
                 return response
 
     async def _memory(self, request: web.Request) -> web.Response:
-        """The session's memory at the present or an earlier position, whole; what would be too large is left out."""
-        config = (await self._client.model()).config
+        """The session's memory at the present or an earlier position, thinned like a frame."""
         wanted = request.query.get("position", "")
         position = _number(wanted) if wanted else None
-        slots = int(config["nr_cells"])
-        cells = {"memory": slots * int(config["cell_size"]), "link_matrix": slots * slots * int(config["write_heads"])}
-        names = [name for name in SHOWN if cells.get(name, 0) <= MAX_PAST_CELLS]
         async with self._client.session(request.match_info["id"], create=False) as session:
-            if position is None:
-                position = session.position
-            dump = await session.dump(names, position)
-        facts = {"position": position, "left_out": [name for name in SHOWN if name not in names]}
-        return web.Response(body=encode(facts, shaped(dump, config), {}), content_type="application/octet-stream")
+            look = await session.look([*SHOWN, INTERFACE], position, MAX_CELLS)
+        message = encode(_facts(look), look.arrays, look.full_shapes)
+        return web.Response(body=message, content_type="application/octet-stream")
 
     # Changes.
 
@@ -204,13 +197,11 @@ def _number(text: object) -> int:
     return number
 
 
-def _facts(frame: MemoryFrame) -> dict[str, Any]:
-    return {
-        "position": frame.position,
-        "experience": frame.experience,
-        "tier": frame.tier,
-        "skipped_frames": frame.skipped_frames,
-    }
+def _facts(look: MemoryLook) -> dict[str, Any]:
+    facts: dict[str, Any] = {"position": look.position, "experience": look.experience}
+    if isinstance(look, MemoryFrame):
+        facts |= {"tier": look.tier, "skipped_frames": look.skipped_frames}
+    return facts
 
 
 def _described(info: ModelInfo | SessionInfo) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from dnc_serve.client.arrays import Float32
-from dnc_serve.client.axes import AXES, shape_of
 
 Shape = tuple[int, ...]
 
@@ -27,11 +26,3 @@ def encode(facts: Mapping[str, Any], arrays: Mapping[str, Float32], full_shapes:
     head += b" " * (-len(head) % 4)
     body = b"".join(np.ascontiguousarray(array, "<f4").tobytes() for array in arrays.values())
     return struct.pack("<II", len(head), len(body)) + head + body
-
-
-def shaped(dump: Mapping[str, Float32], config: Mapping[str, Any]) -> dict[str, Float32]:
-    """The arrays of a dump in their own shapes, as frames have them: [memories, …] instead of [memories, flattened]."""
-    return {
-        name: array.reshape(-1, *shape_of(name, config)) if "N" in AXES.get(name, "") else array
-        for name, array in dump.items()
-    }

@@ -47,7 +47,6 @@ function show(section, note, a, b, idA, idB, { num_layers: layers }) {
   let different = 0;
   let largest = 0;
   for (const picture of PICTURES) {
-    if (!a.arrays[picture.name] || !b.arrays[picture.name]) continue;
     const memories = a.arrays[picture.name].shape[0];
     for (let memory = 0; memory < Math.min(memories, layers); memory++) {
       const suffix = memories > 1 ? ` of memory ${memory + 1}` : "";
@@ -60,16 +59,19 @@ function show(section, note, a, b, idA, idB, { num_layers: layers }) {
       const maps = [sides[0].values, sides[1].values, difference].map((values, column) => {
         const kind = column === 2 ? "signed" : picture.kind;
         const map = new Heatmap(`${picture.name}-${memory}-${"abd"[column]}`, titles[column], { ...few(picture, sides[0].rows), kind });
-        map.show(values, sides[0].rows, sides[0].columns, undefined, column === 2 ? null : limit);
+        map.show(values, sides[0].rows, sides[0].columns, sides[0].full, column === 2 ? null : limit);
         return map.figure;
       });
       section.append(make("h2", {}, picture.title + suffix), make("div", {}, ...maps));
     }
   }
-  note.textContent = different
-    ? `${different} numbers differ, by ${largest.toPrecision(3)} at most.`
-    : "They are equal, bit for bit.";
-  if (a.left_out.length) note.textContent += ` Too large to be compared: ${a.left_out.join(", ")}.`;
+  const thinned = PICTURES.filter(({ name }) => String(a.arrays[name].shape) !== String(a.arrays[name].full));
+  const differ = `${different} ${thinned.length ? "of the numbers shown" : "numbers"} differ, by ${largest.toPrecision(3)} at most.`;
+  note.textContent = different ? differ : thinned.length ? "What is shown is equal." : "They are equal, bit for bit.";
+  if (thinned.length) {
+    const titles = thinned.map(({ title }) => title.toLowerCase()).join(" and ");
+    note.textContent += ` Too large to be shown whole: ${titles}; a cell is the strongest of those that it stands for.`;
+  }
 }
 
 /** Names for the rows of a picture that has a row for each head. */
@@ -80,7 +82,8 @@ function few(picture, rows) {
 }
 
 /** All heads' rows below each other. */
-function flat({ values, shape }) {
+function flat({ values, shape, full }) {
   const columns = shape.at(-1);
-  return { values, rows: values.length / columns, columns };
+  const fullRows = full.slice(0, -1).reduce((product, size) => product * size, 1);
+  return { values, rows: values.length / columns, columns, full: [fullRows, full.at(-1)] };
 }

@@ -135,40 +135,85 @@ export class Heatmap {
   }
 }
 
-/** What was seen over time: each push adds a column at the right, and the oldest leaves at the left. */
+/**
+ * What was seen over time, as a row of columns that stand for positions, the newest at the right. A column stands for
+ * several positions where a session is stepped faster than it is seen; columns of which nothing was seen stay blank.
+ */
 export class Strip extends Heatmap {
   static LENGTH = 120;
+  static KEPT = 4 * Strip.LENGTH;
 
   constructor(id, title, options) {
     super(id, title, { kind: "share", columns: "position", height: "9rem", ...options });
-    this.moments = new Array(Strip.LENGTH).fill(null);
+    this.moments = []; // {position, experience, reset, column}, the newest last
+    this.stride = 1; // how many positions a column stands for
+    this.shown = []; // the moment in each column, if any
   }
 
+  /** Adds a column's values, seen at a moment {position, experience}; it takes the place of one of the same position. */
   push(column, moment, fullRows = column.length) {
-    const length = Strip.LENGTH;
-    if (this.rows !== column.length) this.values = new Float32Array(column.length * length).fill(NaN);
-    for (let row = 0; row < column.length; row++) {
-      const start = row * length;
-      this.values.copyWithin(start, start + 1, start + length);
-      this.values[start + length - 1] = column[row];
-    }
-    this.moments.push(moment);
-    this.moments.shift();
-    this.show(this.values, column.length, length, [fullRows, length]);
-    const ends = [this.moments[0] ? `position ${this.moments[0].position}` : "", "frames seen →", `position ${moment.position}`];
-    this.columnAxis.replaceChildren(...ends.map((text) => make("span", {}, text)));
+    const last = this.moments.at(-1);
+    if (last && (last.position > moment.position || last.column.length !== column.length)) this.moments = [];
+    else if (last?.position === moment.position) this.moments.pop();
+    const before = this.moments.at(-1);
+    const reset = before !== undefined && before.experience !== moment.experience;
+    this.moments.push({ ...moment, reset, column: Float32Array.from(column) });
+    this.moments.splice(0, this.moments.length - Strip.KEPT);
+    const jump = usualJump(this.moments);
+    if (jump > this.stride || 4 * jump <= this.stride) this.stride = niceStride(jump);
+    this.#place(fullRows);
   }
 
-  /** What was shown at a position, if it was seen: the column's values. */
+  #place(fullRows) {
+    const [length, newest] = [Strip.LENGTH, this.moments.at(-1)];
+    this.first = Math.floor(newest.position / this.stride) - length + 1;
+    this.shown = new Array(length).fill(null);
+    for (const moment of this.moments) {
+      const column = Math.floor(moment.position / this.stride) - this.first;
+      if (column >= 0) this.shown[column] = moment;
+    }
+    const rows = newest.column.length;
+    const values = new Float32Array(rows * length).fill(NaN);
+    for (const [column, moment] of this.shown.entries()) {
+      if (moment) for (let row = 0; row < rows; row++) values[row * length + column] = moment.column[row];
+    }
+    this.show(values, rows, length, [fullRows, length]);
+    const begins = this.first >= 0 ? `position ${this.first * this.stride}` : "";
+    const middle = this.stride === 1 ? "position →" : `${this.stride} positions a column →`;
+    this.columnAxis.replaceChildren(...[begins, middle, `position ${newest.position}`].map((text) => make("span", {}, text)));
+  }
+
+  /** What was seen at a position: the column's values, or null. */
   at(position) {
-    const column = this.moments.findLastIndex((moment) => moment?.position === position);
-    if (column < 0) return null;
-    return Array.from({ length: this.rows }, (_, row) => this.values[row * this.columns + column]);
+    return this.moments.findLast((moment) => moment.position === position)?.column ?? null;
+  }
+
+  forget() {
+    this.moments = [];
+    this.shown = [];
+    this.values.fill(NaN);
+    this.redraw();
   }
 
   describe(row, column) {
-    const moment = this.moments[column];
     const what = super.describe(row, column).split(", ")[0];
-    return moment ? `${what}, position ${moment.position}${moment.reset ? " (after a reset)" : ""}` : `${what}, not seen`;
+    const moment = this.shown[column];
+    if (moment) return `${what}, position ${moment.position}${moment.reset ? " (after a reset)" : ""}`;
+    const from = (this.first + column) * this.stride;
+    if (!(from >= 0)) return `${what}, before the first position`;
+    return `${what}, ${this.stride === 1 ? `position ${from}` : `positions ${from}–${from + this.stride - 1}`} not seen`;
   }
+}
+
+/** By how many positions moments lately lay apart: the median of the last few. */
+function usualJump(moments) {
+  const lately = moments.slice(-16);
+  const jumps = lately.slice(1).map(({ position }, index) => position - lately[index].position).sort((a, b) => a - b);
+  return jumps.length ? jumps[jumps.length >> 1] : 1;
+}
+
+/** The least of 1, 2, 5, 10, 20, … that is not below a number. */
+function niceStride(jump) {
+  const power = 10 ** Math.floor(Math.log10(jump));
+  return [1, 2, 5, 10].find((step) => step * power >= jump) * power;
 }

@@ -15,33 +15,32 @@ export class MemoryMaps {
     this.links = this.heads.writes.map((head, index) => new Heatmap(
       `links-${index}`, writes > 1 ? `Links of ${head}` : "Links", { kind: "share", rows: "to slot", columns: "from slot", height: "22rem" },
     ));
-    this.weightings = new Heatmap("weightings", "Weightings now", {
+    this.weightings = new Heatmap("weightings", "Weightings", {
       kind: "share", rows: "", columns: "slot", height: `${2 + 1.6 * (reads + 2 * writes)}rem`,
       rowNames: ["usage", ...this.heads.writes.map((head) => `${head}: write`), ...this.heads.writes.map((head) => `${head}: last`), ...this.heads.reads.map((head) => `${head}: read`)].map(plainName),
     });
-    this.gates = new Strip("gates", "Gates and read modes", {
+    this.gates = new Strip("gates", "Gates and read modes over time", {
       rows: "", rowNames: gateNames(config), height: `${Math.max(9, 1.25 * gateNames(config).length)}rem`,
     });
-    this.writes = this.heads.writes.map((head, index) => new Strip(`write-${index}`, `Write weighting${writes > 1 ? `, ${head}` : ""}`, { rows: "slot" }));
-    this.reads = this.heads.reads.map((head, index) => new Strip(`read-${index}`, `Read weighting${reads > 1 ? `, ${head}` : ""}`, { rows: "slot" }));
-    this.usage = new Strip("usage", "Usage", { rows: "slot" });
+    this.writes = this.heads.writes.map((head, index) => new Strip(`write-${index}`, `Write weighting over time${writes > 1 ? `, ${head}` : ""}`, { rows: "slot" }));
+    this.reads = this.heads.reads.map((head, index) => new Strip(`read-${index}`, `Read weighting over time${reads > 1 ? `, ${head}` : ""}`, { rows: "slot" }));
+    this.usage = new Strip("usage", "Usage over time", { rows: "slot" });
+    this.gatesShown = new GateList("gates-shown", "Gates and read modes", gateNames(config));
     this.order = make("div", { class: "slots", id: "order" });
     const order = make("figure", {}, make("figcaption", {}, make("b", {}, "Slots in the order in which they were written")), this.order);
-    const maps = [this.memory, ...this.links, this.weightings, ...this.writes, ...this.reads, this.usage, this.gates];
+    const maps = [this.memory, ...this.links, this.weightings, this.gatesShown, ...this.writes, ...this.reads, this.usage, this.gates];
     section.append(...maps.map((map) => map.figure), order);
   }
 
-  /** Shows the arrays of one moment; what a look at the past doesn't have stays as it was. */
+  /** Shows the arrays of one moment. */
   show(arrays, layer) {
-    if (arrays.memory) {
-      const { values, shape, full } = part(arrays.memory, layer);
-      this.memory.show(values, shape[0], shape[1], full);
-    }
+    const { values: memory, shape: memoryShape, full: memoryFull } = part(arrays.memory, layer);
+    this.memory.show(memory, memoryShape[0], memoryShape[1], memoryFull);
+    this.gatesShown.show(gates(arrays, layer));
     const weightings = ["usage_vector", "write_weights", "precedence", "read_weights"].map((name) => part(arrays[name], layer));
     const slots = weightings[0].shape[0];
     const joined = Float32Array.from(weightings.flatMap(({ values }) => [...values]));
     this.weightings.show(joined, joined.length / slots, slots, [joined.length / slots, weightings[0].full[0]]);
-    if (!arrays.link_matrix) return;
     const { values, shape: [, rows, columns], full } = part(arrays.link_matrix, layer);
     this.links.forEach((map, head) => map.show(values.slice(head * rows * columns, (head + 1) * rows * columns), rows, columns, full.slice(1)));
     this.#showOrder(part(arrays.precedence, layer));
@@ -54,18 +53,13 @@ export class MemoryMaps {
     this.writes.forEach((strip, head) => column(strip, part(arrays.write_weights, layer), head));
     this.reads.forEach((strip, head) => column(strip, part(arrays.read_weights, layer), head));
     column(this.usage, part(arrays.usage_vector, layer));
-    if (!arrays.write_gates) return;
-    const gates = ["write_gates", "allocation_gates", "free_gates", "read_modes"].map((name) => part(arrays[name], layer).values);
-    this.gates.push(Float32Array.from(gates.flatMap((values) => [...values])), moment);
+    const asked = gates(arrays, layer);
+    if (asked) this.gates.push(asked, moment);
   }
 
   /** The strips of one session and layer are not those of another. */
   forget() {
-    for (const strip of [...this.writes, ...this.reads, this.usage, this.gates]) {
-      strip.moments.fill(null);
-      strip.values.fill(NaN);
-      strip.redraw();
-    }
+    for (const strip of [...this.writes, ...this.reads, this.usage, this.gates]) strip.forget();
   }
 
   #showOrder(precedence) {
@@ -79,6 +73,34 @@ export class MemoryMaps {
     });
     this.order.replaceChildren(...(items.length ? items : [make("i", { class: "quiet" }, "nothing linked")]));
   }
+}
+
+/** The gates and read modes of one moment, as bars with their numbers. */
+class GateList {
+  constructor(id, title, names) {
+    this.names = names;
+    this.list = make("div", { class: "gates" });
+    this.figure = make("figure", { id }, make("figcaption", {}, make("b", {}, title)), this.list);
+  }
+
+  show(values) {
+    if (!values) {
+      this.list.replaceChildren(make("i", { class: "quiet" }, "No timestep has led here since all was new."));
+      return;
+    }
+    const bars = this.names.flatMap((name, index) => {
+      const bar = make("meter", { min: 0, max: 1, value: values[index], "aria-label": name });
+      return [make("span", {}, name), bar, make("span", { class: "number" }, values[index].toFixed(2))];
+    });
+    this.list.replaceChildren(...bars);
+  }
+}
+
+/** What the last timestep asked of memory, in the order of `gateNames`; null if there was none. */
+function gates(arrays, layer) {
+  if (!arrays.write_gates) return null;
+  const each = ["write_gates", "allocation_gates", "free_gates", "read_modes"].map((name) => part(arrays[name], layer).values);
+  return Float32Array.from(each.flatMap((values) => [...values]));
 }
 
 const plainName = (name) => name.replace(/^write head: write$/, "written").replace(/^write head: last$/, "precedence").replace(/^read head: read$/, "read");

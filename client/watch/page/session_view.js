@@ -52,11 +52,10 @@ class SessionView {
   }
 
   #receive(frame) {
-    const reset = this.frame !== null && frame.experience !== this.frame.experience;
-    const seenBefore = this.frame?.position === frame.position && !reset;
+    const seenBefore = this.frame?.position === frame.position;
     this.frame = frame;
     this.arrivals = [...this.arrivals.filter((at) => at > performance.now() - 2000), performance.now()];
-    if (!seenBefore) this.maps.push(frame.arrays, this.layer, { position: frame.position, reset });
+    if (!seenBefore) this.maps.push(frame.arrays, this.layer, { position: frame.position, experience: frame.experience });
     this.slider.max = frame.position;
     if (this.live) this.slider.value = frame.position;
     this.#drawSoon();
@@ -101,7 +100,7 @@ class SessionView {
         this.maps.show(past.arrays, this.layer);
         this.find("#maps").dataset.position = asked;
         this.find("#shown").textContent = `${asked} of ${this.slider.max}`;
-        note.textContent = past.left_out.length ? `Too large to be fetched from the past: ${past.left_out.join(", ")}.` : "";
+        note.textContent = "";
       } catch (error) {
         if (this.signal.aborted) return;
         note.textContent = error.message;

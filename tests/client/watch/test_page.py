@@ -54,6 +54,12 @@ class Page:
         script = f"return Array.from(document.getElementById('{figure}').heatmap.values)"
         return np.array(self.browser.execute_script(script), np.float32)
 
+    def gates(self) -> list[float]:
+        """The gates and read modes of the moment that is shown."""
+        script = "return Array.from(document.querySelectorAll('#gates-shown meter'), (bar) => bar.value)"
+        gates: list[float] = self.browser.execute_script(script)
+        return gates
+
     def shows(self, position: int) -> bool:
         return bool(self.find("#maps").get_attribute("data-position") == str(position))
 
@@ -156,16 +162,66 @@ def test_the_slider_shows_an_earlier_state_bit_for_bit(page: Page, client: Clien
     with client.session("slider") as session:
         session.step(episode(4))
         now, then = session.dump(), session.dump(position=5)
+        asked_now, asked_then = session.dump(["interface"]), session.dump(["interface"], position=5)
     page.open("/session/slider")
     page.until(lambda: page.shows(13))
+    assert page.gates() == gates_and_modes(asked_now)
     page.slide_to(5)
     page.until(lambda: page.shows(5))
+    assert page.gates() == gates_and_modes(asked_then) != gates_and_modes(asked_now)
     assert page.values("memory").tobytes() == then["memory"].tobytes()
     assert page.values("links-0").tobytes() == then["link_matrix"].tobytes()
     assert page.text("#shown") == "5 of 13"
     page.find("#live").click()
     page.until(lambda: page.shows(13))
     assert page.values("memory").tobytes() == now["memory"].tobytes()
+
+
+def gates_and_modes(interface: dict[str, Any]) -> list[float]:
+    names = ("write_gates", "allocation_gates", "free_gates", "read_modes")
+    return [float(value) for name in names for value in interface[name].ravel()]
+
+
+def test_where_nothing_was_asked_of_memory_the_page_says_so(page: Page, client: Client) -> None:
+    with client.session("unasked") as session:
+        page.open("/session/unasked")
+        page.until(lambda: page.shows(0))
+        assert page.text("#gates-shown").endswith("No timestep has led here since all was new.")
+        session.step(episode(10))
+        page.until(lambda: page.shows(13))
+        assert len(page.gates()) == 6
+    page.slide_to(0)
+    page.until(lambda: page.shows(0))
+    assert page.gates() == []
+    assert page.text("#gates-shown").endswith("No timestep has led here since all was new.")
+
+
+def test_strips_are_true_to_time(page: Page, client: Client) -> None:
+    inputs = episode(11)
+    with client.session("strips") as session:
+        page.open("/session/strips")
+        page.until(lambda: page.shows(0))
+        for position in (1, 2, 3):
+            session.step(inputs[position - 1 : position])
+            page.until(lambda position=position: page.shows(position))  # type: ignore[misc]
+        session.step(inputs[3:10])
+        page.until(lambda: page.shows(10))
+        at = {position: session.dump(["read_weights"], position)["read_weights"][0] for position in (2, 3, 10)}
+        strip = page.values("read-0").reshape(64, -1)
+        assert strip[:, -1].tobytes() == at[10].tobytes()
+        assert strip[:, -8].tobytes() == at[3].tobytes()
+        assert strip[:, -9].tobytes() == at[2].tobytes()
+        assert np.isnan(strip[:, -7:-1]).all(), "positions 4 to 9 were not seen"
+        page.find("#read-0 canvas").send_keys(Keys.ARROW_RIGHT)  # the first column
+        assert "before the first position" in page.text("#read-0 .readout")
+        # What comes faster than frames do gets columns that stand for several positions.
+        for start in range(10, 910, 45):
+            session.step(np.tile(inputs, (4, 1))[:45])
+            page.until(lambda position=start + 45: page.shows(position))  # type: ignore[misc]
+    assert "50 positions a column" in page.text("#read-0 .axis.columns")
+    strip = page.values("read-0").reshape(64, -1)
+    assert not np.isnan(strip[:, -17:]).any()
+    assert np.isnan(strip[:, :-19]).all(), "the session has had 910 timesteps only"
 
 
 def test_a_reset_empties_the_picture(page: Page, client: Client) -> None:

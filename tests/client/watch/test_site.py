@@ -1,6 +1,7 @@
 """The JSON interface behind the page."""
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -60,6 +61,25 @@ def test_refusals_keep_their_reason(ask: Any, path: str, body: Any, status: int,
     ask("api/sessions", {"id": "wrong"})
     answered, answer = ask(path, body)
     assert (answered, answer["reason"]) == (status, reason), answer
+
+
+def test_the_past_comes_with_gates(address: str, secret: dict[str, str], client: Client) -> None:
+    with client.session("looked-at") as session:
+        session.step(encode([[1, 0] * 4] * 4))
+        dump = session.dump(["memory"], position=2)
+        asked = session.dump(["interface"], position=2)
+    _, _, message = request(address, "api/sessions/looked-at/memory?position=2", secret)
+    head_bytes = int.from_bytes(message[:4], "little")
+    head = json.loads(message[8 : 8 + head_bytes])
+    assert (head["position"], head["experience"]) == (2, 0)
+    arrays, offset = {}, 8 + head_bytes
+    for array in head["arrays"]:
+        assert array["shape"] == array["full_shape"]
+        end = offset + 4 * math.prod(array["shape"])
+        arrays[array["name"]] = message[offset:end]
+        offset = end
+    assert arrays["memory"] == dump["memory"].tobytes()
+    assert arrays["read_modes"] == asked["read_modes"].tobytes()
 
 
 def test_nobody_makes_a_session_by_looking(ask: Any, client: Client) -> None:

@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 
-from dnc_serve.client.watch.wire import encode, shaped
+from dnc_serve.client.watch.wire import encode
 
 
 def test_a_message_holds_head_and_arrays() -> None:
@@ -24,18 +24,3 @@ def test_a_message_holds_head_and_arrays() -> None:
     }
     body = np.frombuffer(message[8 + head_bytes :], "<f4")
     assert body.tolist() == [0, 1, 2, 3, 4, 5, 7]
-
-
-def test_a_dump_gets_its_shapes_back() -> None:
-    config = {"nr_cells": 4, "cell_size": 3, "read_heads": 2, "write_heads": 1}
-    sizes = {"memory": 12, "link_matrix": 16, "precedence": 4, "read_weights": 8, "write_weights": 4, "usage_vector": 4}
-    dump = {name: np.arange(2 * size, dtype=np.float32).reshape(2, size) for name, size in sizes.items()}
-    shapes = {name: array.shape for name, array in shaped(dump, config).items()}
-    assert shapes == {
-        "memory": (2, 4, 3),
-        "link_matrix": (2, 1, 4, 4),
-        "precedence": (2, 1, 4),
-        "read_weights": (2, 2, 4),
-        "write_weights": (2, 1, 4),
-        "usage_vector": (2, 4),
-    }
