@@ -10,21 +10,26 @@ from matplotlib.figure import Figure
 MANY, CHUNK = 64, 16
 
 
-def draw_comparison(report: Mapping[str, Any], folder: Path) -> None:
-    """Timesteps a second along the three axes, as `performance-*.svg`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    alive = [row for row in report["servers"] if not row.get("died")]
-    for chunk in (1, CHUNK):
-        rows = [row for row in alive if row["chunk"] == chunk]
-        _draw(_lines(rows, "sessions"), f"sessions, chunks of {chunk}", folder / f"performance-sessions-{chunk}.svg")
-    rows = [row for row in alive if row["sessions"] == MANY]
-    _draw(_lines(rows, "chunk"), f"timesteps of a chunk, {MANY} sessions", folder / "performance-chunk.svg")
+def draw_comparison(report: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """Timesteps a second along the three axes; what each plot shows, by its file."""
+    alive = [row for row in report["servers"] if not row.get("failed")]
     by_cells: dict[str, list[tuple[int, float]]] = {}
     for row in report["by_memory_slots"]:
         for name, rate in row["timesteps_per_s"].items():
             by_cells.setdefault(name, []).append((row["nr_cells"], rate))
-    label = f"memory slots of the model, {MANY} sessions, chunks of {CHUNK}"
-    _draw(by_cells, label, folder / "performance-memory-slots.svg")
+    axes = {
+        f"sessions-{chunk}": (_lines([row for row in alive if row["chunk"] == chunk], "sessions"), label)
+        for chunk, label in ((1, "sessions, chunks of 1"), (CHUNK, f"sessions, chunks of {CHUNK}"))
+    }
+    many = [row for row in alive if row["sessions"] == MANY]
+    axes["chunk"] = (_lines(many, "chunk"), f"timesteps of a chunk, {MANY} sessions")
+    axes["memory-slots"] = (by_cells, f"memory slots of the model, {MANY} sessions, chunks of {CHUNK}")
+    plots = {}
+    for name, (lines, label) in axes.items():
+        file = f"performance-{name}.svg"
+        _draw(lines, label, folder / file)
+        plots[file] = f"Timesteps a second by {label}"
+    return plots
 
 
 def _lines(rows: list[Mapping[str, Any]], along: str) -> dict[str, list[tuple[int, float]]]:

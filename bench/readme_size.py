@@ -19,7 +19,7 @@ from dnc_serve.client.cli.measure.served import served
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.weights import save_weights
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "input_size": 64, "hidden_size": 128, "rnn_type": "lstm", "num_layers": 4, "num_hidden_layers": 1, "nr_cells": 100,
     "cell_size": 32, "read_heads": 4,
 }  # fmt: skip

@@ -25,7 +25,8 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
 
 def finish(name: str, report: Mapping[str, Any], text: str, docs: Path | None, draw: Draw | None = None) -> None:
     """Prints the text, in Markdown; with `docs`, puts it and its plots into the document and the report beside it."""
-    text = f"{described(report['machine'])}; {'compiled' if report['compiled'] else 'TorchScript'}\n\n{text}"
+    code = report.get("code", "compiled" if report["compiled"] else "TorchScript")
+    text = f"{described(report['machine'])}; {code}\n\n{text}"
     print(text)
     if docs is not None:
         if draw is not None:

@@ -1,4 +1,4 @@
-"""`dnc bench`, written into the documentation, and the same for a model of the size that the `dnc` package's README has.
+"""`dnc bench`, written into the documentation, and a model of the size that the `dnc` package's README has.
 
 python -m bench.serving [--docs docs] [--compile] [--quick]
 """

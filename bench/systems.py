@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import grpc
+
 from bench.loops import package_sizes
 from bench.peers import afternoon
 from bench.peers.cache import dnc_package, triton_python
@@ -16,15 +18,16 @@ from dnc_serve.client.cli.measure.aside import Aside, background
 from dnc_serve.client.cli.measure.echo import serve_echo
 from dnc_serve.client.cli.measure.load import Load, model_of, shared_streams, stream_load
 from dnc_serve.client.cli.measure.lockstep import Figures, Span
-from dnc_serve.client.cli.measure.served import Served, served
+from dnc_serve.client.cli.measure.served import served
 from dnc_serve.client.cli.measure.torchserve_door import handler_load
 
-OURS, ECHO, AFTERNOON, TRITON = "dnc-serve", "empty echo", "TorchServe in an afternoon", "Triton"
+OURS, OURS_COMPILED = "dnc-serve", "dnc-serve --compile"
+ECHO, AFTERNOON, TRITON = "empty echo", "TorchServe in an afternoon", "Triton"
 MOST_CALLERS = 64  # more sessions than this are gone round, or chosen at random
 
 
 class System(Protocol):
-    """A server under load; None if it did not live through it."""
+    """A server under load; None for a peer that did not live through it."""
 
     def load(self, sessions: int, chunk: int, span: Span) -> Figures | None: ...
 
@@ -52,10 +55,15 @@ class AfternoonDoor:
     input_size: int
     aside: Aside
 
-    def load(self, sessions: int, chunk: int, span: Span) -> Figures:
+    def load(self, sessions: int, chunk: int, span: Span) -> Figures | None:
         names = [f"c{chunk}-{index}" for index in range(sessions)]
         callers = min(sessions, MOST_CALLERS)
-        return self.aside.run(handler_load, self.address, afternoon.MODEL, names, callers, chunk, self.input_size, span)
+        asked = (self.address, afternoon.MODEL, names, callers, chunk, self.input_size, span)
+        try:
+            return self.aside.run(handler_load, *asked)
+        except (grpc.RpcError, RuntimeError) as exc:
+            print(f"{AFTERNOON} did not answer {sessions} sessions with chunks of {chunk}: {exc}", file=sys.stderr)
+            return None
 
 
 @dataclass(frozen=True)
@@ -67,8 +75,8 @@ class TritonDoor:
     def load(self, sessions: int, chunk: int, span: Span) -> Figures | None:
         try:
             return self.triton.load(sessions, min(sessions, MOST_CALLERS), chunk, span)
-        except subprocess.CalledProcessError:
-            print(f"Triton did not live through {sessions} sessions with chunks of {chunk}", file=sys.stderr)
+        except subprocess.SubprocessError as exc:
+            print(f"{TRITON} did not answer {sessions} sessions with chunks of {chunk}: {exc}", file=sys.stderr)
             return None
 
 
@@ -77,28 +85,35 @@ class Arena:
     """All of them, running, for one model."""
 
     systems: Mapping[str, System]
-    ours: Served
-    artifact: str
+    artifact: str  # our TorchScript's folder
+    compiled_cache: Path | None  # where that is compiled for this host
 
 
 @contextmanager
 def arena(
     model: str, nr_cells: int | None, slots: int, most_sessions: int, compiled: bool, load: Aside, cache: Path
 ) -> Iterator[Arena]:
-    """Starts every server with the same model, or for the `dnc` package with one of the same sizes."""
-    cells = () if nr_cells is None else ("--nr-cells", str(nr_cells))
+    """Starts every server with the same model, or for the `dnc` package with one of the same sizes.
+
+    With `compiled`, ours runs twice: with TorchScript, and with code that is compiled for this host.
+    """
+    flags = ("--slots", str(slots), *(() if nr_cells is None else ("--nr-cells", str(nr_cells))))
     with ExitStack() as stack:
-        ours = stack.enter_context(served(model, *cells, "--slots", str(slots), compiled=compiled))
+        ours = stack.enter_context(served(model, *flags))
         artifact = ours.artifact(model, nr_cells)
         input_size = load.run(model_of, ours.grpc)[0]
-        echo = stack.enter_context(background(serve_echo))
+        systems: dict[str, System] = {
+            ECHO: Door(stack.enter_context(background(serve_echo)), input_size, load, is_echo=True),
+            OURS: Door(ours.grpc, input_size, load),
+        }
+        compiled_cache = None
+        if compiled:
+            machine_code = stack.enter_context(served(model, *flags, compiled=True))
+            systems[OURS_COMPILED] = Door(machine_code.grpc, input_size, load)
+            compiled_cache = machine_code.compiled_cache
+        its_triton = stack.enter_context(triton(triton_python(cache), Path(artifact), most_sessions + MOST_CALLERS))
+        systems[TRITON] = TritonDoor(its_triton)
         sizes: dict[str, Any] = package_sizes(artifact)
         in_an_afternoon = stack.enter_context(afternoon.afternoon(dnc_package(cache), sizes))
-        its_triton = stack.enter_context(triton(triton_python(cache), Path(artifact), most_sessions + MOST_CALLERS))
-        systems: dict[str, System] = {
-            ECHO: Door(echo, input_size, load, is_echo=True),
-            OURS: Door(ours.grpc, input_size, load),
-            TRITON: TritonDoor(its_triton),
-            AFTERNOON: AfternoonDoor(in_an_afternoon, input_size, load),
-        }
-        yield Arena(systems, ours, artifact)
+        systems[AFTERNOON] = AfternoonDoor(in_an_afternoon, input_size, load)
+        yield Arena(systems, artifact, compiled_cache)

@@ -21,7 +21,7 @@ from dnc_serve.client.cli.measure.lockstep import Figures, Span
 
 HERE = Path(__file__).parent
 START_TIMEOUT_S = 120.0
-CLIENT_RESERVE_S = 120.0
+CLIENT_RESERVE_S = 60.0
 
 # Its sequence batcher with the "oldest" strategy, which batches the requests of different sequences.
 CONFIG = """
@@ -35,6 +35,7 @@ sequence_batching {{
   oldest {{ max_candidate_sequences: {sequences} }}
   control_input [
     {{ name: "START", control [{{ kind: CONTROL_SEQUENCE_START, fp32_false_true: [ 0, 1 ] }}] }},
+    {{ name: "END", control [{{ kind: CONTROL_SEQUENCE_END, fp32_false_true: [ 0, 1 ] }}] }},
     {{ name: "CORRID", control [{{ kind: CONTROL_SEQUENCE_CORRID, data_type: TYPE_UINT64 }}] }}
   ]
 }}
@@ -51,7 +52,7 @@ class Triton:
         self._input_size = input_size
 
     def load(self, sessions: int, callers: int, chunk: int, span: Span) -> Figures:
-        """A lone session over a stream, several over unary calls; raises CalledProcessError if the server dies."""
+        """A lone session over a stream, several over unary calls; raises SubprocessError if the server dies."""
         asked = {
             "port": self._port,
             "sessions": sessions,

@@ -18,6 +18,7 @@ import uvloop
 from lockstep import Span, lockstep
 
 FIRST_SEQUENCE = 1 << 20
+ENDED_AT_ONCE = 64
 
 
 async def main(asked: dict) -> None:
@@ -27,50 +28,59 @@ async def main(asked: dict) -> None:
     first = random.randrange(FIRST_SEQUENCE, 1 << 62)
     sequences = [first + index for index in range(asked["sessions"])]
     async with triton.InferenceServerClient(address) as client:
+        started = set()
         if asked["sessions"] == 1:
-            callers = [stream_caller(client, sequences[0], inputs)]
+            callers = [stream_caller(client, sequences[0], inputs, started)]
         else:
-            callers = [unary_caller(client, sequences[i :: asked["callers"]], inputs) for i in range(asked["callers"])]
+            shares = [sequences[i :: asked["callers"]] for i in range(asked["callers"])]
+            callers = [unary_caller(client, share, inputs, started) for share in shares]
         figures = await lockstep(callers, asked["chunk"], Span(**asked["span"]))
+        await end(client, sorted(started), inputs[:, :1])
     print(json.dumps(dataclasses.asdict(figures)))
 
 
-def request(inputs: np.ndarray, sequence: int, start: bool) -> dict:
+async def end(client, sequences, inputs):
+    """Gives back the places of sequences in the batcher: those that are left wait for their idle time there."""
+    for first in range(0, len(sequences), ENDED_AT_ONCE):
+        some = sequences[first : first + ENDED_AT_ONCE]
+        await asyncio.gather(*(client.infer(**request(inputs, each, end=True)) for each in some))
+
+
+def request(inputs: np.ndarray, sequence: int, start: bool = False, end: bool = False) -> dict:
     tensor = triton.InferInput("INPUT", list(inputs.shape), "FP32")
     tensor.set_data_from_numpy(inputs)
-    return {"model_name": "dnc", "inputs": [tensor], "sequence_id": sequence, "sequence_start": start}
+    about = {"sequence_id": sequence, "sequence_start": start, "sequence_end": end}
+    return {"model_name": "dnc", "inputs": [tensor], **about}
 
 
-def unary_caller(client, sequences, inputs):
-    started = set()
+def unary_caller(client, sequences, inputs, started):
     turn = 0
 
     async def exchange():
         nonlocal turn
         sequence = sequences[turn % len(sequences)]
         turn += 1
-        result = await client.infer(**request(inputs, sequence, sequence not in started))
+        result = await client.infer(**request(inputs, sequence, start=sequence not in started))
         started.add(sequence)
         result.as_numpy("OUTPUT")
 
     return exchange
 
 
-def stream_caller(client, sequence, inputs):
+def stream_caller(client, sequence, inputs, started):
     asked = asyncio.Queue()
     answers = None
-    start = True
 
     async def requests():
         while True:
             yield await asked.get()
 
     async def exchange():
-        nonlocal answers, start
+        nonlocal answers
         if answers is None:
             answers = client.stream_infer(requests())
-        asked.put_nowait(request(inputs, sequence, start))
-        start = False
+        asked.put_nowait(request(inputs, sequence, start=sequence not in started))
+        started.add(sequence)
         result, error = await anext(answers)
         if error is not None:
             raise error

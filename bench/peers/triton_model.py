@@ -23,14 +23,17 @@ class TritonPythonModel:
         self.states = {}
 
     def execute(self, requests):
-        groups = {}
+        groups, ended = {}, set()
         for place, request in enumerate(requests):
-            inputs, start, sequence = (
-                pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in ("INPUT", "START", "CORRID")
+            inputs, start, end, sequence = (
+                pb_utils.get_input_tensor_by_name(request, name).as_numpy()
+                for name in ("INPUT", "START", "END", "CORRID")
             )
             sequence = int(sequence.flat[0])
             if start.flat[0] or sequence not in self.states:
                 self.states[sequence] = torch.zeros(self.state_size)
+            if end.flat[0]:
+                ended.add(sequence)
             groups.setdefault(inputs.shape[1], []).append((place, sequence, torch.from_numpy(inputs[0])))
         responses = [None] * len(requests)
         for group in groups.values():
@@ -42,4 +45,6 @@ class TritonPythonModel:
                 self.states[sequence] = states[row]
                 output = pb_utils.Tensor("OUTPUT", outputs[:, row].unsqueeze(0).contiguous().numpy())
                 responses[place] = pb_utils.InferenceResponse([output])
+        for sequence in ended:
+            del self.states[sequence]
         return responses
