@@ -17,6 +17,8 @@ from dnc_serve.handler.engine.work import Chunk, Replay
 
 # More ticks in one turn than these save nothing.
 MAX_TICKS = 64
+# So many times longer may a turn be while there are only replays: their sessions wait for the last tick anyway.
+LONGER_FOR_REPLAYS = 4
 
 
 # How long after the latest arrival another one is waited for.
@@ -41,6 +43,10 @@ class Run:
         return len(self.work.inputs) - self.done
 
     @property
+    def is_replay(self) -> bool:
+        return isinstance(self.work, Replay)
+
+    @property
     def source_row(self) -> int:
         """The row that holds the state before the next tick."""
         if self.done:
@@ -53,7 +59,8 @@ class Rotation:
     """Chunks under way, in turn; a turn takes about `turn_seconds` at most.
 
     Every other turn is for the oldest, which keep their place at the front until they are through, and every other one
-    for those that have the least left: neither waits longer for the other than a turn.
+    for those that have the least left: neither waits longer for the other than a turn. Replays keep to themselves, in
+    the largest tile, where a row costs least.
     """
 
     def __init__(self, turn_seconds: float) -> None:
@@ -75,20 +82,21 @@ class Rotation:
         """The runs of the next turn, all stepped by the same tiles, and the ticks that all of them have left."""
         leads = min(self._runs, key=_magnitude) if self._shortest_next else self._runs[0]
         self._shortest_next = not self._shortest_next
-        tiles, magnitude = leads.tiles, _magnitude(leads)
-        like = [run for run in self._runs if run.tiles is tiles and _magnitude(run) == magnitude]
-        company = like[: tiles.worthwhile]
+        tiles, magnitude, is_replay = leads.tiles, _magnitude(leads), leads.is_replay
+        alike = [run for run in self._runs if run.tiles is tiles and run.is_replay == is_replay]
+        like = [run for run in alike if _magnitude(run) == magnitude]
+        company = like[: tiles.largest if is_replay else tiles.worthwhile]
         # Rows that would be padding carry longer chunks a bit further.
         padding = tiles.fit(len(company)) - len(company)
-        if padding and len(self._runs) > len(like):
-            longer = [run for run in self._runs if run.tiles is tiles and _magnitude(run) > magnitude]
-            company += longer[:padding]
+        if padding and len(alike) > len(like):
+            company += [run for run in alike if _magnitude(run) > magnitude][:padding]
+        longer = LONGER_FOR_REPLAYS if all(run.is_replay for run in self._runs) else 1
         if len(company) == len(self._runs):
             self._runs.clear()
         else:
             chosen = set(company)
             self._runs = deque(run for run in self._runs if run not in chosen)
-        most_ticks = max(1, min(MAX_TICKS, int(self._turn_seconds / tiles.seconds(len(company)))))
+        most_ticks = max(1, min(MAX_TICKS, int(longer * self._turn_seconds / tiles.seconds(len(company)))))
         return company, min(most_ticks, min(run.rest for run in company))
 
 

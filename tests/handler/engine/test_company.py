@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnc_serve.handler.engine.company import Rotation, Run, gather_inputs
+from dnc_serve.handler.engine.company import LONGER_FOR_REPLAYS, Rotation, Run, gather_inputs
 from dnc_serve.handler.engine.sessions import Replies, Session
 from dnc_serve.handler.engine.tiles import Tiles
-from dnc_serve.handler.engine.work import Chunk
+from dnc_serve.handler.engine.work import Chunk, Replay
 from dnc_serve.model.export import Artifact
 
 LONG_TURN_SECONDS = 60.0
@@ -21,6 +21,12 @@ def a_run(timesteps: int, tiles: Tiles) -> Run:
     session = Session("s", 1, "", "", 0.0, 0.0, Replies(1, 1), row=0)
     chunk = Chunk(np.arange(timesteps, dtype=np.float32).reshape(-1, 1), lambda result, error: None)
     return Run(session, chunk, np.zeros((timesteps, 1), np.float32), 1, tiles)
+
+
+def a_replay(timesteps: int, tiles: Tiles) -> Run:
+    run = a_run(timesteps, tiles)
+    run.work = Replay(run.work.inputs, run.outputs, "", "", lambda result, error: None)
+    return run
 
 
 def test_a_long_chunk_does_not_hold_up_short_ones(small: Tiles) -> None:
@@ -87,6 +93,27 @@ def test_everyone_is_through_after_as_many_ticks_as_asked(
         turns += 1
         assert turns <= sum(length for length, _ in chunks)
     assert all(run.rest == 0 for run in runs)
+
+
+def test_replays_fill_the_largest_tile_and_take_longer_turns_while_they_are_alone(small: Tiles) -> None:
+    turn_seconds = 2 * small.seconds(small.largest)
+    rotation = Rotation(turn_seconds)
+    replays = [a_replay(100, small) for _ in range(2 * small.largest)]
+    for run in replays:
+        rotation.add(run)
+    company, ticks = rotation.next_company()
+    assert company == replays[: small.largest]
+    assert ticks == 2 * LONGER_FOR_REPLAYS
+    rotation.put_back(company)
+    short, long = a_run(1, small), a_run(1000, small)
+    rotation.add(short)
+    rotation.add(long)
+    assert rotation.next_company() == ([short, long], 1)  # not in the company of replays
+    rotation.put_back([long])
+    for _ in range(2):
+        company, ticks = rotation.next_company()
+        assert ticks <= 2  # somebody waits
+        rotation.put_back(company)
 
 
 def test_inputs_stand_at_their_places_and_padding_is_zero(small: Tiles) -> None:
