@@ -142,19 +142,21 @@ def _between(before: Look, after: Look) -> Moment:
     )
 
 
-def judged(moments: Sequence[Moment], callers: Callers) -> list[Ratio]:
-    """Memory flat, p99 steady, nothing refused; each over the time after warm-up, by the means of its thirds."""
-    steady = moments[int(len(moments) * WARM_UP) :]
+def growth(moments: Sequence[Moment], name: str) -> float:
+    """A figure after warm-up: its mean over the last third of the time, relative to that over the first third."""
+    steady = [getattr(moment, name) for moment in moments[int(len(moments) * WARM_UP) :]]
     third = max(1, len(steady) // 3)
+    return float(sum(steady[-third:]) / sum(steady[:third]))
 
-    def growth(name: str) -> float:
-        first, last = ([getattr(moment, name) for moment in part] for part in (steady[:third], steady[-third:]))
-        return float((sum(last) / len(last)) / (sum(first) / len(first)))
 
+def judged(moments: Sequence[Moment], callers: Callers) -> list[Ratio]:
+    """Memory flat, p99 steady, nothing refused."""
+    memory, p99 = growth(moments, "rss_mib"), growth(moments, "p99_ms")
+    refusals = callers.refusals + moments[-1].errors
     return [
-        Ratio("resident memory of the worker: last third / first third", growth("rss_mib"), at_most=1.03),
-        Ratio("p99 by the server: last third / first third", growth("p99_ms"), at_most=1.25),
-        Ratio("refusals, seen by callers or counted by the server", callers.refusals + moments[-1].errors, at_most=0.0),
+        Ratio("resident memory of the worker: last third / first third", memory, at_most=1.03),
+        Ratio("p99 by the server: last third / first third", p99, at_most=1.25),
+        Ratio("refusals, seen by callers or counted by the server", refusals, at_most=0.0),
     ]
 
 
