@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -127,6 +128,7 @@ def compile_artifact(
     jobs = [(rows, count) for count in sorted(ticks, reverse=True) for rows in sorted(tile_sizes, reverse=True)]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(folder.parent)
         beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     except OSError as exc:
         raise CompiledError(f"{cache} can't hold compiled models: {exc.strerror}") from exc
@@ -209,16 +211,20 @@ def _compile_all(
     scratch = folder / "scratch"
     # Processes of their own: the compiler leaves settings and memory behind, and one package takes one core.
     context = multiprocessing.get_context("spawn")
-    compilers = min(os.cpu_count() or 1, len(jobs), MOST_COMPILERS)
+    compilers, others = min(os.cpu_count() or 1, len(jobs), MOST_COMPILERS), set(multiprocessing.active_children())
     with ProcessPoolExecutor(compilers, context, _begin_compiling, (str(scratch),)) as pool:
         futures = [pool.submit(_compile_one, artifact_folder, folder, rows, count, device) for rows, count in jobs]
-        progress(0, len(jobs))
         try:
+            progress(0, len(jobs))
             for done, future in enumerate(as_completed(futures), 1):
                 future.result()
                 progress(done, len(jobs))
-        except Exception as exc:
-            pool.shutdown(wait=True, cancel_futures=True)
+        except BaseException as exc:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for compiler in set(multiprocessing.active_children()) - others:
+                compiler.terminate()  # else a stop would wait for minutes until they are done
+            if not isinstance(exc, Exception):
+                raise
             cause = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
             raise CompiledError(f"{artifact_folder} can't be compiled: {cause}") from exc
     shutil.rmtree(scratch, ignore_errors=True)
@@ -280,12 +286,21 @@ def _compiler() -> str:
         return ""
 
 
+@contextlib.contextmanager
+def stopped_in_good_order() -> Iterator[None]:
+    """Within it, SIGTERM ends the program as an exception does, so that nothing is left half-way in the cache."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main() -> None:
     """Compiles ARTIFACT into CACHE for DEVICE, with a bar on a terminal; prints what went wrong, and exits with 1."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing is left half-way in the cache
     artifact_folder, cache, device = sys.argv[1:]
     try:
-        with CompileBar() as bar:
+        with stopped_in_good_order(), CompileBar() as bar:
             compile_artifact(artifact_folder, cache, progress=bar.show, device=device)
     except (CompiledError, ArtifactError) as exc:
         sys.stdout.write(f"{exc}\n")
@@ -318,6 +333,15 @@ class CompileBar:
 # The cache.
 
 PUT_ATTEMPTS = 20
+ABANDONED_S = 24 * 3600.0  # no compilation takes so long
+
+
+def _remove_abandoned(cache: Path) -> None:
+    """Removes what compilations that were killed left half-way."""
+    for left in cache.glob(".*"):
+        with contextlib.suppress(OSError):  # another process may remove it, too
+            if time.time() - left.stat().st_mtime > ABANDONED_S:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _put(beside: Path, folder: Path) -> None:

@@ -41,10 +41,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _compile(folder: Path, state_dir: Path | None) -> int:
     from dnc_serve.handler.config import COMPILED, default_state_dir
-    from dnc_serve.model.compiled import CompileBar, CompiledError, compile_artifact
+    from dnc_serve.model.compiled import CompileBar, CompiledError, compile_artifact, stopped_in_good_order
 
     try:
-        with CompileBar() as bar:
+        with stopped_in_good_order(), CompileBar() as bar:
             compiled = compile_artifact(folder, (state_dir or default_state_dir()) / COMPILED, progress=bar.show)
     except CompiledError as exc:
         print(f"dnc export: {exc}", file=sys.stderr)
