@@ -24,7 +24,7 @@ from dnc_serve.handler.torchserve.control import ControlServer, WorkerDrained, W
 from dnc_serve.handler.torchserve.events import Event, JavaEnded, LoadFailed, StopAsked, Stops
 from dnc_serve.handler.torchserve.logs import pass_on
 from dnc_serve.handler.torchserve.parent import adopt_orphans
-from dnc_serve.handler.torchserve.ports import LOOPBACK, check_ports, free_port, with_free_ports
+from dnc_serve.handler.torchserve.ports import LOOPBACK, check_ports, configured_ports, free_port, with_free_ports
 from dnc_serve.handler.torchserve.probe import health, is_open
 from dnc_serve.handler.torchserve.run_folder import run_folder
 from dnc_serve.handler.torchserve.torchserve import TorchServe
@@ -145,8 +145,9 @@ class Supervisor:
 
     def _start_torchserve(self) -> None:
         self._worker = None
+        worker_port = free_port(configured_ports(self._config))
         self._torchserve = TorchServe(
-            self._config, self._folder, free_port(), self._on_line, lambda ended: self._events.put(JavaEnded(ended))
+            self._config, self._folder, worker_port, self._on_line, lambda ended: self._events.put(JavaEnded(ended))
         )
 
     def _await_worker(self) -> None:

@@ -2,6 +2,8 @@
 
 import errno
 import socket
+from collections.abc import Collection
+from contextlib import ExitStack
 
 from dnc_serve.handler.config import PORTS, ServeConfig, flag
 
@@ -63,20 +65,29 @@ def with_free_ports(config: ServeConfig, settings: tuple[str, ...]) -> ServeConf
     Nothing holds these ports until the server takes them: whoever starts it tries again if another was faster.
     """
     taken: dict[str, int] = {}
-    probes = []
-    for setting in settings:
-        if getattr(config, setting) == 0:
-            probe = socket.socket()
-            probe.bind((LOOPBACK, 0))
-            probes.append(probe)  # held until all are chosen, so that they differ
-            taken[setting] = probe.getsockname()[1]
-    for probe in probes:
-        probe.close()
+    with ExitStack() as held:  # until all are chosen, so that they differ
+        for setting in settings:
+            if getattr(config, setting) == 0:
+                taken[setting] = held.enter_context(_free_socket(configured_ports(config))).getsockname()[1]
     return config.model_copy(update=taken)
 
 
-def free_port() -> int:
-    """A port of the loopback address that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
+def configured_ports(config: ServeConfig) -> set[int]:
+    """Nobody else may take these, even while nothing listens there: a server may be on its way back."""
+    return {getattr(config, setting) for setting in PORTS}
+
+
+def free_port(not_at: Collection[int] = ()) -> int:
+    """A port of the loopback address that nothing listens on now, other than these."""
+    with _free_socket(not_at) as probe:
         return int(probe.getsockname()[1])
+
+
+def _free_socket(not_at: Collection[int]) -> socket.socket:
+    with ExitStack() as refused:
+        while True:
+            probe = socket.socket()
+            probe.bind((LOOPBACK, 0))
+            if probe.getsockname()[1] not in not_at:
+                return probe
+            refused.enter_context(probe)

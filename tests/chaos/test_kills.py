@@ -15,6 +15,7 @@ from tests.chaos.tree import Tree, Victim
 SESSIONS = 32
 PAUSE_S = 0.1  # between two chunks of a session, on average
 CALL_TIMEOUT_S = 180.0
+LOOK_AGAIN_S = 1.0
 VICTIMS: tuple[Victim, ...] = ("worker", "java", "tree")
 
 
@@ -31,13 +32,12 @@ async def test_killed_at_random_moments_under_32_streams(
             traffic = Traffic(client, SESSIONS, PAUSE_S)
             try:
                 for number in range(kills):
-                    await traffic.progress()
+                    await _progress(traffic, tree)
                     await asyncio.sleep(chance.uniform(0.0, 1.0))
                     victim = VICTIMS[number % 3] if number < 3 else chance.choice(VICTIMS)
                     await asyncio.to_thread(tree.kill, victim)
                     killed[victim] += 1
-                    await asyncio.to_thread(tree.start_if_ended)
-                await traffic.progress()
+                await _progress(traffic, tree)
                 await traffic.finish()
             finally:
                 traffic.abandon()
@@ -46,3 +46,11 @@ async def test_killed_at_random_moments_under_32_streams(
     tally = traffic.tally(tiles)
     print(f"{durability}: {dict(killed)} killed under {SESSIONS} sessions: {tally}")
     assert tally.clean, tally
+
+
+async def _progress(traffic: Traffic, tree: Tree) -> None:
+    """Returns when somebody has been answered; as long as nobody is, a server that gave up is started again."""
+    progress = asyncio.create_task(traffic.progress())
+    while not (await asyncio.wait([progress], timeout=LOOK_AGAIN_S))[0]:
+        await asyncio.to_thread(tree.start_if_ended)
+    progress.result()

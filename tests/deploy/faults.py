@@ -27,6 +27,7 @@ from dnc_serve.handler.torchserve.probe import is_open
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.handler.door import TIMEOUT, Door, chunk, open_door
 from tests.handler.harness import INPUT_SIZE, random_inputs
+from tests.programs import program
 
 SCRAPED_S = 1.1  # surely longer than one scrape
 
@@ -267,7 +268,7 @@ def _start_redis(folder: Path, port: int) -> "subprocess.Popen[bytes]":
     settings = {"port": port, "bind": "127.0.0.1", "dir": folder, "appendonly": "yes", "appendfsync": "always"}
     settings |= {"maxmemory-policy": "noeviction", "save": ""}
     arguments = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-    process = subprocess.Popen(["redis-server", *arguments], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([program("redis-server", "valkey-server"), *arguments], stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + TIMEOUT
         while not is_open(f"127.0.0.1:{port}"):

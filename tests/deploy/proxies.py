@@ -13,6 +13,7 @@ from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 from tests.deploy.observed import DEPLOY
 from tests.handler.door import TIMEOUT
+from tests.programs import program
 
 CONFIGS = {"haproxy": DEPLOY / "haproxy" / "haproxy.cfg", "nginx": DEPLOY / "nginx" / "nginx.conf"}
 COMMANDS = {
@@ -25,6 +26,7 @@ FIRST, SECOND = "127.0.0.1:8510", "127.0.0.1:8520"
 @contextmanager
 def proxy(name: str, servers: Sequence[str], folder: Path) -> Iterator[str]:
     """The address of a proxy that is configured as deployed, but for the addresses; checked, run, and stopped."""
+    program(name)
     port = free_port()
     text = _with_servers(CONFIGS[name].read_text(), servers)
     text = text.replace("bind :8500", f"bind 127.0.0.1:{port}").replace("listen 8500", f"listen 127.0.0.1:{port}")

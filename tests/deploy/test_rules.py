@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from tests.deploy.observed import DEPLOY, alerts, minutes_as_seconds, rules
+from tests.programs import program
 
 PROMETHEUS = DEPLOY / "prometheus"
 RUNBOOK = DEPLOY.parent / "docs" / "runbook.md"
@@ -21,7 +22,7 @@ RUNBOOK = DEPLOY.parent / "docs" / "runbook.md"
     ids=lambda arguments: "-".join(arguments[:2]),
 )
 def test_promtool_is_content(arguments: list[str]) -> None:
-    done = subprocess.run(["promtool", *arguments], cwd=PROMETHEUS, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([program("promtool"), *arguments], cwd=PROMETHEUS, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -1,6 +1,5 @@
 """A real server in a process of its own, `dnc watch`'s page in front of it, and a real Chromium to look at it."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from dnc_serve.model.export import export
 from dnc_serve.model.pretrained import path as pretrained
 from dnc_serve.model.weights import load_model
 from tests.client.conftest import ServerProcess
+from tests.programs import program
 
 CHROMIUM_FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -69,9 +69,7 @@ def secret(address: str) -> dict[str, str]:
 
 @pytest.fixture(scope="package")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("chromium and chromium-driver are not installed")
+    chromium, driver = program("chromium"), program("chromedriver")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for flag in (*CHROMIUM_FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +16,7 @@ from redis.retry import Retry
 
 from dnc_serve.handler.journal.stores import open_store
 from dnc_serve.handler.journal.stores.contract import Append, Begin, Head, Keep, Record, Snapshot, Store
+from tests.programs import program
 
 LEASE_S = 2.0
 SAFE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
@@ -38,9 +38,7 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        executable = shutil.which("redis-server") or shutil.which("valkey-server")
-        if executable is None:
-            pytest.fail("these tests need a real Redis: apt install redis-server (or valkey)")
+        executable = program("redis-server", "valkey-server")
         arguments = [f"--port {self.port}", "--bind 127.0.0.1", f"--dir {self.folder}"]
         arguments += [f'--{name} "{value}"' for name, value in self.settings.items()]
         config = self.folder / "redis.conf"
