@@ -17,7 +17,9 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade 'pip>=25.3'
 	$(BIN)/pip install --quiet --constraint constraints.txt 'torch==2.13.0'
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all]' --group dev
+	@# setuptools warns that type checkers don't see such an install; `make types` shows them the packages.
+	PYTHONWARNINGS='ignore:Editable installation' \
+		$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all]' --group dev
 	@# Visdom, which only its own test needs, builds with an old setuptools only.
 	$(BIN)/pip install --quiet --constraint constraints.txt --build-constraint tests/visdom-build.txt visdom==0.2.4
 	@touch $@
