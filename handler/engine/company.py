@@ -59,8 +59,8 @@ class Rotation:
     """Chunks under way, in turn; a turn takes about `turn_seconds` at most.
 
     Every other turn is for the oldest, which keep their place at the front until they are through, and every other one
-    for those that have the least left: neither waits longer for the other than a turn. Replays keep to themselves, in
-    the largest tile, where a row costs least.
+    for those that have the least left: neither waits longer for the other than a turn. Replays keep to themselves,
+    whatever they have left, in the largest tile, where a row costs least.
     """
 
     def __init__(self, turn_seconds: float) -> None:
@@ -84,7 +84,7 @@ class Rotation:
         self._shortest_next = not self._shortest_next
         tiles, magnitude, is_replay = leads.tiles, _magnitude(leads), leads.is_replay
         alike = [run for run in self._runs if run.tiles is tiles and run.is_replay == is_replay]
-        like = [run for run in alike if _magnitude(run) == magnitude]
+        like = alike if is_replay else [run for run in alike if _magnitude(run) == magnitude]
         company = like[: tiles.largest if is_replay else tiles.worthwhile]
         # Rows that would be padding carry longer chunks a bit further.
         padding = tiles.fit(len(company)) - len(company)
