@@ -13,17 +13,25 @@ import time
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import grpc
 import numpy as np
 
 from bench.report import finish, markdown_ratios, parser_of
 from dnc_serve.client.cli.measure import bare
 from dnc_serve.client.cli.measure.aside import Aside, aside
 from dnc_serve.client.cli.measure.load import (
+    CREATED_AT_ONCE,
+    STREAM,
     Load,
+    Talker,
+    bits,
     create,
     model_of,
     own_streams,
+    run_loop,
+    sessions_of,
     shared_streams,
     step_each,
     stream_load,
@@ -31,6 +39,8 @@ from dnc_serve.client.cli.measure.load import (
 from dnc_serve.client.cli.measure.lockstep import Figures, Span
 from dnc_serve.client.cli.measure.rounds import Ratio, in_turns, machine, median_of
 from dnc_serve.client.cli.measure.served import Served, served
+from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 
 MODEL = "copy"
 MODES = ("off", "async", "sync")
@@ -148,10 +158,7 @@ def company(load: Aside, compiled: bool, rounds: int, seconds: float, many_other
         }
         input_size = load.run(model_of, servers[FEW_OTHERS].grpc)[0]
         for others, server in servers.items():
-            names = [f"o{i}" for i in range(others)]
-            load.run(create, server.grpc, names)
-            for start in range(0, others, 500):
-                load.run(step_each, server.grpc, names[start : start + 500], 1, input_size)
+            load.run(populate, server.grpc, [f"o{i}" for i in range(others)], input_size)
         measures = {
             str(others): partial(
                 load.run, stream_load, Load(server.grpc, (("resident",),), 1, input_size, Span(seconds, 0.3))
@@ -163,17 +170,34 @@ def company(load: Aside, compiled: bool, rounds: int, seconds: float, many_other
     return Ratio(f"a resident session's p50: with {many_others:,} others / with {FEW_OTHERS}", ratio, at_most=1.2)
 
 
+def populate(address: str, names: list[str], input_size: int) -> None:
+    """Sessions with a state of their own: each is made, and steps once before others push it out of memory."""
+
+    async def step() -> None:
+        inputs = bits(1, input_size)
+        async with grpc.aio.insecure_channel(address) as channel:
+            stream: Any = channel.stream_stream(STREAM)()
+            for start in range(0, len(names), CREATED_AT_ONCE):
+                found = await sessions_of(channel, names[start : start + CREATED_AT_ONCE])
+                requests = [Talker(session, inputs).ask() for session in found]
+                await stream.write(pb.StreamRequest(batch=pb.RequestBatch(requests=requests)).SerializeToString())
+                answered = 0
+                while answered < len(found):
+                    reply = pb.StreamResponse.FromString(await stream.read())
+                    answers = reply.batch.responses if reply.WhichOneof("message") == "batch" else [reply]
+                    if refused := [answer for answer in answers if answer.WhichOneof("message") != "chunk"]:
+                        raise RuntimeError(f"the server refused a chunk: {refused[0]}")
+                    answered += len(answers)
+
+    run_loop(step())
+
+
 def state_bytes(load: Aside, server: Served) -> int:
     """Of one session."""
     return load.run(_state_bytes, server.grpc)
 
 
 def _state_bytes(address: str) -> int:
-    import grpc
-
-    from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
-    from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
-
     with grpc.insecure_channel(address) as channel:
         return int(dnc_pb2_grpc.DncServiceStub(channel).GetModel(pb.GetModelRequest(), timeout=30).state_bytes)
 
