@@ -1,6 +1,6 @@
 """A model of the size that the `dnc` package's README shows, served, beside the same model in a bare loop.
 
-It is a hundred times as much work as the bundled ones: what a server adds should vanish beside it.
+A step of it is many times the work of the bundled models': what a server adds should vanish beside it.
 """
 
 import tempfile
