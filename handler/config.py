@@ -66,6 +66,17 @@ def _device(value: str) -> str:
     return value
 
 
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+def _file(value: str) -> str:
+    return str(_absolute(Path(value))) if value else ""
+
+
+# Absolute, for the worker runs in a folder of TorchServe's.
+Folder = Annotated[Path, AfterValidator(_absolute)]
+File = Annotated[str, AfterValidator(_file)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(ge=1)]
 Size = Annotated[ByteSize, Field(ge=1)]
@@ -91,7 +102,7 @@ class ServeConfig(BaseSettings):
         default=False, description="compile the model for this host first, unless that was done before"
     )
     step_threads: Count = Field(
-        default_factory=lambda: min(MOST_STEP_THREADS, len(os.sched_getaffinity(0))),
+        default_factory=lambda: max(1, min(MOST_STEP_THREADS, len(os.sched_getaffinity(0)) - 1)),
         description="threads that step the model, each a company of sessions of its own",
     )
 
@@ -111,10 +122,10 @@ class ServeConfig(BaseSettings):
     )
 
     # Who may come in.
-    tokens: str = Field(default="", description="file of bearer tokens; without one, no token is asked for")
-    tls_certificate: str = Field(default="", description="PEM file of the certificate chain")
-    tls_key: str = Field(default="", description="PEM file of the private key")
-    tls_client_ca: str = Field(
+    tokens: File = Field(default="", description="file of bearer tokens; without one, no token is asked for")
+    tls_certificate: File = Field(default="", description="PEM file of the certificate chain")
+    tls_key: File = Field(default="", description="PEM file of the private key")
+    tls_client_ca: File = Field(
         default="", description="PEM file of the authority whose client certificates are accepted"
     )
     insecure: bool = Field(
@@ -144,7 +155,7 @@ class ServeConfig(BaseSettings):
     reply_window_bytes: Size = Field(default=ByteSize(2**20), description="bytes of these replies, for each session")
 
     # What survives.
-    state_dir: Path = Field(default_factory=default_state_dir, description="folder of the sessions' store and caches")
+    state_dir: Folder = Field(default_factory=default_state_dir, description="folder of the sessions' store and caches")
     store: Annotated[str, AfterValidator(_store)] = Field(
         default="sqlite", description="sqlite, redis://…, rediss://… or unix://…"
     )

@@ -136,6 +136,16 @@ def test_state_folder_follows_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert default_state_dir() == tmp_path / "dnc-serve" == ServeConfig().state_dir
 
 
+def test_paths_are_those_of_who_asked_not_of_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ServeConfig(state_dir=Path("state"), tokens="tokens", tls_certificate="cert.pem", tls_key="~/key.pem")
+    monkeypatch.chdir("/")
+    assert ServeConfig.model_validate_json(config.model_dump_json()) == config
+    assert config.state_dir == tmp_path / "state"
+    assert config.tokens == str(tmp_path / "tokens")
+    assert config.tls_key == str(Path.home() / "key.pem")
+    assert config.tls_client_ca == ""
+
+
 def test_misspelt_variables_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DNC_SLOTZ", "1")
     monkeypatch.setenv("DNC_TOKEN", "for the client")
