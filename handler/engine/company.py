@@ -37,6 +37,7 @@ class Run:
     done: int = 0
     debug: dict[str, Float32] | None = None
     finite: bool = True  # the state that it has come to; may be False where only a sum overflows
+    place: int = 0  # in the order in which runs came to the rotation
 
     @property
     def rest(self) -> int:
@@ -67,16 +68,25 @@ class Rotation:
         self._turn_seconds = turn_seconds
         self._runs: deque[Run] = deque()
         self._shortest_next = False
+        self._added = 0
 
     def __len__(self) -> int:
         return len(self._runs)
 
     def add(self, run: Run) -> None:
+        self._added += 1
+        run.place = self._added
         self._runs.append(run)
 
     def put_back(self, runs: list[Run]) -> None:
-        """Runs of a company that have ticks left, or whose turn it isn't after all."""
-        self._runs.extendleft(reversed(runs))
+        """Runs of a company that have ticks left: they go to their old places, not before those that came earlier."""
+        if runs:
+            self._runs = deque(sorted((*runs, *self._runs), key=lambda run: run.place))
+
+    def take_back(self, company: list[Run]) -> None:
+        """A company whose turn it isn't after all: it is the next one again."""
+        self.put_back(company)
+        self._shortest_next = not self._shortest_next
 
     def next_company(self) -> tuple[list[Run], int]:
         """The runs of the next turn, all stepped by the same tiles, and the ticks that all of them have left."""

@@ -90,7 +90,7 @@ class Turns:
         while self._rotation and self._idle_threads:
             company, ticks = self._rotation.next_company()
             if company[0].tiles.seconds(len(company), ticks) <= THREAD_SECONDS:
-                self._rotation.put_back(company)
+                self._rotation.take_back(company)
                 return False
             self._step_in_thread(company, ticks)
         return True

@@ -116,6 +116,24 @@ def test_replays_fill_the_largest_tile_and_take_longer_turns_while_they_are_alon
         rotation.put_back(company)
 
 
+def test_the_oldest_get_every_other_turn_however_many_short_ones_come(small: Tiles) -> None:
+    rotation = Rotation(2 * small.seconds(1))
+    replay, long = a_replay(1000, small), a_run(1000, small)
+    rotation.add(replay)
+    rotation.add(long)
+    rounds = 40
+    for _ in range(rounds):
+        for _ in range(small.largest):
+            rotation.add(a_run(3, small))  # more than a turn's worth
+        rotation.take_back(rotation.next_company()[0])  # a look at what comes next takes nobody's turn
+        company, ticks = rotation.next_company()
+        for run in company:
+            run.done += ticks
+        rotation.put_back([run for run in company if run.rest])
+    assert replay.done >= rounds // 4
+    assert long.done + replay.done >= rounds // 2
+
+
 def test_inputs_stand_at_their_places_and_padding_is_zero(small: Tiles) -> None:
     runs = [a_run(5, small), a_run(9, small)]
     runs[1].done = 4
