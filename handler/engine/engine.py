@@ -74,8 +74,8 @@ class Engine:
         self.queued = 0
         self._slab = slab = Slab(config.slots + self.max_runs, tiles.layout.size, tiles.device)
         self.tiers = Tiers(
-            slab, config.slots, config.host_bytes, self.row_bytes, self.snapshots.store_states, self.go_on, metrics,
-            journaled=not journal.volatile,
+            slab, config.slots, config.host_bytes, self.row_bytes, self.snapshots.store_states, self.go_on,
+            self.loop.call_soon, metrics, journaled=not journal.volatile,
         )  # fmt: skip
         self.stepper = Stepper(tiles, slab, metrics)
         self.turns = Turns(self, self.max_runs, config.step_threads)

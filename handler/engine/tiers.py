@@ -23,13 +23,15 @@ RETRY_S = 1.0
 
 Store = Callable[[list[Session], Callable[[Outcomes], None]], None]
 Wake = Callable[[Session], None]
+Later = Callable[[Callable[[], None]], object]
 
 
 class Tiers:
     """Moves states between the slab, host memory and the store.
 
     `store(sessions, then)` writes snapshots of sessions in host memory, and calls `then` with one error or None for
-    each; `wake(session)` is called for each of them after that, because work may have come in the meantime.
+    each; `wake(session)` is called for each of them after that, because work may have come in the meantime. With
+    `later(call)` a call comes right after this turn of the loop: what leaves memory in one turn goes into one write.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Tiers:
         row_bytes: int,
         store: Store,
         wake: Wake,
+        later: Later,
         metrics: Metrics,
         *,
         journaled: bool,
@@ -50,12 +53,14 @@ class Tiers:
         self._row_bytes = row_bytes
         self._store = store
         self._wake = wake
+        self._later = later
         self._metrics = metrics
         self._journaled = journaled  # replies of sessions in the store can be had from there
         # Least recently used first.
         self._in_slots: OrderedDict[Session, None] = OrderedDict()
         self._in_host: OrderedDict[Session, None] = OrderedDict()
         self._storing = 0
+        self._shrink_pending = False
         self._retry_at = 0.0  # time.monotonic()
 
     @property
@@ -76,9 +81,7 @@ class Tiers:
         if self._has_room():
             self._place(session, state)
         else:
-            session.host = state if state is not None else self._zeros()
-            self._in_host[session] = None
-            self.shrink()
+            self._keep_in_host(session, state if state is not None else self._zeros())
 
     def lift(self, session: Session) -> bool:
         """Brings a session from host memory to a slot; False if every slot is in use by running work."""
@@ -128,7 +131,8 @@ class Tiers:
 
         One that the store refuses stays, and the next ones are tried before it.
         """
-        excess = len(self._in_host) - self._storing - self._host_limit // self._row_bytes
+        self._shrink_pending = False
+        excess = self._excess
         if excess <= 0 or time.monotonic() < self._retry_at:
             return
         # A little more than needed, so that the next ones find room without a write of their own.
@@ -166,6 +170,18 @@ class Tiers:
             session.replies.clear()
         self._metrics.evictions.labels("host").inc()
 
+    @property
+    def _excess(self) -> int:
+        """By how many states host memory is over its budget, without those that are being written."""
+        return len(self._in_host) - self._storing - self._host_limit // self._row_bytes
+
+    def _keep_in_host(self, session: Session, state: Float32) -> None:
+        session.host = state
+        self._in_host[session] = None
+        if self._excess > 0 and not self._shrink_pending:
+            self._shrink_pending = True
+            self._later(self.shrink)
+
     def _has_room(self) -> bool:
         """Whether a slot is free, after moving down the least recently used session if need be."""
         if len(self._in_slots) < self._slots:
@@ -174,10 +190,8 @@ class Tiers:
             if not (session.running or session.busy):
                 state = self.slab.read(session.row)  # type: ignore[arg-type]
                 self.forget(session)
-                session.host = state
-                self._in_host[session] = None
+                self._keep_in_host(session, state)
                 self._metrics.evictions.labels("slot").inc()
-                self.shrink()
                 return True
         return False
 
