@@ -150,6 +150,14 @@ class Losses(RuleBasedStateMachine):
         self.cut_the_connection(0)
         self.server.lose_power()
 
+    @precondition(lambda self: not self.server.durable)
+    @rule()
+    def lose_the_session(self) -> None:
+        """Not even that it was made had been synced: it is made again, as new."""
+        self.lose_power()
+        assert self.ledger.is_whole
+        self.ledger.start_over()
+
     def durable_position(self) -> int:
         return self.server.position(self.server.durable)
 
@@ -292,6 +300,18 @@ def test_what_was_dropped_for_its_size_cannot_be_sent_again() -> None:
         _answer(ledger, entry)
     assert not ledger.rewind(0)
     assert ledger.rewind(2)
+
+
+def test_only_what_began_with_nothing_is_whole() -> None:
+    ledger = Ledger(keep_bytes=10)
+    for nbytes in (4, 100):
+        assert ledger.is_whole
+        entry = _chunk(ledger, nbytes=nbytes)
+        assert list(ledger.due()) == [entry]
+        _answer(ledger, entry)
+    assert not ledger.is_whole
+    assert not Ledger(experience=1).is_whole
+    assert not Ledger(position=1).is_whole
 
 
 def test_a_server_that_goes_back_again_at_once_is_not_followed_forever() -> None:
