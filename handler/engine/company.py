@@ -4,6 +4,7 @@ Continuous batching: each turn picks chunks under way whose rests are of a like 
 holds up short ones nor is held up by them, and no row of a tile is stepped for nothing.
 """
 
+import math
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -57,15 +58,17 @@ class Run:
 
 
 class Rotation:
-    """Chunks under way, in turn; a turn takes about `turn_seconds` at most.
+    """Chunks under way, in turn; a turn takes about `turn_seconds` at most. What takes longer than `short_seconds` is
+    stepped in companies that are no larger than pays, so that one can be stepped while another one is answered.
 
     Every other turn is for the oldest, which keep their place at the front until they are through, and every other one
     for those that have the least left: neither waits longer for the other than a turn. Replays keep to themselves,
     whatever they have left, in the largest tile, where a row costs least.
     """
 
-    def __init__(self, turn_seconds: float) -> None:
+    def __init__(self, turn_seconds: float, short_seconds: float) -> None:
         self._turn_seconds = turn_seconds
+        self._short_seconds = short_seconds
         self._runs: deque[Run] = deque()
         self._shortest_next = False
         self._added = 0
@@ -95,7 +98,9 @@ class Rotation:
         tiles, magnitude, is_replay = leads.tiles, _magnitude(leads), leads.is_replay
         alike = [run for run in self._runs if run.tiles is tiles and run.is_replay == is_replay]
         like = alike if is_replay else [run for run in alike if _magnitude(run) == magnitude]
-        company = like[: tiles.largest if is_replay else tiles.worthwhile]
+        company = like[: tiles.largest]
+        if not is_replay and tiles.seconds(len(company), leads.rest) > self._short_seconds:
+            company = like[: tiles.worthwhile]
         # Rows that would be padding carry longer chunks a bit further.
         padding = tiles.fit(len(company)) - len(company)
         if padding and len(alike) > len(like):
@@ -107,7 +112,9 @@ class Rotation:
             chosen = set(company)
             self._runs = deque(run for run in self._runs if run not in chosen)
         most_ticks = max(1, min(MAX_TICKS, int(longer * self._turn_seconds / tiles.seconds(len(company)))))
-        return company, min(most_ticks, min(run.rest for run in company))
+        rest = min(run.rest for run in company)
+        turns = math.ceil(rest / most_ticks)
+        return company, math.ceil(rest / turns)
 
 
 def _magnitude(run: Run) -> int:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # A turn takes about as long as this at most, so that nobody waits long for the next one.
 TURN_SECONDS = 0.004
 # One that takes longer than this is worth waking a thread for.
-THREAD_SECONDS = 0.001
+THREAD_SECONDS = 0.002
 
 
 class Turns:
@@ -33,7 +33,7 @@ class Turns:
         self._engine = engine
         self._max_runs = max_runs
         self._waiting: deque[Session] = deque()
-        self._rotation = Rotation(TURN_SECONDS)
+        self._rotation = Rotation(TURN_SECONDS, THREAD_SECONDS)
         self._gathering = Gathering()
         self._turn_pending = False
         self._idle_threads = threads
