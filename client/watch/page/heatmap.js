@@ -160,7 +160,7 @@ export class Strip extends Heatmap {
     this.moments.push({ ...moment, reset, column: Float32Array.from(column) });
     this.moments.splice(0, this.moments.length - Strip.KEPT);
     const jump = usualJump(this.moments);
-    if (jump > this.stride || 4 * jump <= this.stride) this.stride = niceStride(jump);
+    if (jump > this.stride || 2 * jump <= this.stride) this.stride = niceStride(jump);
     this.#place(fullRows);
   }
 
