@@ -112,7 +112,7 @@ class DncServer:
         engine = self._engine = Engine(
             tiles, journal, registry, config, self._metrics, digest=artifact.digest, fingerprint=tiles.fingerprint
         )
-        self._cleanup.callback(engine.turns.close)
+        self._cleanup.callback(engine.close)
         if journal.volatile:
             await self._loop.run_in_executor(None, empty, store)
         elif not store.shared:
@@ -181,6 +181,7 @@ class DncServer:
         if hasattr(self, "_service"):
             await self._drain(1.0)
         await self._cleanup.aclose()
+        await self._loop.shutdown_default_executor()
 
 
 def _bytes_of(count: Callable[[], int], row_bytes: int) -> int:

@@ -39,6 +39,10 @@ class Loading:
         self._reading = 0
         self._brought: set[Session] = set()  # whose work has not begun
 
+    def close(self) -> None:
+        """Returns when the store is read no more."""
+        self._readers.close()
+
     def load(self, session: Session) -> None:
         """Brings the state of a session from the store; its FIFO waits."""
         session.busy = True

@@ -36,6 +36,10 @@ class Readers:
         self._asked: deque[tuple[Read, Then]] = deque()
         self._free = THREADS
 
+    def close(self) -> None:
+        """Returns when nothing is read any more."""
+        self._threads.shutdown()
+
     def ask(self, questions: Iterable[tuple[Read, Then]]) -> None:
         """Runs each `read` in a worker thread, and its `then` in the loop."""
         self._asked.extend(questions)

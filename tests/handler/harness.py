@@ -76,7 +76,7 @@ async def running_engine(tiles: Tiles, artifact: Artifact, config: ServeConfig) 
         try:
             yield EngineHarness(engine)
         finally:
-            engine.turns.close()
+            engine.close()
     finally:
         journal.close()
         store.close()

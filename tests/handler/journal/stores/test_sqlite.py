@@ -440,19 +440,6 @@ def test_a_file_that_is_no_database_is_refused(folder, opened):
         opened(folder / "other")
 
 
-def test_sixty_four_records_are_committed_within_a_millisecond(store, sessions):
-    """0.3 ms on an idle machine; the bound leaves room for a busy one."""
-    for number in range(64):
-        sessions.begin(f"s{number}")
-    times = []
-    for ordinal in range(1, 51):
-        mutations = [Append(sessions.record(f"s{number}", ordinal)) for number in range(64)]
-        start = time.perf_counter()
-        store.commit(mutations)
-        times.append(time.perf_counter() - start)
-    assert sorted(times)[10] < 1e-3
-
-
 def test_a_commit_that_fails_half_way_changes_nothing(store, sessions):
     sessions.begin("a", records=2)
     heads = list(store.heads())
