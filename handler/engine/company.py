@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from dnc_serve.handler.doors.codec import Float32
 from dnc_serve.handler.engine.sessions import Session
@@ -36,6 +37,8 @@ class Run:
     work_row: int
     tiles: Tiles  # what it is stepped by
     done: int = 0
+    kept_in: Tensor | None = None  # [B, S]: between two turns its state stays there
+    kept_at: int = 0  # the row
     debug: dict[str, Float32] | None = None
     finite: bool = True  # the state that it has come to; may be False where only a sum overflows
     place: int = 0  # in the order in which runs came to the rotation
@@ -50,7 +53,7 @@ class Run:
 
     @property
     def source_row(self) -> int:
-        """The row that holds the state before the next tick."""
+        """The row that holds the state before the next tick, unless it was kept elsewhere."""
         if self.done:
             return self.work_row
         assert self.session.row is not None

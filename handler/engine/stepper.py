@@ -43,17 +43,23 @@ class Stepper:
         tile = tiles.fit(len(company))
         buffers = self._buffers.pop() if self._buffers else {}
         try:
-            if tile not in buffers:
-                buffers[tile] = torch.zeros(tile, tiles.layout.size, device=tiles.device)
-            states = buffers[tile]
-            self._slab.gather([run.source_row for run in company], states)
-            for place, run in enumerate(company):
-                if run.done == 0:
-                    self.reset_first(run.work, states[place])
+            states = self._in_place(company, tile)
+            if states is None:
+                if tile not in buffers:
+                    buffers[tile] = torch.zeros(tile, tiles.layout.size, device=tiles.device)
+                states = buffers[tile]
+                self._gather(company, states)
             inputs = torch.from_numpy(gather_inputs(company, ticks, tile, tiles.input_size))
             outputs, states = tiles.run(inputs.to(tiles.device), states)
-            self._slab.scatter([run.work_row for run in company], states)
-            finite = self._slab.finite(len(company), states)
+            if all(run.rest > ticks for run in company):
+                finite = [True] * len(company)  # that is asked at the end
+                for place, run in enumerate(company):
+                    run.kept_in, run.kept_at = states, place
+            else:
+                self._slab.scatter([run.work_row for run in company], states)
+                finite = self._slab.finite(len(company), states)
+                for run in company:
+                    run.kept_in = None
             result: Float32 = outputs.cpu().numpy()
         except Exception:  # whatever it was, everybody in the company is to be answered
             logger.exception("a tile of %d rows could not be stepped", tile)
@@ -63,6 +69,24 @@ class Stepper:
         self._metrics.tick_duration.observe((time.perf_counter() - started) / ticks)
         self._metrics.batch_size.observe(len(company))
         return result, finite
+
+    def _in_place(self, company: list[Run], tile: int) -> Tensor | None:
+        """The states [B, S] of a company that comes as it was left; else None."""
+        states = company[0].kept_in
+        if states is None or len(states) != tile:
+            return None
+        unchanged = all(run.kept_in is states and run.kept_at == place for place, run in enumerate(company))
+        return states if unchanged else None
+
+    def _gather(self, company: list[Run], states: Tensor) -> None:
+        for run in company:
+            if run.kept_in is not None:
+                self._slab.scatter([run.work_row], run.kept_in[run.kept_at :])
+                run.kept_in = None
+        self._slab.gather([run.source_row for run in company], states)
+        for place, run in enumerate(company):
+            if run.done == 0:
+                self.reset_first(run.work, states[place])
 
     def reset_first(self, work: Chunk | Replay, state: Tensor) -> None:
         """What came before the first timestep of the work, if it was a reset; changes the state [S]."""
