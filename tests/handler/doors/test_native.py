@@ -17,7 +17,7 @@ from dnc_serve.handler.doors.native import HTTP_STATUS, answer
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.reasons import REASONS
-from tests.handler.door import Door, open_door
+from tests.handler.door import TIMEOUT, Door, open_door
 from tests.handler.harness import INPUT_SIZE, random_inputs
 
 JSON = "application/json"
@@ -108,6 +108,17 @@ def test_an_answer_too_large_for_torchserve_is_refused(door: Door, monkeypatch: 
     answers, asked = ask(door, [{"body": b'{"dump_memory": {"session_id": "native"}}'}], {"content-type": JSON})
     assert json.loads(answers[0])["status"]["details"][0]["reason"] == "STATE_TOO_LARGE"
     assert asked.get_response_status(0)[0] == 429
+
+
+def test_a_dump_can_be_thinned(door: Door) -> None:
+    door.stub.CreateSession(pb.CreateSessionRequest(session_id="native", allow_existing=True), timeout=TIMEOUT)
+    body = b'{"dump_memory": {"session_id": "native", "names": ["link_matrix"], "max_cells": 9}}'
+    answers, _ = ask(door, [{"body": body}], {"content-type": JSON})
+    dump = json.loads(answers[0])["dump_memory"]
+    thinned = dump["thinned"]["link_matrix"]
+    assert thinned["full_shape"] == [1, 1, 12, 12]
+    assert [len(thinned["array"][0][0]), len(thinned["array"][0][0][0])] == [3, 3]
+    assert "arrays" not in dump
 
 
 def test_every_reason_has_an_http_status() -> None:
