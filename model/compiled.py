@@ -32,6 +32,8 @@ from dnc_serve.model.tick import TickModule
 from dnc_serve.model.weights import load_model
 
 TILE_SIZES = (8, 16, 32, 64)
+# Rows of larger states gain nothing from company: they are compiled one by one, and a lone one pays for itself alone.
+MOST_BYTES_OF_MANY_ROWS = 256 << 10
 # A call of several ticks saves what each call costs, which is little beside the ticks of a model of many layers; and
 # those are compiled in minutes.
 TICKS = (1, 8)
@@ -103,15 +105,15 @@ def compiled_key(digest: str, device: torch.device | str = "cpu") -> str:
 def compile_artifact(
     artifact_folder: str | Path,
     cache: str | Path,
-    tile_sizes: Sequence[int] = TILE_SIZES,
+    tile_sizes: Sequence[int] | None = None,
     ticks: Sequence[int] | None = None,
     progress: Progress | None = None,
     device: str = "cpu",
 ) -> Path:
     """Compiles an artifact for this host, unless the cache has it, and returns its folder in the cache.
 
-    `ticks` must have 1 in it; not given, they are chosen by the number of layers. `progress(done, total)` is told the
-    packages. Raises CompiledError, ArtifactError.
+    `ticks` must have 1 in it; not given, they are chosen by the number of layers, and the tile sizes by that of a
+    state. `progress(done, total)` is told the packages. Raises CompiledError, ArtifactError.
     """
     artifact = load_artifact(artifact_folder)
     folder = Path(cache) / compiled_key(artifact.digest, device)
@@ -119,6 +121,8 @@ def compile_artifact(
         return folder
     if ticks is None:
         ticks = TICKS if artifact.config.num_layers <= MOST_LAYERS_OF_MANY_TICKS else TICKS[:1]
+    if tile_sizes is None:
+        tile_sizes = TILE_SIZES if 4 * artifact.layout.size <= MOST_BYTES_OF_MANY_ROWS else (1,)
     if 1 not in ticks or not tile_sizes:
         raise ValueError(
             f"ticks are {tuple(ticks)} and tile_sizes {tuple(tile_sizes)}; expected 1 and some size in them"

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 from dnc_serve.model.config import DNCConfig
+from dnc_serve.model.few_rows import filled_up
 from dnc_serve.model.state import ControllerHidden
 
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
@@ -65,11 +66,13 @@ class Controller(nn.Module):
     clip_hidden: Final[bool]
     clip_cell: Final[bool]
     dropout: Final[float]
+    least_rows: int
 
     def __init__(self, config: DNCConfig, input_size: int) -> None:
         super().__init__()
         self.has_cell_state = config.rnn_type == "lstm"
         self.dropout = config.dropout
+        self.least_rows = 1
         self.clip = config.clip
         everything = config.clip > 0 and config.clip_scope == "all"
         # A product of a sigmoid and a tanh, or a tanh, is in [-1, 1] already.
@@ -90,6 +93,10 @@ class Controller(nn.Module):
             hiddens, cells = hidden, hidden
         else:
             hiddens, cells = hidden
+        rows = features.size(0)
+        if rows < self.least_rows:
+            features = filled_up(features, self.least_rows)
+            hiddens, cells = filled_up(hiddens, self.least_rows), filled_up(cells, self.least_rows)
         next_hiddens: list[Tensor] = []
         next_cells: list[Tensor] = []
         depth = len(self.cells)
@@ -100,13 +107,13 @@ class Controller(nn.Module):
             if self.dropout > 0 and index < depth - 1:
                 features = dropout(features, self.dropout, self.training)
 
-        hiddens = _stack(next_hiddens)
+        hiddens = _stack(next_hiddens)[:, :rows] if rows < self.least_rows else _stack(next_hiddens)
         if self.clip_hidden:
             hiddens = hiddens.clamp(-self.clip, self.clip)
         output = self.output(hiddens)
         state: ControllerHidden = hiddens
         if self.has_cell_state:
-            cells = _stack(next_cells)
+            cells = _stack(next_cells)[:, :rows] if rows < self.least_rows else _stack(next_cells)
             if self.clip_cell:
                 cells = cells.clamp(-self.clip, self.clip)
             state = (hiddens, cells)

@@ -10,6 +10,7 @@ from torch.nn.functional import linear
 from dnc_serve.model import sequences
 from dnc_serve.model.config import DNCConfig
 from dnc_serve.model.controller import Cell, Controller
+from dnc_serve.model.few_rows import filled_up
 from dnc_serve.model.interface import InterfaceLayer
 from dnc_serve.model.memory import MemoryAccess
 from dnc_serve.model.state import ControllerHidden, DNCState, MemoryState
@@ -49,6 +50,7 @@ class DNC(nn.Module):
     clip_result: Final[float]
     batch_first: Final[bool]
     feed_reads_at_once: Final[bool]
+    least_rows: int
 
     def __init__(
         self,
@@ -113,6 +115,7 @@ class DNC(nn.Module):
         self.read_heads, self.write_heads = config.read_heads, config.write_heads
         self.has_cell_state = config.rnn_type == "lstm"
         self.clip_result = config.clip if config.clip_scope == "all" else 0.0
+        self.least_rows = 1
         self.feed_reads_at_once = config.read_feedback == "timestep"
 
         layers = range(config.num_layers)
@@ -197,7 +200,12 @@ class DNC(nn.Module):
                 accesses.append(memory)
                 features = torch.cat((output, read_vectors), 1)
             memories.append(memory)
+        rows = features.size(0)
+        if rows < self.least_rows:
+            features = filled_up(features, self.least_rows)
         result = linear(features, self.output.weight, self.output.bias)
+        if rows < self.least_rows:
+            result = result[:rows]
         if self.clip_result > 0:
             result = result.clamp(-self.clip_result, self.clip_result)
         return result, DNCState(controller_hidden, memories, read_vectors)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, softplus
 
 from dnc_serve.model.config import DNCConfig
+from dnc_serve.model.few_rows import filled_up
 
 
 class Interface(NamedTuple):
@@ -47,10 +48,12 @@ class InterfaceLayer(nn.Module):
 
     independent: Final[bool]
     squash_keys: Final[bool]
+    least_rows: int
 
     def __init__(self, config: DNCConfig) -> None:
         super().__init__()
         self.independent = config.independent_linears
+        self.least_rows = 1
         self.squash_keys = config.key_activation == "tanh"
         self.write_heads, self.read_heads = config.write_heads, config.read_heads
         self.cell_size, self.read_modes = config.cell_size, config.read_modes
@@ -67,10 +70,14 @@ class InterfaceLayer(nn.Module):
     def forward(self, controller_output: Tensor) -> Interface:
         """[B, H] to the parts of the interface vector."""
         rows = controller_output.size(0)
+        if rows < self.least_rows:
+            controller_output = filled_up(controller_output, self.least_rows)
         if self.independent:
             vector = torch.cat([layer(controller_output) for layer in self.linears.values()], 1)
         else:
             vector = linear(controller_output, self.linear.weight, self.linear.bias)
+        if rows < self.least_rows:
+            vector = vector[:rows]
         vectors, strengths, gates, modes = vector.split_with_sizes(self.parts, 1)
         if self.squash_keys:
             vectors = torch.tanh(vectors)

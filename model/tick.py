@@ -3,18 +3,26 @@
 import torch
 from torch import Tensor, nn
 
+from dnc_serve.model.controller import Controller
 from dnc_serve.model.dnc import DNC
-from dnc_serve.model.interface import Interface
+from dnc_serve.model.few_rows import LEAST_ROWS
+from dnc_serve.model.interface import Interface, InterfaceLayer
 from dnc_serve.model.layout import StateLayout
 from dnc_serve.model.state import MemoryState
 
 
 class TickModule(nn.Module):
-    """Steps packed states; what a row gets depends on that row alone. It can be scripted, frozen and exported."""
+    """Steps packed states; what a row gets depends on that row alone. It can be scripted, frozen and exported.
+
+    The model is its own from then on: it fills up products over few rows.
+    """
 
     def __init__(self, dnc: DNC) -> None:
         super().__init__()
         self.dnc = dnc
+        for part in dnc.modules():
+            if isinstance(part, Controller | InterfaceLayer | DNC):
+                part.least_rows = LEAST_ROWS
         self.packing = StateLayout(dnc.config).packing
 
     def forward(self, inputs: Tensor, packed: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,14 +24,15 @@ from dnc_serve.model.export import Artifact
 
 logger = logging.getLogger(__name__)
 
-CANDIDATES = (8, 12, 16, 32, 64)
+CANDIDATES = (1, 2, 4, 8, 12, 16, 32, 64)
 # One more than the ticks of a compiled call, so that calls of many and of one are both in it.
 PROBE_TIMESTEPS = 9
 COMPILED_TOLERANCE = 1e-5
 # Rows of which a tie between slots may fall otherwise in compiled code.
 SHARE_OF_TIES = 0.1
-# The states of a tile take so much at most, or it has one row; a tick needs a few times as much beside them.
-MAX_TILE_BYTES = 256 << 20
+# The states of a tile take so much at most, or it has one row. A tick needs a few times as much beside them, and out of
+# a processor's cache each row costs several times more; a GPU has none that would hold them anyway.
+MAX_TILE_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
 # How much more a row may cost in a tile than in the best one.
 WORTHWHILE = 1.15
 # TorchScript's executor may change its code after the first calls.
@@ -122,8 +123,8 @@ class Tiles:
         return outputs[:, : inputs.size(1)], after[: inputs.size(1)]
 
     def _affordable(self, candidates: Sequence[int]) -> Sequence[int]:
-        """Large states are stepped in smaller tiles: together they would take much memory, and gain little time."""
-        return [rows for rows in candidates if rows * self.layout.size * 4 <= MAX_TILE_BYTES] or (1,)
+        """Large states are stepped in smaller tiles."""
+        return [rows for rows in candidates if rows * self.layout.size * 4 <= MAX_TILE_BYTES[self.device.type]] or (1,)
 
     def _agreeing(self, candidates: list[int]) -> tuple[int, ...]:
         """The candidates under which a probe row has the same bits as under the largest, wherever it stands.

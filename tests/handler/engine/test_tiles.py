@@ -195,9 +195,9 @@ def test_tiles_on_a_gpu_agree_with_each_other_and_nearly_with_the_cpu(artifact_f
 
 def test_large_states_are_stepped_in_smaller_tiles(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     row_bytes = 4 * artifact.layout.size
-    monkeypatch.setattr(tiles_module, "MAX_TILE_BYTES", 13 * row_bytes)
+    monkeypatch.setitem(tiles_module.MAX_TILE_BYTES, "cpu", 13 * row_bytes)
     assert max(Tiles(artifact, "cpu").sizes) == 12
-    monkeypatch.setattr(tiles_module, "MAX_TILE_BYTES", 7 * row_bytes)
+    monkeypatch.setitem(tiles_module.MAX_TILE_BYTES, "cpu", row_bytes // 2)
     alone = Tiles(artifact, "cpu")
     assert alone.sizes == (1,)
     outputs, _ = alone.run(torch.ones(3, 1, artifact.config.input_size), torch.zeros(1, artifact.layout.size))
