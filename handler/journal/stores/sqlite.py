@@ -139,6 +139,7 @@ class SQLiteStore:
             with self._guard(), self._writing:
                 with self._transaction():
                     self._files.writer.executemany("DELETE FROM sessions WHERE key = ?", [(key,) for key, _ in part])
+                self._upkeep.log_bytes += len(part) * PAGE_BYTES
                 with self._indexing:
                     for key, session_id in part:
                         self._index.forget(key, session_id)

@@ -35,6 +35,7 @@ class SQLiteFiles:
             self._prepare(self.writer)
             self.checkpointer = self._connection("rw")
             self.checkpointer.execute("PRAGMA wal_autocheckpoint = 0")
+            self.checkpointer.execute("PRAGMA busy_timeout = 0")  # what can't be had at once is tried again later
             self.reader = self._connection("ro")
             self.reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             self.log = self._descriptor(path.with_name(path.name + "-wal"))

@@ -1,12 +1,16 @@
 """What keeps the SQLite files small: done in the thread that syncs, in pieces that hold up the writer for a moment."""
 
+import contextlib
 import os
 import threading
+from collections.abc import Iterator
 
 from dnc_serve.handler.journal.stores.sqlite_files import PAGE_BYTES, SQLiteFiles
 from dnc_serve.handler.journal.stores.sqlite_index import Index
 
 CHECKPOINT_BYTES = 16 << 20  # about how much log there may be before it moves into the file
+LOG_AT_MOST = 8  # times as much, and commits wait until it has begun anew
+_PASSES = 3  # one moves most of the log, the next ones what was committed meanwhile
 _SWEEP_ROWS = 256  # deleted at once, or so many bytes of them
 _SWEEP_BYTES = 2 << 20
 _VACUUM_PAGES = 128
@@ -23,6 +27,7 @@ class SQLiteUpkeep:
         self._writing = writing
         self._reading = reading
         self._vacuuming = True
+        self._checkpoint_at = 0  # bytes of log, after an attempt that could not begin it anew
 
     def run(self) -> None:
         """One piece of each kind that is due."""
@@ -31,7 +36,7 @@ class SQLiteUpkeep:
             self._vacuuming = True
         elif self._vacuuming:
             self._vacuum()
-        if self.log_bytes > CHECKPOINT_BYTES:
+        if self.log_bytes > max(CHECKPOINT_BYTES, self._checkpoint_at):
             self._checkpoint()
 
     def _sweep(self) -> None:
@@ -61,15 +66,46 @@ class SQLiteUpkeep:
                 self.log_bytes += 2 * _VACUUM_PAGES * PAGE_BYTES
 
     def _checkpoint(self) -> None:
-        """SQLite itself syncs the log before it moves anything, and the file after."""
-        for _ in range(3):
-            query = self._files.checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)")
-            _, in_log, moved = query.fetchone()
-            if in_log == moved:
-                break
-            # Commits went on meanwhile. What is synced now need not be synced while they wait.
+        """Moves the log into the file beside the commits, which wait for none of the syncs that this takes, and begins
+        it anew if there was a moment for that.
+
+        SQLite syncs the log before it moves anything, and the file once it has moved all. Only then may the log begin
+        anew: where commits come faster than that, it goes on growing, as far as `LOG_AT_MOST`.
+        """
+        for _ in range(_PASSES):
+            moved = self.log_bytes
+            self._files.checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            with _if_free(self._writing) as no_commit, _if_free(self._reading) as no_reader:
+                if no_commit and no_reader and self.log_bytes == moved and self._begin_log():
+                    return
+        if self.log_bytes > LOG_AT_MOST * CHECKPOINT_BYTES:
+            # What is synced now need not be synced while commits wait.
             os.fdatasync(self._files.database)
-        with self._writing, self._reading:
-            # Little is left. With nobody else at the file the log surely begins anew, and can't grow for ever.
-            self._files.checkpointer.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
-            self.log_bytes = 0
+            with self._writing, self._reading:
+                if self._begin_log():
+                    return
+        self._checkpoint_at = self.log_bytes + CHECKPOINT_BYTES // 4
+
+    def _begin_log(self) -> bool:
+        """Begins the log anew, while nobody of ours is at the file; False if somebody else is."""
+        busy, _, _ = self._files.checkpointer.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+        if busy:
+            return False
+        self.log_bytes = PAGE_BYTES
+        self._checkpoint_at = 0
+        # SQLite syncs the head of a new log before it writes what follows, lest old frames be taken for new ones. So
+        # that it does that here rather than in the next commit, there is a first write that changes nothing.
+        (version,) = self._files.writer.execute("PRAGMA user_version").fetchone()
+        self._files.writer.execute(f"PRAGMA user_version = {version}")
+        return True
+
+
+@contextlib.contextmanager
+def _if_free(lock: threading.Lock) -> Iterator[bool]:
+    """Takes the lock if that can be had without waiting; tells whether it has."""
+    taken = lock.acquire(blocking=False)
+    try:
+        yield taken
+    finally:
+        if taken:
+            lock.release()
