@@ -103,7 +103,8 @@ class Engine:
                 limit=config.max_queued_chunks,
             )
         self.queued += 1
-        self.turns.arrived(work.arrived_at)
+        if isinstance(work, Chunk):
+            self.turns.arrived(work.arrived_at)
         session.fifo.append(work)
         self.turns.schedule(session)
 

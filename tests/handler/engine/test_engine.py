@@ -260,3 +260,19 @@ async def test_debug_gives_what_each_access_left(tiles: Tiles, artifact: Artifac
             assert rows.shape[0] == layers * timesteps
             # The last access of the last timestep left what the session now holds.
             assert np.allclose(rows[-1], dump[name][-1].ravel(), atol=1e-6), name
+
+
+async def test_a_turn_waits_for_more_chunks_only_after_a_chunk(
+    tiles: Tiles, artifact: Artifact, tmp_path: Path
+) -> None:
+    """Looks come at their own pace, as a watcher's do: waiting for another one would only delay the chunks."""
+    async with running_engine(tiles, artifact, config(tmp_path)) as harness:
+        session = await harness.create("s")
+        gathering = harness.engine.turns._gathering
+        await harness.step(session, random_inputs(0, 1))
+        latest = gathering.latest_arrival
+        assert latest > 0
+        await harness.do(session, Peek)
+        assert gathering.latest_arrival == latest
+        await harness.step(session, random_inputs(1, 1))
+        assert gathering.latest_arrival > latest
