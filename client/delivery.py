@@ -63,6 +63,7 @@ class Delivery:
         self._incarnation = incarnation
         self._make_again = make_again
         self._loss: DncError | None = None  # why the session is to be made again before anything is sent
+        self._making = asyncio.Lock()
         self._calls = calls
         self._open_pipe = open_pipe
         self._pipe: Pipe | None = None
@@ -129,6 +130,28 @@ class Delivery:
         if entry.failure is not None:
             self._unreported = None
             raise entry.failure
+
+    async def restore(self) -> None:
+        """Gives back to a server what it has lost of the answered, as in a power loss, as far as that is kept.
+
+        Raises SessionNotFound if the session is lost or was ended, and can't be made again.
+        """
+        calls, route, name = self._calls, self.route, self._session_id
+        try:
+            stands = (await calls.unary("GetSession", pb.GetSessionRequest(session_id=name), route, name)).session
+            if stands.incarnation != self._incarnation:
+                return  # somebody else has made another one
+            lost = self.ledger.kept_after(stands.position, stands.experience)
+        except SessionNotFound as refusal:
+            self._begin_again(refusal)
+            await self._make_lost()
+            lost = self.ledger.kept_after(0, 0)
+        for entry in lost:
+            if entry.timesteps:
+                step = await calls.unary("Step", pb.StepRequest(chunk=entry.request.chunk), route, name)
+                entry.check_again(step.result.outputs.data)
+            else:
+                await calls.unary("ResetSession", pb.ResetSessionRequest(reset=entry.request.reset), route, name)
 
     async def room(self) -> None:
         """Returns when one more entry would be sent at once."""
@@ -249,13 +272,16 @@ class Delivery:
         return self._loss
 
     async def _make_lost(self) -> None:
-        assert self._make_again is not None
-        incarnation = await self._make_again()
-        for entry in self.ledger:
-            entry.request = copy.copy(entry.request)  # an earlier sending may still wait in the pipe
-            _message(entry).incarnation = incarnation
-        self.ledger.start_over()
-        self._incarnation, self._loss = incarnation, None
+        async with self._making:
+            if self._loss is None:
+                return  # somebody else was at it
+            assert self._make_again is not None
+            incarnation = await self._make_again()
+            for entry in self.ledger:
+                entry.request = copy.copy(entry.request)  # an earlier sending may still wait in the pipe
+                _message(entry).incarnation = incarnation
+            self.ledger.start_over()
+            self._incarnation, self._loss = incarnation, None
 
     def _try_later(self, error: DncError) -> None:
         if not self.ledger.unsettled or self._closed:

@@ -62,6 +62,14 @@ class Entry:
         result, self.result = self.result, None
         return result
 
+    def check_again(self, outputs: bytes) -> None:
+        """Raises CorruptState unless a repeated answer has the outputs that were delivered."""
+        if not _agree(self.outputs, outputs):
+            raise CorruptState(
+                f"the server lost timesteps {self.start} to {self.end} and computed them again with other outputs "
+                "than those that were delivered"
+            )
+
     @property
     def mark(self) -> Mark:
         """The place before it."""
@@ -175,11 +183,8 @@ class Ledger:
         if entry.timesteps and position != entry.end:
             raise Internal(f"the chunk that ends at {entry.end} was answered as one that ends at {position}")
         again = self._confirmed < self._settled
-        if again and not _agree(entry.outputs, outputs):
-            raise CorruptState(
-                f"the server lost timesteps {entry.start} to {entry.end} and computed them again with other outputs "
-                "than those that were delivered"
-            )
+        if again:
+            entry.check_again(outputs)
         self._confirmed += 1
         self._bytes_in_flight -= entry.nbytes
         self._rewound_to = None
@@ -218,6 +223,12 @@ class Ledger:
         self._rewound_to = expected_position
         self._send_from(first)
         return True
+
+    def kept_after(self, position: int, experience: int) -> list[Entry]:
+        """The answered entries after a place; none if no kept one follows it."""
+        kept = self._entries[: self._settled]
+        places = [(entry.start, entry.experience) for entry in kept]
+        return kept[places.index((position, experience)) :] if (position, experience) in places else []
 
     @property
     def is_whole(self) -> bool:

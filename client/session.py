@@ -274,7 +274,7 @@ class AsyncSession:
 
     async def info(self) -> SessionInfo:
         """The session as the server describes it."""
-        await self._quiet()
+        await self._present()
         response = await self._unary("GetSession", pb.GetSessionRequest(session_id=self.id))
         return SessionInfo.from_wire(response.session)
 
@@ -306,7 +306,7 @@ class AsyncSession:
         return MemoryLook(parts[0].position, parts[0].experience, assemble(parts), full_shapes)
 
     async def _dump_parts(self, dump: pb.Dump) -> list[pb.DumpPart]:
-        await self._quiet()
+        await self._present()
         request = pb.DumpMemoryRequest(dump=dump)
         return [response.part for response in await self._collected("DumpMemory", request)]
 
@@ -336,7 +336,7 @@ class AsyncSession:
 
     async def fork(self, id: str | None = None, position: int | None = None) -> "AsyncSession":
         """An independent copy under another id, now or at an earlier position, opened."""
-        await self._quiet()
+        await self._present()
         fork_id = new_session_id() if id is None else id
         request = pb.ForkSessionRequest(
             session_id=self.id,
@@ -352,7 +352,7 @@ class AsyncSession:
 
     async def export(self) -> bytes:
         """The session as a `safetensors` blob that `import_session` takes up elsewhere."""
-        await self._quiet()
+        await self._present()
         parts = await self._collected("ExportSession", pb.ExportSessionRequest(session_id=self.id))
         blob = b"".join(part.data for part in parts)
         if not parts or len(blob) != parts[0].total_bytes:
@@ -380,6 +380,13 @@ class AsyncSession:
         last = self._opened.ledger.last
         if last is not None:
             await self._opened.settled(last)
+
+    async def _present(self) -> None:
+        """Returns when the server stands where this client does, also if it has just lost what wasn't on its disk."""
+        await self._quiet()
+        ledger = self._opened.ledger
+        if ledger.last is not None or ledger.is_whole:
+            await self._opened.restore()
 
     async def _unary(self, method: str, request: Any) -> Any:
         return await self._client.calls.unary(method, request, self._route, self.id)

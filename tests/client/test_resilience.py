@@ -190,6 +190,57 @@ def lose(server: ServerProcess, synced: Path) -> None:
     server.start()
 
 
+async def test_what_is_seen_right_after_a_power_loss_is_what_was_answered(small_artifact: Path, tmp_path: Path) -> None:
+    """Nobody steps in between: whoever looks first gives back to the server what it lost."""
+    inputs = random_inputs(13, 20)
+    server = ServerProcess(small_artifact, tmp_path / "state", sync_interval_ms=60_000)
+    server.start()
+    try:
+        async with AsyncClient(server.address, retry=QUICK) as client, client.session("s") as session:
+            await session.step(inputs[:10])
+            await asyncio.to_thread(server.terminate)
+            shutil.copytree(server.state_dir, tmp_path / "synced")
+            await asyncio.to_thread(server.start)
+            for values in inputs[10:]:
+                await session.step(values[None])
+            await session.reset()
+            memory = await session.dump()
+            await asyncio.to_thread(lose, server, tmp_path / "synced")
+            again = await session.dump()
+            assert {name: array.tobytes() for name, array in again.items()} == {
+                name: array.tobytes() for name, array in memory.items()
+            }
+            await asyncio.to_thread(lose, server, tmp_path / "synced")
+            copy = await client.import_session("copy", await session.export())
+            assert (copy.position, copy.experience) == (20, 1)
+            assert (await copy.step(inputs)).tobytes() == (await session.step(inputs)).tobytes()
+    finally:
+        server.kill()
+
+
+async def test_a_session_that_a_power_loss_took_is_made_again_for_whoever_looks(
+    small_artifact: Path, tmp_path: Path
+) -> None:
+    inputs = random_inputs(14, 20)
+    server = ServerProcess(small_artifact, tmp_path / "state", sync_interval_ms=60_000)
+    server.start()
+    try:
+        await asyncio.to_thread(server.terminate)
+        shutil.copytree(server.state_dir, tmp_path / "synced")
+        await asyncio.to_thread(server.start)
+        async with AsyncClient(server.address, retry=QUICK) as client, client.session("s") as session:
+            await asyncio.to_thread(lose, server, tmp_path / "synced")
+            assert (await session.info()).position == 0
+            await session.step(inputs[:10])
+            await session.step(inputs[10:], reset_experience=True)
+            await asyncio.to_thread(lose, server, tmp_path / "synced")
+            fork = await session.fork()
+            assert (fork.position, fork.experience) == (20, 1)
+            assert (await fork.step(inputs)).tobytes() == (await session.step(inputs)).tobytes()
+    finally:
+        server.kill()
+
+
 async def test_a_session_is_not_made_again_out_of_less_than_all(small_artifact: Path, tmp_path: Path) -> None:
     server = ServerProcess(small_artifact, tmp_path / "state")
     server.start()
