@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -43,6 +44,10 @@ logger = logging.getLogger(__name__)
 
 SERVICE = dnc_pb2.DESCRIPTOR.services_by_name["DncService"].full_name
 Result = TypeVar("Result")
+
+# How long a thread that comes back from the model waits for the loop to let go of the interpreter; Python's 5 ms are
+# as long as a step.
+SWITCH_SECONDS = 0.0005
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,7 @@ class DncServer:
 
     async def _start(self) -> Addresses:
         config = self._config
+        sys.setswitchinterval(SWITCH_SECONDS)
         self._metrics = Metrics()
         artifact = load_artifact(self._artifact_folder, self._device)
         tiles = choose_tiles(artifact, self._device, config.compiled_dir)

@@ -7,6 +7,7 @@ holds up short ones nor is held up by them, and no row of a tile is stepped for 
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,7 @@ class Run:
     done: int = 0
     kept_in: Tensor | None = None  # [B, S]: between two turns its state stays there
     kept_at: int = 0  # the row
+    is_long: bool = False  # it is stepped in a thread
     debug: dict[str, Float32] | None = None
     finite: bool = True  # the state that it has come to; may be False where only a sum overflows
     place: int = 0  # in the order in which runs came to the rotation
@@ -61,17 +63,16 @@ class Run:
 
 
 class Rotation:
-    """Chunks under way, in turn; a turn takes about `turn_seconds` at most. What takes longer than `short_seconds` is
-    stepped in companies that are no larger than pays, so that one can be stepped while another one is answered.
+    """Chunks under way, in turn; a turn takes about `turn_seconds` at most.
 
     Every other turn is for the oldest, which keep their place at the front until they are through, and every other one
     for those that have the least left: neither waits longer for the other than a turn. Replays keep to themselves,
     whatever they have left, in the largest tile, where a row costs least.
     """
 
-    def __init__(self, turn_seconds: float, short_seconds: float) -> None:
+    def __init__(self, turn_seconds: float, rows: Callable[[Tiles], int]) -> None:
         self._turn_seconds = turn_seconds
-        self._short_seconds = short_seconds
+        self._rows = rows  # at most so many are stepped together
         self._runs: deque[Run] = deque()
         self._shortest_next = False
         self._added = 0
@@ -101,9 +102,7 @@ class Rotation:
         tiles, magnitude, is_replay = leads.tiles, _magnitude(leads), leads.is_replay
         alike = [run for run in self._runs if run.tiles is tiles and run.is_replay == is_replay]
         like = alike if is_replay else [run for run in alike if _magnitude(run) == magnitude]
-        company = like[: tiles.largest]
-        if not is_replay and tiles.seconds(len(company), leads.rest) > self._short_seconds:
-            company = like[: tiles.worthwhile]
+        company = like[: tiles.largest if is_replay else self._rows(tiles)]
         # Rows that would be padding carry longer chunks a bit further.
         padding = tiles.fit(len(company)) - len(company)
         if padding and len(alike) > len(like):
@@ -133,15 +132,15 @@ class Gathering:
 
     def __init__(self) -> None:
         self.latest_arrival = 0.0  # time.perf_counter()
-        self._usual = 1
+        self.usual = 1
 
     def waits(self, waiting: int) -> bool:
         """Whether more are to be waited for, `waiting` being there."""
-        return waiting < self._usual and time.perf_counter() - self.latest_arrival < GAP_SECONDS
+        return waiting < self.usual and time.perf_counter() - self.latest_arrival < GAP_SECONDS
 
     def stepped(self, company: int) -> None:
         """So many have stepped together."""
-        self._usual = max(company, self._usual * 7 // 8)
+        self.usual = max(company, self.usual * 7 // 8)
 
 
 def gather_inputs(company: list[Run], ticks: int, tile: int, input_size: int) -> Float32:

@@ -1,13 +1,14 @@
-"""When what is stepped: turns of the loop that begin work, choose a company, and take what it gave to its commit.
+"""When what is stepped: turns of the loop that begin work, choose companies, and take what they gave to its commit.
 
-A short step is taken in the loop itself, which is faster than waking a thread. A long one is taken in a thread, and the
-loop goes on: while one company is stepped, answers to the last one go out and the chunks of the next one come in. As
-many companies are stepped at once as there are threads.
+What is short is stepped in the loop itself, which is faster than waking a thread. What takes longer is stepped in
+threads, as many companies at once, and the loop goes on: while one company is stepped, answers to the last one go out
+and the chunks of the next one come in; and a complete one is handed over ahead, so that no thread waits for the loop.
 """
 
 import asyncio
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,10 +21,11 @@ from dnc_serve.handler.errors import ServeError
 if TYPE_CHECKING:
     from dnc_serve.handler.engine.engine import Engine
 
-# A turn takes about as long as this at most, so that nobody waits long for the next one.
+# What takes longer than this is worth waking a thread for.
+SHORT_SECONDS = 0.002
+# A turn takes about as long as this at most: in the loop, where nobody else is served meanwhile, and in a thread.
 TURN_SECONDS = 0.004
-# One that takes longer than this is worth waking a thread for.
-THREAD_SECONDS = 0.002
+THREAD_TURN_SECONDS = 0.008
 
 
 class Turns:
@@ -33,17 +35,20 @@ class Turns:
         self._engine = engine
         self._max_runs = max_runs
         self._waiting: deque[Session] = deque()
-        self._rotation = Rotation(TURN_SECONDS, THREAD_SECONDS)
+        self._short = Rotation(TURN_SECONDS, lambda tiles: tiles.largest)
+        # No larger than pays, so that one company can be stepped while another one is answered.
+        self._long = Rotation(THREAD_TURN_SECONDS, lambda tiles: tiles.worthwhile)
         self._gathering = Gathering()
         self._turn_pending = False
-        self._idle_threads = threads
+        self._threads = threads
+        self._in_threads = 0  # companies
         # Whether denormal numbers are flushed is set for each thread.
-        self._threads = ThreadPoolExecutor(threads, "dnc-step", torch.set_flush_denormal, (True,))
+        self._pool = ThreadPoolExecutor(threads, "dnc-step", torch.set_flush_denormal, (True,))
         self.runs = 0  # chunks under way
 
     def close(self) -> None:
         """Ends the threads."""
-        self._threads.shutdown()
+        self._pool.shutdown()
 
     def arrived(self, at: float) -> None:
         """Work has come in, at `time.perf_counter()`."""
@@ -64,46 +69,46 @@ class Turns:
     def add(self, run: Run) -> None:
         """A chunk is under way from now on."""
         self.runs += 1
-        self._rotation.add(run)
+        rows = min(self._gathering.usual, run.tiles.largest)
+        run.is_long = run.is_replay or run.tiles.seconds(rows, run.rest) > SHORT_SECONDS
+        (self._long if run.is_long else self._short).add(run)
 
     def _wake(self) -> None:
-        if not self._turn_pending and self._idle_threads:
+        if not self._turn_pending:
             self._turn_pending = True
             self._engine.loop.call_soon(self._turn)
 
     def _turn(self) -> None:
         self._turn_pending = False
-        if self._gathers():
+        self._begin_runs()
+        self._fill_threads()
+        if not self._short:
+            return
+        if self._gathering.waits(len(self._short)):
             self._wake()
             return
-        if not self._step_ahead() and self._rotation and self._idle_threads:
-            company, ticks = self._rotation.next_company()
-            self._gathering.stepped(len(company))
-            self._settle(company, ticks, self._engine.stepper.step(company, ticks))
-
-    def _gathers(self) -> bool:
-        return self._gathering.waits(len(self._waiting) + len(self._rotation))
-
-    def _step_ahead(self) -> bool:
-        """Begins work, and gives idle threads companies that are worth it; False if a short step comes next."""
-        self._begin_runs()
-        while self._rotation and self._idle_threads:
-            company, ticks = self._rotation.next_company()
-            if company[0].tiles.seconds(len(company), ticks) <= THREAD_SECONDS:
-                self._rotation.take_back(company)
-                return False
-            self._step_in_thread(company, ticks)
-        return True
-
-    def _step_in_thread(self, company: list[Run], ticks: int) -> None:
-        self._idle_threads -= 1
+        company, ticks = self._short.next_company()
         self._gathering.stepped(len(company))
-        stepped = self._engine.loop.run_in_executor(self._threads, self._engine.stepper.step, company, ticks)
-        stepped.add_done_callback(lambda future: self._stepped_in_thread(company, ticks, future))
+        self._settle(company, ticks, self._engine.stepper.step(company, ticks))
 
-    def _stepped_in_thread(self, company: list[Run], ticks: int, future: "asyncio.Future[Stepped | None]") -> None:
-        self._idle_threads += 1
-        self._settle(company, ticks, future.result())
+    def _fill_threads(self) -> None:
+        """An idle thread gets a company as soon as nobody else is about to come, a busy one a complete one ahead."""
+        while self._long and self._in_threads <= self._threads:
+            if self._in_threads < self._threads and self._gathering.waits(len(self._long)):
+                self._wake()
+                return
+            company, ticks = self._long.next_company()
+            if self._in_threads == self._threads and len(company) < company[0].tiles.worthwhile:
+                self._long.take_back(company)
+                return
+            self._in_threads += 1
+            self._gathering.stepped(len(company))
+            stepped = self._engine.loop.run_in_executor(self._pool, self._engine.stepper.step, company, ticks)
+            stepped.add_done_callback(partial(self._stepped_in_thread, company, ticks))
+
+    def _stepped_in_thread(self, company: list[Run], ticks: int, stepped: "asyncio.Future[Stepped | None]") -> None:
+        self._in_threads -= 1
+        self._settle(company, ticks, stepped.result())
 
     def _settle(self, company: list[Run], ticks: int, stepped: Stepped | None) -> None:
         """Keeps what a step gave; runs that are through go on to their commit."""
@@ -118,13 +123,14 @@ class Turns:
                 run.done += ticks
                 run.finite = finite[place]
             through = [run for run in company if not run.rest]
-            self._rotation.put_back([run for run in company if run.rest])
-        # The threads get the next companies, if they are complete, before the loop turns to what the last one left.
-        if (self._waiting or self._rotation) and not self._gathers():
-            self._step_ahead()
+            rotation = self._long if company[0].is_long else self._short
+            rotation.put_back([run for run in company if run.rest])
+        # Before the loop turns to what this company left behind.
+        self._begin_runs()
+        self._fill_threads()
         if through:
             self._engine.commits.commit(through)
-        if self._rotation or self._waiting:
+        if self._short:
             self._wake()
 
     def _begin_runs(self) -> None:

@@ -10,12 +10,19 @@ from dnc_serve.handler.engine.work import Chunk, Replay
 from dnc_serve.model.export import Artifact
 
 LONG_TURN_SECONDS = 60.0
-SHORT_SECONDS = 0.0
 
 
 @pytest.fixture(scope="module")
 def small(artifact: Artifact) -> Tiles:
     return Tiles(artifact, "cpu", candidates=(12, 16))
+
+
+def largest(tiles: Tiles) -> int:
+    return tiles.largest
+
+
+def worthwhile(tiles: Tiles) -> int:
+    return tiles.worthwhile
 
 
 def a_run(timesteps: int, tiles: Tiles) -> Run:
@@ -31,7 +38,7 @@ def a_replay(timesteps: int, tiles: Tiles) -> Run:
 
 
 def test_a_long_chunk_does_not_hold_up_short_ones(small: Tiles) -> None:
-    rotation = Rotation(LONG_TURN_SECONDS, SHORT_SECONDS)
+    rotation = Rotation(LONG_TURN_SECONDS, largest)
     long, short = a_run(1000, small), a_run(2, small)
     rotation.add(long)
     rotation.add(short)
@@ -46,7 +53,7 @@ def test_a_long_chunk_does_not_hold_up_short_ones(small: Tiles) -> None:
 
 
 def test_short_chunks_do_not_hold_up_a_long_one(small: Tiles) -> None:
-    rotation = Rotation(LONG_TURN_SECONDS, SHORT_SECONDS)
+    rotation = Rotation(LONG_TURN_SECONDS, largest)
     long = a_run(64, small)
     rotation.add(long)
     for _ in range(3):
@@ -57,7 +64,7 @@ def test_short_chunks_do_not_hold_up_a_long_one(small: Tiles) -> None:
 
 
 def test_of_two_companies_of_like_chunks_one_is_through_before_the_other_begins(small: Tiles) -> None:
-    rotation = Rotation(2 * small.seconds(small.worthwhile) * 1.01, SHORT_SECONDS)  # two ticks a turn
+    rotation = Rotation(2 * small.seconds(small.worthwhile) * 1.01, worthwhile)  # two ticks a turn
     runs = [a_run(8, small) for _ in range(2 * small.worthwhile)]
     for run in runs:
         rotation.add(run)
@@ -77,7 +84,7 @@ def test_of_two_companies_of_like_chunks_one_is_through_before_the_other_begins(
 def test_everyone_is_through_after_as_many_ticks_as_asked(
     small: Tiles, tiles: Tiles, chunks: list[tuple[int, bool]]
 ) -> None:
-    rotation = Rotation(LONG_TURN_SECONDS, SHORT_SECONDS)
+    rotation = Rotation(LONG_TURN_SECONDS, worthwhile)
     runs = [a_run(length, tiles if other else small) for length, other in chunks]
     for run in runs:
         rotation.add(run)
@@ -98,7 +105,7 @@ def test_everyone_is_through_after_as_many_ticks_as_asked(
 
 def test_replays_fill_the_largest_tile_and_take_longer_turns_while_they_are_alone(small: Tiles) -> None:
     turn_seconds = 2 * small.seconds(small.largest)
-    rotation = Rotation(turn_seconds, SHORT_SECONDS)
+    rotation = Rotation(turn_seconds, largest)
     replays = [a_replay(100 if place % 2 else 40, small) for place in range(2 * small.largest)]
     for run in replays:
         rotation.add(run)
@@ -118,7 +125,7 @@ def test_replays_fill_the_largest_tile_and_take_longer_turns_while_they_are_alon
 
 
 def test_the_oldest_get_every_other_turn_however_many_short_ones_come(small: Tiles) -> None:
-    rotation = Rotation(2 * small.seconds(1), SHORT_SECONDS)
+    rotation = Rotation(2 * small.seconds(1), largest)
     replay, long = a_replay(1000, small), a_run(1000, small)
     rotation.add(replay)
     rotation.add(long)
@@ -136,18 +143,10 @@ def test_the_oldest_get_every_other_turn_however_many_short_ones_come(small: Til
 
 
 def test_turns_share_the_ticks_of_a_chunk_alike(small: Tiles) -> None:
-    rotation = Rotation(11.5 * small.seconds(1), SHORT_SECONDS)
+    rotation = Rotation(11.5 * small.seconds(1), largest)
     run = a_run(16, small)
     rotation.add(run)
     assert rotation.next_company() == ([run], 8)
-
-
-def test_what_is_short_is_stepped_in_the_largest_tile(tiles: Tiles) -> None:
-    rotation = Rotation(LONG_TURN_SECONDS, 1.5 * tiles.seconds(tiles.largest))
-    runs = [a_run(1, tiles) for _ in range(tiles.largest)]
-    for run in runs:
-        rotation.add(run)
-    assert rotation.next_company() == (runs, 1)
 
 
 def test_inputs_stand_at_their_places_and_padding_is_zero(small: Tiles) -> None:

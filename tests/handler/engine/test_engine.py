@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ import torch
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.doors.codec import Float32
 from dnc_serve.handler.engine import turns
+from dnc_serve.handler.engine.company import Run
 from dnc_serve.handler.engine.sessions import Tier
+from dnc_serve.handler.engine.stepper import Stepped
 from dnc_serve.handler.engine.tiles import Tiles
 from dnc_serve.handler.engine.work import Chunk, Delete, Peek, Reset
 from dnc_serve.handler.errors import ServeError
@@ -47,17 +50,17 @@ class Alone:
         self.state[:, 0 if scope == "all" else self.tiles.layout.experience_offset :] = 0
 
 
-@pytest.mark.parametrize("thread_seconds", [0.0, math.inf], ids=["in a thread", "in the loop"])
+@pytest.mark.parametrize("short_seconds", [0.0, math.inf], ids=["in a thread", "in the loop"])
 @pytest.mark.parametrize("durability", DURABILITIES)
 async def test_64_interleaved_sessions_give_the_bits_of_each_alone(
     tiles: Tiles,
     artifact: Artifact,
     tmp_path: Path,
     durability: str,
-    thread_seconds: float,
+    short_seconds: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(turns, "THREAD_SECONDS", thread_seconds)
+    monkeypatch.setattr(turns, "SHORT_SECONDS", short_seconds)
     timesteps = 40
     async with running_engine(tiles, artifact, config(tmp_path, durability=durability, slots=16)) as harness:
 
@@ -75,6 +78,29 @@ async def test_64_interleaved_sessions_give_the_bits_of_each_alone(
         served = await asyncio.gather(*(drive(number) for number in range(64)))
     for number, outputs in enumerate(served):
         assert outputs.tobytes() == Alone(tiles).step(random_inputs(number, timesteps)).tobytes(), number
+
+
+async def test_a_short_chunk_is_answered_while_a_long_one_is_stepped(
+    tiles: Tiles, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "SHORT_SECONDS", tiles.seconds(1, 10))
+    go_on = threading.Event()
+    async with running_engine(tiles, artifact, config(tmp_path, step_threads=1)) as harness:
+        step = harness.engine.stepper.step
+
+        def held_up(company: list[Run], ticks: int) -> Stepped | None:
+            if threading.current_thread() is not threading.main_thread():
+                assert go_on.wait(30)
+            return step(company, ticks)
+
+        monkeypatch.setattr(harness.engine.stepper, "step", held_up)
+        first, second = await harness.create("first"), await harness.create("second")
+        long = asyncio.create_task(harness.step(first, random_inputs(1, 100)))
+        await asyncio.sleep(0)
+        assert (await harness.step(second, random_inputs(2, 1))).position == 1
+        assert not long.done()
+        go_on.set()
+        assert (await long).outputs.tobytes() == Alone(tiles).step(random_inputs(1, 100)).tobytes()
 
 
 @pytest.mark.parametrize("durability", ["async", "sync"])
