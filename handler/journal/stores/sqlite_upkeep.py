@@ -73,11 +73,15 @@ class SQLiteUpkeep:
         anew: where commits come faster than that, it goes on growing, as far as `LOG_AT_MOST`.
         """
         for _ in range(_PASSES):
-            moved = self.log_bytes
-            self._files.checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            counted = self.log_bytes
+            _, frames, _ = self._files.checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             with _if_free(self._writing) as no_commit, _if_free(self._reading) as no_reader:
-                if no_commit and no_reader and self.log_bytes == moved and self._begin_log():
+                if no_commit and no_reader and self.log_bytes == counted and self._begin_log():
                     return
+        if frames > 0:
+            # Not only was it an estimate: a commit right behind one that moved all has begun the log anew by itself.
+            with self._writing:
+                self.log_bytes += frames * PAGE_BYTES - counted
         if self.log_bytes > LOG_AT_MOST * CHECKPOINT_BYTES:
             # What is synced now need not be synced while commits wait.
             os.fdatasync(self._files.database)

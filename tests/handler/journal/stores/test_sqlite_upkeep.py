@@ -1,12 +1,19 @@
 """Commits beside the upkeep of the SQLite files, whatever becomes of its syncs."""
 
+import itertools
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from dnc_serve.handler.journal.stores import sqlite_upkeep
+from dnc_serve.handler.journal.stores.contract import Append
+from dnc_serve.handler.journal.stores.sqlite import SQLiteStore
 
 # For each kind of moment to commit in: what hung, whether a commit went through meanwhile, and which log there is then.
 PROGRAM = """
@@ -81,3 +88,51 @@ def test_commits_wait_for_no_sync_of_a_checkpoint(tmp_path, holding):
     assert first == second, "there was no moment in which the log could begin anew"
     assert third != second, "the log did not begin anew"
     assert lines[-1] == "records 1"
+
+
+class Busy:
+    """A connection that checkpoints while commits come in, behind each checkpoint or during it."""
+
+    def __init__(self, store: SQLiteStore, commit: Callable[[], None], during: bool) -> None:
+        self._connection, self._reader = store._files.checkpointer, store._files.reader
+        self._commit, self._during = commit, during
+
+    def execute(self, statement: str) -> sqlite3.Cursor:
+        if not statement.endswith("(PASSIVE)"):
+            return self._connection.execute(statement)
+        if self._during:  # what is committed after a reader has begun is not moved before it ends
+            self._reader.execute("BEGIN")
+            self._reader.execute("SELECT count(*) FROM sessions").fetchone()
+            self._commit()
+        cursor = self._connection.execute(statement)
+        if self._during:
+            self._reader.execute("COMMIT")
+        else:
+            self._commit()
+        return cursor
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+@pytest.mark.parametrize(("during", "at_least", "at_most"), [(False, 1, 2), (True, 6, sqlite_upkeep.LOG_AT_MOST + 1)])
+def test_a_log_stays_bounded_whenever_commits_come(tmp_path, writes, monkeypatch, during, at_least, at_most):
+    """Where none leaves a moment to begin it anew, they wait at last."""
+    unit = 1 << 18
+    monkeypatch.setattr(sqlite_upkeep, "CHECKPOINT_BYTES", unit)
+    store = SQLiteStore(tmp_path / "state")
+    store.open()
+    try:
+        sessions = writes(store)
+        sessions.begin("a")
+        ordinals = itertools.count(1)
+        store._files.checkpointer = Busy(store, lambda: sessions.append("a", next(ordinals)), during)
+        log, sizes = tmp_path / "state" / "sessions.db-wal", []
+        for _ in range(300):
+            assert store.commit([Append(sessions.record("a", next(ordinals), body=os.urandom(20_000)))]) == [None]
+            store.sync()
+            sizes.append(log.stat().st_size)
+        assert at_least * unit < max(sizes) < at_most * unit
+        assert sessions.ordinals("a") == list(range(1, next(ordinals)))
+    finally:
+        store.close()
