@@ -9,16 +9,19 @@
 
 static void note(int file, long long bytes)
 {
-    char link[64], path[PATH_MAX + 8];
+    char link[64], path[PATH_MAX + 8], written[PATH_MAX + 8];
     snprintf(link, sizeof link, "/proc/self/fd/%d", file);
     ssize_t length = readlink(link, path, PATH_MAX);
     if (length <= 0)
         return;
+    path[length] = '\0';
+    strcpy(stpcpy(written, path), ".new");
     strcpy(path + length, ".synced");
-    FILE *out = fopen(path, "w");
+    FILE *out = fopen(written, "w");
     if (out != NULL) {
         fprintf(out, "%lld", bytes);
         fclose(out);
+        rename(written, path); /* killed at any moment, there is the last note or this one */
     }
 }
 
