@@ -105,6 +105,9 @@ class ServeConfig(BaseSettings):
         default_factory=lambda: max(1, min(MOST_STEP_THREADS, len(os.sched_getaffinity(0)) - 1)),
         description="threads that step the model, each a company of sessions of its own",
     )
+    busy_poll_ms: float = Field(
+        default=0.4, ge=0, le=10, description="milliseconds for which a lone session's next chunk is awaited wide awake"
+    )
 
     # Where it listens.
     host: str = Field(default="127.0.0.1", min_length=1, description="address of the streaming door and of the metrics")

@@ -78,7 +78,7 @@ class Engine:
             self.loop.call_soon, metrics, journaled=not journal.volatile,
         )  # fmt: skip
         self.stepper = Stepper(tiles, slab, metrics)
-        self.turns = Turns(self, self.max_runs, config.step_threads)
+        self.turns = Turns(self, self.max_runs)
 
     def close(self) -> None:
         """Ends the engine's threads; what they were at comes to its end first."""

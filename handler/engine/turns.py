@@ -6,6 +6,7 @@ and the chunks of the next one come in; and a complete one is handed over ahead,
 """
 
 import asyncio
+import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -26,12 +27,15 @@ SHORT_SECONDS = 0.002
 # A turn takes about as long as this at most: in the loop, where nobody else is served meanwhile, and in a thread.
 TURN_SECONDS = 0.004
 THREAD_TURN_SECONDS = 0.008
+# So few come again so soon that the loop stays awake for them.
+FEW_ROWS = 2
 
 
 class Turns:
     """Sessions whose FIFO is to be looked at, chunks under way, and the threads that step them."""
 
-    def __init__(self, engine: "Engine", max_runs: int, threads: int) -> None:
+    def __init__(self, engine: "Engine", max_runs: int) -> None:
+        threads = engine.config.step_threads
         self._engine = engine
         self._max_runs = max_runs
         self._waiting: deque[Session] = deque()
@@ -45,6 +49,9 @@ class Turns:
         # Whether denormal numbers are flushed is set for each thread.
         self._pool = ThreadPoolExecutor(threads, "dnc-step", torch.set_flush_denormal, (True,))
         self.runs = 0  # chunks under way
+        self._busy_poll_s = engine.config.busy_poll_ms / 1000
+        self._awake_until = 0.0
+        self._polls = False
 
     def close(self) -> None:
         """Ends the threads."""
@@ -90,6 +97,20 @@ class Turns:
         company, ticks = self._short.next_company()
         self._gathering.stepped(len(company))
         self._settle(company, ticks, self._engine.stepper.step(company, ticks))
+        if len(company) <= FEW_ROWS:
+            self._stay_awake()
+
+    def _stay_awake(self) -> None:
+        """Whoever steps alone comes again in a fraction of a millisecond; a core that slept meanwhile is slow to wake."""
+        self._awake_until = time.perf_counter() + self._busy_poll_s
+        if not self._polls:
+            self._polls = True
+            self._poll()
+
+    def _poll(self) -> None:
+        self._polls = time.perf_counter() < self._awake_until
+        if self._polls:
+            self._engine.loop.call_soon(self._poll)
 
     def _fill_threads(self) -> None:
         """An idle thread gets a company as soon as nobody else is about to come, a busy one a complete one ahead."""
