@@ -101,7 +101,7 @@ class Turns:
             self._stay_awake()
 
     def _stay_awake(self) -> None:
-        """Whoever steps alone comes again in a fraction of a millisecond; a core that slept meanwhile is slow to wake."""
+        """Whoever steps alone comes again in a fraction of a millisecond; a core that slept until then wakes slowly."""
         self._awake_until = time.perf_counter() + self._busy_poll_s
         if not self._polls:
             self._polls = True
