@@ -58,7 +58,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Leaves all sessions and closes the connections; the sessions stay on the server."""
+        """Leaves all sessions and closes the connections; the sessions stay on the server. Again, it does nothing."""
         for session in list(self._sessions):
             await session.close()
         await self.calls.hosts.close()

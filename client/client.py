@@ -5,6 +5,7 @@ All of it may be used from several threads. After a fork, the child has to make 
 """
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self, TypeVar, overload
@@ -40,6 +41,8 @@ class Client:
             targets, token=token, tls=tls, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s, retry=retry
         )
         self._thread = LoopThread()
+        # Reentrant, for a signal's handler may close what is being closed.
+        self._closing = threading.RLock()
 
     def __enter__(self) -> Self:
         return self
@@ -48,9 +51,11 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Leaves all sessions and closes the connections; the sessions stay on the server."""
-        self._thread.run(self._client.close())
-        self._thread.stop()
+        """Leaves all sessions and closes the connections; the sessions stay on the server. Again, it does nothing."""
+        with self._closing:
+            if not self._thread.stopped:
+                self._thread.run(self._client.close())
+                self._thread.stop()
 
     def session(self, id: str | None = None, *, allow_existing: bool = True, create: bool = True) -> "Session":
         """A session, created or taken up where it was left; one with a random id if none is given.

@@ -28,7 +28,7 @@ class LoopThread:
         if os.getpid() != self._pid:
             coroutine.close()
             raise ClientClosed("this client belongs to the process that forked this one: make a new one after the fork")
-        if not self._finalizer.alive:
+        if self.stopped:
             coroutine.close()
             raise ClientClosed("the client was closed")
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
@@ -43,10 +43,15 @@ class LoopThread:
 
     def start(self, coroutine: Coroutine[Any, Any, object]) -> None:
         """Begins the coroutine and doesn't wait for it; it comes to nothing where the client was closed or forked."""
-        if os.getpid() != self._pid or not self._finalizer.alive:
+        if os.getpid() != self._pid or self.stopped:
             coroutine.close()
         else:
             asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing can be run any more."""
+        return not self._finalizer.alive
 
     def stop(self) -> None:
         """Ends the thread, and what still runs on it."""

@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, pairwise
 
 import numpy as np
@@ -359,6 +360,25 @@ def test_closed_clients_and_forked_ones_say_so(address: str) -> None:
     client.close()
     with pytest.raises(ClientClosed):
         client.session()
+
+
+def test_closing_again_is_harmless(address: str) -> None:
+    with Client(address) as client:
+        client.session().step(random_inputs(26, 2))
+        with ThreadPoolExecutor(4) as pool:
+            for closed in [pool.submit(client.close) for _ in range(4)]:
+                closed.result(10)
+        client.close()
+
+
+async def test_closing_an_asynchronous_client_again_is_harmless(address: str) -> None:
+    async with AsyncClient(address) as client:
+        session = await client.session()
+        await session.step(random_inputs(27, 2))
+        await asyncio.gather(client.close(), client.close())
+        await client.close()
+        with pytest.raises(ClientClosed):
+            await session.step(random_inputs(27, 1))
 
 
 async def test_sessions_are_opened_before_use(address: str) -> None:
