@@ -37,6 +37,13 @@ def run(args: argparse.Namespace) -> int:
         arrays = session.dump(args.names, args.position)
         position = session.position if args.position is None else args.position
         config = client.model().config
+    if args.plot is not None and not arrays:
+        print(
+            f"dnc dump: session {args.session} at position {position} has nothing to plot: "
+            "only a timestep gives it an interface, and it is new or was reset",
+            file=sys.stderr,
+        )
+        return 1
     try:
         if args.output is not None:
             with args.output.open("wb") as file:

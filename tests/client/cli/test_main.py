@@ -185,6 +185,18 @@ def test_dump(tmp_path: Path, address: str, capsys: Capture) -> None:
     assert main(["dump", "dumped", "--plot", "x.jpg"]) == 2
 
 
+def test_an_interface_takes_a_timestep(tmp_path: Path, address: str, capsys: Capture) -> None:
+    npz, png = tmp_path / "dump.npz", tmp_path / "dump.png"
+    with Client(address) as client, client.session("unstepped"):
+        assert main(["dump", "unstepped", "interface", "-o", str(npz), "--plot", str(png)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.fullmatch(r"dnc dump: session unstepped at position 0 has nothing to plot: .*\n", captured.err)
+    assert not list(tmp_path.iterdir())
+    assert main(["dump", "unstepped", "interface", "memory", "--plot", str(png)]) == 0
+    assert png.is_file()
+
+
 def test_sessions_are_listed_copied_and_ended(tmp_path: Path, capsys: Capture) -> None:
     blob = tmp_path / "blob.safetensors"
     main(["step", "cli-a", _csv(tmp_path, 4)])
