@@ -1,6 +1,12 @@
-"""What is around the compiler; compiled code itself is tried in tests/handler/test_tiles.py."""
+"""What is around the compiler; compiled code itself is tried in tests/handler/engine/test_tiles.py."""
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -72,6 +78,26 @@ def test_without_a_compiler_nothing_stays_behind(
     assert not (tmp_path / "cache").exists()
     with pytest.raises(CompiledError, match="has none of this model"):
         load_compiled(load_artifact(artifact_folder), tmp_path / "cache")
+
+
+def test_a_compilation_that_is_stopped_leaves_nothing_behind(artifact_folder: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    command = [sys.executable, "-c", "from dnc_serve.model.compiled import main; main()"]
+    # A group of its own, which is stopped as one: so `dnc serve` does.
+    process = subprocess.Popen([*command, str(artifact_folder), str(cache), "cpu"], start_new_session=True)
+    try:
+        deadline = time.monotonic() + 30
+        while not list(cache.glob(".*/scratch")):
+            assert process.poll() is None, "it ended before it was stopped"
+            assert time.monotonic() < deadline, "nothing was compiled"
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait(10) == 1
+        assert list(cache.iterdir()) == []
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def test_single_ticks_can_not_be_left_out(artifact_folder: Path, tmp_path: Path) -> None:
