@@ -65,6 +65,8 @@ class Tiles:
         self.note = ""  # why it is not the faster kind
         self.others: tuple[Tiles, ...] = ()  # code of the same model that is at hand for replays
         self._code = self.module if compiled is None else compiled
+        # torch holds the interpreter's lock while it calls compiled code.
+        self.lets_others_run = compiled is None
         self.sizes = self._agreeing(sorted(self._affordable(candidates) if compiled is None else compiled.sizes))
         self.largest = self.sizes[-1]
         self._tick_seconds = {size: self._time_a_tick(size) for size in self.sizes}
