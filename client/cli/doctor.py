@@ -89,7 +89,7 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
 
 
 def _config(args: argparse.Namespace) -> "ServeConfig":
-    from dnc_serve.handler.config import load_config
+    from dnc_serve.handler.settings import load_config
 
     flags = {name: getattr(args, name) for name in ("model", "state_dir") if hasattr(args, name)}
     return load_config(flags, args.config).config
@@ -110,7 +110,7 @@ def _ask_health(args: argparse.Namespace) -> int:
 
 
 def _variables() -> Iterator[Finding]:
-    from dnc_serve.handler.config import unknown_variables
+    from dnc_serve.handler.settings import unknown_variables
 
     for sentence in unknown_variables():
         yield Finding("settings", WARN, sentence, "`dnc serve --show-config` shows what is set")

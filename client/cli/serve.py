@@ -32,7 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit code 0 after a stop, 1 if it can't start or can't go on, 2 for a wrong setting."""
-    from dnc_serve.handler.config import ConfigError, ServeConfig, load_config, unknown_variables
+    from dnc_serve.handler.config import ServeConfig
+    from dnc_serve.handler.settings import ConfigError, load_config, unknown_variables
 
     flags = {name: value for name, value in vars(args).items() if name in ServeConfig.model_fields}
     try:

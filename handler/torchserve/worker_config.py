@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from dnc_serve.handler.config import ServeConfig, load_config
+from dnc_serve.handler.config import ServeConfig
+from dnc_serve.handler.settings import load_config
 
 RUN_FOLDER_VARIABLE = "DNC_SERVE_RUN_FOLDER"
 CONFIG_FILE = "config.json"

@@ -1,41 +1,17 @@
-"""Settings: where each value comes from, and one line for what is wrong."""
+"""What a setting may be, and what fits together."""
 
 import json
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from dnc_serve.handler.config import (
-    PORTS,
-    ConfigError,
-    ServeConfig,
-    default_state_dir,
-    flag,
-    load_config,
-    unknown_variables,
-)
+from dnc_serve.handler.config import PORTS, ServeConfig, default_state_dir, flag
 
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "other.toml"
-    file.write_text("slots = 1\nbatch_size = 1\nmax_sessions = 1\n")
-    monkeypatch.setenv("DNC_SLOTS", "2")
-    monkeypatch.setenv("DNC_BATCH_SIZE", "2")
-    loaded = load_config({"slots": "3"}, file)
-    config, origins = loaded.config, loaded.origins
-    assert (config.slots, config.batch_size, config.max_sessions, config.max_streams) == (3, 2, 1, 1024)
-    assert (origins["slots"], origins["batch_size"]) == ("--slots", "DNC_BATCH_SIZE")
-    assert (origins["max_sessions"], origins["max_streams"]) == (str(file), "default")
-
-
-def test_file_in_the_working_folder_is_read(tmp_path: Path) -> None:
-    (tmp_path / "dnc.toml").write_text("slots = 5\n")
-    assert load_config({}).config.slots == 5
 
 
 def test_the_class_itself_reads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,91 +20,25 @@ def test_the_class_itself_reads_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     assert ServeConfig().slots == 256
 
 
-def test_the_worker_gets_it_unchanged() -> None:
-    config = load_config({"host_bytes": "3GiB", "nr_cells": "7", "store": "redis://:secret@host/0"}).config
-    assert ServeConfig.model_validate_json(config.model_dump_json()) == config
-    assert config.host_bytes == 3 * 2**30
-
-
 def test_every_setting_is_described() -> None:
     for name, field in ServeConfig.model_fields.items():
         assert field.description, name
     assert len(PORTS) == 7
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ({"port": "x"}, "port is 'x' (--port); expected a whole number"),
-        ({"port": "70000"}, "port is '70000' (--port); expected at most 65535"),
-        ({"slots": "0"}, "slots is '0' (--slots); expected at least 1"),
-        ({"slots": "1.5"}, "slots is '1.5' (--slots); expected a whole number"),
-        ({"grace_s": "0"}, "grace_s is '0' (--grace-s); expected more than 0"),
-        ({"idle_timeout_s": "inf"}, "idle_timeout_s is 'inf' (--idle-timeout-s); expected a finite number"),
-        (
-            {"host_bytes": "12 zork"},
-            "host_bytes is '12 zork' (--host-bytes); expected a size such as 4096 or \"256MiB\"",
-        ),
-        ({"insecure": "hm"}, "insecure is 'hm' (--insecure); expected true or false"),
-        ({"durability": "maybe"}, "durability is 'maybe' (--durability); expected 'off', 'async' or 'sync'"),
-        ({"device": "tpu"}, "device is 'tpu' (--device); expected auto, cpu, cuda or cuda:INDEX"),
-        ({"advertise": "here"}, "advertise is 'here' (--advertise); expected host:port"),
-        ({"model": ""}, "model is '' (--model); expected some text"),
-        ({"max_batch_delay_ms": "0"}, "max_batch_delay_ms is '0' (--max-batch-delay-ms); expected at least 1"),
-        (
-            {"store": "mysql://me:secret@host"},
-            "store is 'mysql://me:***@host' (--store); "
-            "expected sqlite, redis://HOST:PORT/DB, rediss://… or unix://PATH",
-        ),
-        ({"port": "8080"}, "torchserve_http_port is 8080; expected another port than that of port"),
-        ({"tls_key": "k"}, "tls_certificate is ''; expected a file, because tls_key is set"),
-        ({"tls_client_ca": "c"}, "tls_certificate is ''; expected a file, because tls_client_ca is set"),
-    ],
-)
-def test_wrong_values(flags: dict[str, str], message: str) -> None:
-    with pytest.raises(ConfigError) as refused:
-        load_config(flags)
-    assert str(refused.value) == message
-
-
-def test_wrong_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"^--config is 'none\.toml'; expected a TOML file$"):
-        load_config({}, Path("none.toml"))
-    file = tmp_path / "bad.toml"
-    file.write_text("slots = [")
-    with pytest.raises(ConfigError, match=r"bad\.toml is not TOML"):
-        load_config({}, file)
-    file.write_text("slotz = 1\n")
-    with pytest.raises(ConfigError, match=r"bad\.toml sets 'slotz', which is no setting"):
-        load_config({}, file)
-    monkeypatch.setenv("DNC_SLOTS", "none")
-    with pytest.raises(ConfigError, match=r"^slots is 'none' \(DNC_SLOTS\); expected a whole number$"):
-        load_config({})
-
-
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
 def test_a_door_that_others_reach_is_protected_or_meant_to_be_open(host: str) -> None:
     tls = {"tls_certificate": "c.pem", "tls_key": "k.pem"}
     for unprotected in ({}, tls, {"tokens": "t"}):
-        with pytest.raises(ConfigError, match="insecure"):
-            load_config({"host": host, **unprotected})
+        with pytest.raises(ValidationError, match="insecure"):
+            ServeConfig(host=host, **unprotected)
     for accepted in ({"insecure": True}, {**tls, "tokens": "t"}, {**tls, "tls_client_ca": "a.pem"}):
-        assert load_config({"host": host, **accepted}).config.host == host
+        assert ServeConfig(host=host, **accepted).host == host
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_loopback_needs_no_protection(host: str) -> None:
-    assert load_config({"host": host}).config.host == host
-
-
-def test_shown_as_toml_that_can_be_read_again(tmp_path: Path) -> None:
-    given = load_config({"store": "redis://me:secret@host:1/0", "model": 'a "b"\\c', "compile": True, "nr_cells": "3"})
-    shown = given.show()
-    assert "secret" not in shown
-    file = tmp_path / "shown.toml"
-    file.write_text(shown.replace("***", "secret"))
-    assert load_config({}, file).config == given.config
-    assert "# nr_cells is not set" in load_config({}).show()
+    assert ServeConfig(host=host).host == host
 
 
 def test_state_folder_follows_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,17 +54,6 @@ def test_paths_are_those_of_who_asked_not_of_the_worker(tmp_path: Path, monkeypa
     assert config.tokens == str(tmp_path / "tokens")
     assert config.tls_key == str(Path.home() / "key.pem")
     assert config.tls_client_ca == ""
-
-
-def test_misspelt_variables_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DNC_SLOTZ", "1")
-    monkeypatch.setenv("DNC_TOKEN", "for the client")
-    monkeypatch.setenv("DNC_SLOTS", "1")
-    monkeypatch.setenv("DNC_8500_TCP", "from Kubernetes")
-    assert unknown_variables() == [
-        "DNC_8500_TCP in the environment is no setting",
-        "DNC_SLOTZ in the environment is no setting; did you mean DNC_SLOTS?",
-    ]
 
 
 def test_flags_and_json_names() -> None:
