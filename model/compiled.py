@@ -1,22 +1,18 @@
 """The artifact compiled ahead of time for one kind of host: faster code beside the TorchScript that runs anywhere.
 
-AOTInductor makes a package of machine code for each number of rows and of ticks. They lie in a folder of a cache whose
-name is made of all that the code depends on, so a cache can be shared between servers and hosts, and deleted at any
-time: a folder appears there complete, in one step, and is checked before it is loaded.
+AOTInductor makes a package of machine code for each number of rows and of ticks. They lie in a folder of a cache; see
+`compiled_cache.py`.
 """
 
 import contextlib
-import hashlib
 import json
 import multiprocessing
 import os
-import platform
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -27,6 +23,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dnc_serve.model.compiled_cache import (
+    CompiledError,
+    compiled_key,
+    filled,
+    intact,
+    package_file,
+    read_manifest,
+    write_manifest,
+)
+from dnc_serve.model.decompositions import decompositions
 from dnc_serve.model.export import Artifact, ArtifactError, load_artifact
 from dnc_serve.model.tick import TickModule
 from dnc_serve.model.weights import load_model
@@ -38,19 +44,11 @@ MOST_BYTES_OF_MANY_ROWS = 256 << 10
 # those are compiled in minutes.
 TICKS = (1, 8)
 MOST_LAYERS_OF_MANY_TICKS = 2
-MANIFEST_FILE = "compiled.json"
-FORMAT = 1
 # Code that computes with more threads than one adds up in an order of its own.
 OPTIONS = {"cpp.threads": 1}
-# Up to so many slots, ranking each against all others is faster than a sort of each row.
-RANKED_SLOTS = 256
 MOST_COMPILERS = 4  # at once; each takes half a gigabyte
 
 Progress = Callable[[int, int], None]
-
-
-class CompiledError(Exception):
-    """There is no compiled artifact to be used; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -79,29 +77,6 @@ class CompiledArtifact:
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)), packed
 
 
-def processor(device: torch.device) -> str:
-    """The kind of processor, as far as code and rounding depend on it."""
-    if device.type == "cuda":
-        capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
-        return f"{torch.cuda.get_device_name(device)} {capability} cuda {torch.version.cuda}"
-    facts = {"vendor_id": "", "cpu family": "", "model": "", "flags": "", "Features": ""}
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().partition("\n\n")[0].splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() in facts:
-                facts[name.strip()] = " ".join(sorted(value.split()))
-    else:
-        facts["model"] = platform.processor()
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {json.dumps(facts)}"
-
-
-def compiled_key(digest: str, device: torch.device | str = "cpu") -> str:
-    """The name of the folder for a model's code: weights, torch, processor and format, as hexadecimal digits."""
-    described = [FORMAT, digest, torch.__version__, torch.device(device).type, processor(torch.device(device))]
-    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:24]
-
-
 def compile_artifact(
     artifact_folder: str | Path,
     cache: str | Path,
@@ -117,7 +92,7 @@ def compile_artifact(
     """
     artifact = load_artifact(artifact_folder)
     folder = Path(cache) / compiled_key(artifact.digest, device)
-    if _intact(folder):
+    if intact(folder):
         return folder
     if ticks is None:
         ticks = TICKS if artifact.config.num_layers <= MOST_LAYERS_OF_MANY_TICKS else TICKS[:1]
@@ -127,38 +102,13 @@ def compile_artifact(
         raise ValueError(
             f"ticks are {tuple(ticks)} and tile_sizes {tuple(tile_sizes)}; expected 1 and some size in them"
         )
-    if not _compiler():
+    compiler = _compiler()
+    if not compiler:
         raise CompiledError("compiling takes a C++ compiler; install g++, or name another in CXX")
     jobs = [(rows, count) for count in sorted(ticks, reverse=True) for rows in sorted(tile_sizes, reverse=True)]
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder.parent)
-        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as exc:
-        raise CompiledError(f"{cache} can't hold compiled models: {exc.strerror}") from exc
-    try:
+    with filled(folder) as beside:
         _compile_all(Path(artifact_folder), beside, jobs, device, progress or (lambda done, total: None))
-        manifest = {
-            "format": FORMAT,
-            "key": folder.name,
-            "digest": artifact.digest,
-            "torch": torch.__version__,
-            "processor": processor(torch.device(device)),
-            "compiler": _compiler(),
-            "packages": [
-                {
-                    "rows": rows,
-                    "ticks": count,
-                    "file": _name(rows, count),
-                    "sha256": _sha256(beside / _name(rows, count)),
-                }
-                for rows, count in sorted(jobs)
-            ],
-        }
-        (beside / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n")
-        _put(beside, folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        write_manifest(beside, folder.name, jobs, digest=artifact.digest, device=device, compiler=compiler)
     return folder
 
 
@@ -168,7 +118,7 @@ def load_compiled(artifact: Artifact, cache: str | Path, device: torch.device | 
     folder = Path(cache) / compiled_key(artifact.digest, device)
     if not folder.is_dir():
         raise CompiledError(f"{cache} has none of this model for this host; `dnc serve --compile` makes one")
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     loaders = {}
     # Code for a GPU is read from its file later on.
     with _unpacked_and_gone() if device.type == "cpu" else contextlib.nullcontext():
@@ -246,37 +196,10 @@ def _compile_one(artifact_folder: Path, folder: Path, rows: int, ticks: int, dev
     packed = torch.zeros(rows, sum(module.packing.sizes), device=device)
     with torch.no_grad():
         program = torch.export.export(module, (inputs, packed), strict=False)
-        decompositions: dict[Any, Callable[..., Any]] = {torch.ops.aten.baddbmm.default: baddbmm_of_single_rows}
-        if module.dnc.nr_cells <= RANKED_SLOTS:
-            decompositions[torch.ops.aten.sort.stable] = sort_by_rank
-        program = program.run_decompositions(decompositions)
+        program = program.run_decompositions(decompositions(module.dnc.nr_cells))
         torch._inductor.aoti_compile_and_package(
-            program, package_path=str(folder / _name(rows, ticks)), inductor_configs=OPTIONS
+            program, package_path=str(folder / package_file(rows, ticks)), inductor_configs=OPTIONS
         )
-
-
-# Operations that the compiler would leave to a call for each row, taken apart into what it makes vector code of.
-
-
-def sort_by_rank(values: Tensor, *, stable: bool, dim: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
-    """`torch.sort`, stable, with the same results for numbers: each finds its place by comparison with all others."""
-    values = values.movedim(dim, -1)
-    places = torch.arange(values.size(-1), device=values.device)
-    ours, others = values.unsqueeze(-1), values.unsqueeze(-2)
-    before = (others > ours) if descending else (others < ours)
-    before = before | ((others == ours) & (places.unsqueeze(0) < places.unsqueeze(1)))
-    rank = before.to(values.dtype).sum(-1).to(torch.int64)
-    ordered = torch.zeros_like(values).scatter(-1, rank, values)
-    order = torch.zeros_like(rank).scatter(-1, rank, places.expand_as(rank))
-    return ordered.movedim(-1, dim), order.movedim(-1, dim)
-
-
-def baddbmm_of_single_rows(added: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    """`torch.baddbmm` where each matrix on the left is a single row [B, 1, N], as for the one read head of a model."""
-    if left.size(1) != 1 or beta != 1 or alpha != 1:
-        return NotImplemented  # type: ignore[no-any-return]  # the compiler then does as it would without this
-    product: Tensor = (left.transpose(1, 2) * right).sum(1, keepdim=True)
-    return added + product
 
 
 def _compiler() -> str:
@@ -332,68 +255,3 @@ class CompileBar:
     def __exit__(self, *exc_info: object) -> None:
         if self._bar is not None:
             self._bar.close()
-
-
-# The cache.
-
-PUT_ATTEMPTS = 20
-ABANDONED_S = 24 * 3600.0  # no compilation takes so long
-
-
-def _remove_abandoned(cache: Path) -> None:
-    """Removes what compilations that were killed left half-way."""
-    for left in cache.glob(".*"):
-        with contextlib.suppress(OSError):  # another process may remove it, too
-            if time.time() - left.stat().st_mtime > ABANDONED_S:
-                shutil.rmtree(left, ignore_errors=True)
-
-
-def _put(beside: Path, folder: Path) -> None:
-    """Gives a complete folder its name. Another process may have done so first; then its folder stays."""
-    refused: OSError | None = None
-    # A damaged folder is moved out of the way; while one process does that, another may put a whole one there.
-    for _ in range(PUT_ATTEMPTS):
-        try:
-            beside.rename(folder)
-            return
-        except OSError as exc:
-            refused = exc
-        if _intact(folder):
-            return
-        damaged = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        with contextlib.suppress(OSError):
-            folder.rename(damaged / "damaged")
-        shutil.rmtree(damaged, ignore_errors=True)
-    assert refused is not None
-    raise CompiledError(f"{folder} can't be written: {refused.strerror}") from refused
-
-
-def _intact(folder: Path) -> bool:
-    try:
-        _read_manifest(folder)
-    except CompiledError:
-        return False
-    return True
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest, after a check of every file."""
-    path = folder / MANIFEST_FILE
-    try:
-        manifest = json.loads(path.read_text())
-        if manifest["format"] != FORMAT or manifest["key"] != folder.name or not manifest["packages"]:
-            raise CompiledError(f"{path} is of another model, host or version")
-        for package in manifest["packages"]:
-            if _sha256(folder / package["file"]) != package["sha256"]:
-                raise CompiledError(f"{folder / package['file']} is damaged; delete {folder} and compile again")
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise CompiledError(f"{folder} is damaged ({exc}); delete it and compile again") from exc
-    return dict(manifest)
-
-
-def _name(rows: int, ticks: int) -> str:
-    return f"{rows}_rows_{ticks}_ticks.pt2"
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -41,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _compile(folder: Path, state_dir: Path | None) -> int:
     from dnc_serve.handler.config import COMPILED, default_state_dir
-    from dnc_serve.model.compiled import CompileBar, CompiledError, compile_artifact, stopped_in_good_order
+    from dnc_serve.model.compiled import CompileBar, compile_artifact, stopped_in_good_order
+    from dnc_serve.model.compiled_cache import CompiledError
 
     try:
         with stopped_in_good_order(), CompileBar() as bar:

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dnc_serve.model.compiled import CompiledArtifact, CompiledError, load_compiled, processor
+from dnc_serve.model.compiled import CompiledArtifact, load_compiled
+from dnc_serve.model.compiled_cache import CompiledError, processor
 from dnc_serve.model.export import Artifact
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,8 @@ from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.engine import tiles as tiles_module
 from dnc_serve.handler.engine.tiles import Tiles, choose_tiles
 from dnc_serve.handler.engine.work import Peek
-from dnc_serve.model.compiled import MANIFEST_FILE, CompiledError, compiled_key, load_compiled
+from dnc_serve.model.compiled import load_compiled
+from dnc_serve.model.compiled_cache import MANIFEST_FILE, CompiledError, compiled_key
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import Artifact, export, load_artifact
 
