@@ -27,6 +27,18 @@ class Start:
 PLAIN_START = Start(biases={})
 """A fresh model as it is."""
 
+LOOKUP_START = Start(
+    biases={
+        "allocation_gates": 2.0,
+        "write_gates": 1.0,
+        "free_gates": -2.0,
+        "read_strengths": 10.0,
+        "content_mode": 2.0,
+    },
+    input_scale=2.0,
+)
+"""A memory that keeps what it is told and reads by content: for questions about what was told before."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:

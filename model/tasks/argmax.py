@@ -5,25 +5,22 @@ As a command, `python -m dnc_serve.model.tasks.argmax` takes the flags of the `d
 
 import sys
 from dataclasses import dataclass, replace
-from typing import Self
 
-import torch
 from torch import Tensor
 
 from dnc_serve.model.recipe import PLAIN_START, Recipe
-from dnc_serve.model.tasks.adding import marked_one_hot
-from dnc_serve.model.tasks.task import Batch, Task, check_range, option, random_int
+from dnc_serve.model.tasks.one_hot_numbers import OneHotNumbers
+from dnc_serve.model.tasks.task import Task, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class Argmax(Task):
-    """One-hot numbers from 0 to size - 2, then an end marker, at which the outputs should sum up to the place.
+class Argmax(OneHotNumbers):
+    """The answer is the place of the largest number; the outputs at the end marker should sum up to it.
 
     Places count from 0; of equal numbers the last one's is asked for.
     """
 
     name = "argmax"
-    unit = "answers"
     recipe = Recipe(
         model={"hidden_size": 100, "num_hidden_layers": 1, "nr_cells": 16, "cell_size": 20, "read_heads": 4},
         start=PLAIN_START,
@@ -33,48 +30,13 @@ class Argmax(Task):
         final_lr=1e-4,
     )
 
-    size: int = option(6, "channels of an input; numbers are below size - 1")
-    min_length: int = option(2, "numbers in the shortest sequence")
     max_length: int = option(4, "numbers in the longest sequence")
 
-    def __post_init__(self) -> None:
-        check_range("the sequence's length", self.min_length, self.max_length)
-        check_range("size", self.size, self.size, at_least=2)
-
-    @property
-    def input_size(self) -> int:
-        return self.size
-
-    @property
-    def output_size(self) -> int:
-        return self.size
-
-    def draw(self, batch_size: int, generator: torch.Generator) -> Batch:
-        length = random_int(self.min_length, self.max_length, generator)
-        return self.episode(torch.randint(0, self.size - 1, (length, batch_size), generator=generator))
-
-    def episode(self, numbers: Tensor) -> Batch:
-        """The whole episode for numbers [n, B]; the target is at the end marker's timestep, in channel 0."""
-        places = len(numbers) - 1 - numbers.flip(0).argmax(0)  # the last of equal ones
-        return marked_one_hot(numbers, self.size, places)
+    def right(self, numbers: Tensor) -> Tensor:
+        return len(numbers) - 1 - numbers.flip(0).argmax(0)  # the last of equal ones
 
     def answer(self, outputs: Tensor) -> Tensor:
-        """The answer [B] that outputs [T, B, O] hold."""
         return outputs[-1].sum(1)
-
-    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Mean squared error of the answer."""
-        return (self.answer(outputs) - batch.targets[-1, :, 0]).square().mean()
-
-    def wrong(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """1 where the rounded answer isn't the right one."""
-        return (self.answer(outputs).round() != batch.targets[-1, :, 0]) * batch.due
-
-    def units(self, batch: Batch) -> int:
-        return int(batch.due.sum())
-
-    def lengthened(self, by: int) -> Self:
-        return replace(self, max_length=self.max_length + by)
 
     def exams(self) -> dict[str, Task]:
         longest = self.max_length

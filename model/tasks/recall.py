@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dnc_serve.model.recipe import Recipe, Start
+from dnc_serve.model.recipe import LOOKUP_START, Recipe
 from dnc_serve.model.tasks.task import Batch, Task, check_range, option, random_bits, random_int, random_share
 
 
@@ -24,17 +24,7 @@ class Recall(Task):
     name = "recall"
     recipe = Recipe(
         model={"hidden_size": 64, "num_hidden_layers": 1, "nr_cells": 32, "cell_size": 32, "read_heads": 1},
-        start=Start(
-            biases={
-                "allocation_gates": 2.0,
-                "write_gates": 1.0,
-                "free_gates": -2.0,
-                "read_strengths": 10.0,
-                "content_mode": 2.0,
-            },
-            forget_bias=-1.0,
-            input_scale=2.0,
-        ),
+        start=replace(LOOKUP_START, forget_bias=-1.0),
         iterations=7000,
         batch_size=32,
         lr=3e-3,
