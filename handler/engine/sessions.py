@@ -12,6 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from dnc_serve.handler.doors.codec import Float32
+from dnc_serve.handler.engine.host_rows import NO_ROW
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.journal.stores.contract import Head, Lease
 
@@ -125,6 +126,7 @@ class Session:
     # The state is in exactly one of: a row of the slab, an array in host memory, the store.
     row: int | None = None
     host: Float32 | None = None
+    host_row: int = NO_ROW  # in the block of host memory
     # The newest snapshot in the store, and what has been applied since.
     snapshot_ordinal: int = -1
     passing_snapshots: tuple[int, ...] = ()  # ordinals of those that were taken before they were due

@@ -9,9 +9,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from itertools import islice
 
-import numpy as np
-
 from dnc_serve.handler.doors.codec import Float32
+from dnc_serve.handler.engine.host_rows import HostRows
 from dnc_serve.handler.engine.sessions import Session
 from dnc_serve.handler.engine.slab import Slab
 from dnc_serve.handler.errors import ServeError, StoreUnavailable
@@ -20,6 +19,8 @@ from dnc_serve.handler.metrics import Metrics
 
 # After a store was found unavailable, memory is not offered to it again so soon.
 RETRY_S = 1.0
+# So many states over the budget don't wait for the end of the turn.
+MOST_IN_EXCESS = 64
 
 Store = Callable[[list[Session], Callable[[Outcomes], None]], None]
 Wake = Callable[[Session], None]
@@ -59,6 +60,7 @@ class Tiers:
         # Least recently used first.
         self._in_slots: OrderedDict[Session, None] = OrderedDict()
         self._in_host: OrderedDict[Session, None] = OrderedDict()
+        self._host_rows = HostRows(host_bytes // row_bytes, row_bytes // 4)
         self._storing = 0
         self._shrink_pending = False
         self._retry_at = 0.0  # time.monotonic()
@@ -81,7 +83,7 @@ class Tiers:
         if self._has_room():
             self._place(session, state)
         else:
-            self._keep_in_host(session, state if state is not None else self._zeros())
+            self._keep_in_host(session, state)
 
     def lift(self, session: Session) -> bool:
         """Brings a session from host memory to a slot; False if every slot is in use by running work."""
@@ -89,10 +91,8 @@ class Tiers:
             return True
         if not self._has_room():
             return False
-        state = session.host
-        session.host = None
-        del self._in_host[session]
-        self._place(session, state)
+        self._place(session, session.host)
+        self._leave_host(session)
         return True
 
     def swap(self, session: Session, row: int) -> None:
@@ -114,7 +114,8 @@ class Tiers:
         if session.row is not None:
             self.slab.write(session.row, state)
         else:
-            session.host = state if state is not None else self._zeros()
+            assert session.host is not None
+            session.host[:] = 0.0 if state is None else state
 
     def forget(self, session: Session) -> None:
         """The session's state is not needed any more here."""
@@ -123,8 +124,7 @@ class Tiers:
             del self._in_slots[session]
             session.row = None
         elif session.host is not None:
-            del self._in_host[session]
-            session.host = None
+            self._leave_host(session)
 
     def shrink(self) -> None:
         """Moves states from host memory to the store until the host budget holds, many in one write.
@@ -175,10 +175,17 @@ class Tiers:
         """By how many states host memory is over its budget, without those that are being written."""
         return len(self._in_host) - self._storing - self._host_limit // self._row_bytes
 
-    def _keep_in_host(self, session: Session, state: Float32) -> None:
-        session.host = state
+    def _leave_host(self, session: Session) -> None:
+        self._host_rows.give(session.host_row)
+        session.host = None
+        del self._in_host[session]
+
+    def _keep_in_host(self, session: Session, state: Float32 | None) -> None:
+        session.host, session.host_row = self._host_rows.keep(state)
         self._in_host[session] = None
-        if self._excess > 0 and not self._shrink_pending:
+        if self._excess >= MOST_IN_EXCESS:
+            self.shrink()
+        elif self._excess > 0 and not self._shrink_pending:
             self._shrink_pending = True
             self._later(self.shrink)
 
@@ -199,6 +206,3 @@ class Tiers:
         session.row = self.slab.take()
         self.slab.write(session.row, state)
         self._in_slots[session] = None
-
-    def _zeros(self) -> Float32:
-        return np.zeros(self._row_bytes // 4, np.float32)
