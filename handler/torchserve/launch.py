@@ -33,7 +33,7 @@ from dnc_serve.handler.torchserve.worker_config import CONFIG_FILE
 logger = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 900.0  # a first start may compile
-LAST_WORD_S = 0.5
+LAST_WORD_S = 2.0
 DOORS_TIMEOUT_S = 30.0
 PORT_ATTEMPTS = 5
 # TorchServe starts a dead worker again by itself; if none is back after this long, TorchServe is what is started again.
