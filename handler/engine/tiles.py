@@ -35,7 +35,7 @@ SHARE_OF_TIES = 0.1
 # a processor's cache each row costs several times more; a GPU has none that would hold them anyway.
 MAX_TILE_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
 # How much more a row may cost in a tile than in the best one.
-WORTHWHILE = 1.15
+WORTHWHILE = 1.1
 # TorchScript's executor may change its code after the first calls.
 WARM_UP_CALLS = 3
 
