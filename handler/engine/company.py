@@ -102,11 +102,11 @@ class Rotation:
         tiles, magnitude, is_replay = leads.tiles, _magnitude(leads), leads.is_replay
         alike = [run for run in self._runs if run.tiles is tiles and run.is_replay == is_replay]
         like = alike if is_replay else [run for run in alike if _magnitude(run) == magnitude]
-        company = like[: tiles.largest if is_replay else self._rows(tiles)]
-        # Rows that would be padding carry longer chunks a bit further.
-        padding = tiles.fit(len(company)) - len(company)
-        if padding and len(alike) > len(like):
-            company += [run for run in alike if _magnitude(run) > magnitude][:padding]
+        rows = tiles.largest if is_replay else self._rows(tiles)
+        company = like[:rows]
+        # Few rows cost almost as much as many: longer chunks come a bit further with them.
+        if len(company) < rows and len(alike) > len(like):
+            company += [run for run in alike if _magnitude(run) > magnitude][: rows - len(company)]
         longer = LONGER_FOR_REPLAYS if all(run.is_replay for run in self._runs) else 1
         if len(company) == len(self._runs):
             self._runs.clear()
