@@ -137,7 +137,7 @@ class DncServer:
         metrics_address = self._open_metrics(engine)
         for for_ever in (Upkeep(engine, self._access).run(), *([engine.leases.run()] if store.shared else [])):
             self._cleanup.callback(self._loop.create_task(for_ever).cancel)
-        # What torch and gRPC brought stays: a look through it for garbage held everybody up for 60 ms every other second.
+        # What torch and gRPC brought stays: looking through it for garbage held everybody up for 60 ms at a time.
         gc.collect()
         gc.freeze()
         await door.set_health(SERVING)
