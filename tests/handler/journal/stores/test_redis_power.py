@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import subprocess
 import threading
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from dnc_serve.handler.errors import StoreUnavailable
 from dnc_serve.handler.journal.stores import open_store
 from dnc_serve.handler.journal.stores.contract import Append
+from tests.programs import program
 
 LOSSES = 3
 
@@ -19,9 +19,7 @@ LOSSES = 3
 @pytest.fixture
 def noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Redis that is started from now on notes what it has synced."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("needs a C compiler")
+    compiler = program("cc", "gcc")
     library = tmp_path / "note_syncs.so"
     source = Path(__file__).with_name("note_syncs.c")
     subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)

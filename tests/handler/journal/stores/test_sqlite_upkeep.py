@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 from dnc_serve.handler.journal.stores import sqlite_upkeep
 from dnc_serve.handler.journal.stores.contract import Append
 from dnc_serve.handler.journal.stores.sqlite import SQLiteStore
+from tests.programs import program
 
 # For each kind of moment to commit in: what hung, whether a commit went through meanwhile, and which log there is then.
 PROGRAM = """
@@ -63,9 +63,7 @@ store.close()
 @pytest.fixture
 def holding(tmp_path: Path) -> dict[str, str]:
     """The environment of a program whose syncs may be held up."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("needs a C compiler")
+    compiler = program("cc", "gcc")
     library = tmp_path / "hold_syncs.so"
     source = Path(__file__).with_name("hold_syncs.c")
     subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
