@@ -8,6 +8,7 @@ more they cost.
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -84,6 +85,7 @@ class Feed:
         self._waiting: list[asyncio.Future[None]] = []
         self._check: asyncio.TimerHandle | None = None
         self._look: Look | None = None
+        self._turns: deque[asyncio.Future[None]] = deque()
 
     @classmethod
     def of(cls, engine: Engine, session: Session) -> "Feed":
@@ -163,7 +165,24 @@ class Feed:
         key = names, max_cells
         if key not in look.frames:
             look.frames[key] = asyncio.ensure_future(self._make(look.seen.result(), names, max_cells))
-        return await asyncio.shield(look.frames[key])
+        frame = await asyncio.shield(look.frames[key])
+        await self._turn()
+        return frame
+
+    async def _turn(self) -> None:
+        """Those who got the same frame go on one by one, each in a turn of the loop: others' chunks come in between."""
+        turn = self._engine.loop.create_future()
+        self._turns.append(turn)
+        if len(self._turns) == 1:
+            self._engine.loop.call_soon(self._next_turn)
+        await turn
+
+    def _next_turn(self) -> None:
+        turn = self._turns.popleft()
+        if not turn.done():
+            turn.set_result(None)
+        if self._turns:
+            self._engine.loop.call_soon(self._next_turn)
 
     async def _make(self, seen: Seen, names: tuple[str, ...], max_cells: int) -> bytes:
         tier = f"TIER_{self._session.tier.name}"
