@@ -259,6 +259,11 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> DncError:
     # The server describes each of its errors; one without a description comes from the way to it.
     if error.code() in _SIGNS_OF_A_LOST_CONNECTION:
         return Unavailable(error.details() or error.code().name)
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return Internal(
+            "what answers there is no streaming door of this version; expected the address that follows `grpc=` in the "
+            f"line that `dnc serve` prints ({error.details()})"
+        )
     return _from_code(error.code().value[0], error.details() or error.code().name)
 
 

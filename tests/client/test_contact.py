@@ -8,9 +8,10 @@ import sys
 import time
 from collections.abc import Callable
 
+import grpc
 import pytest
 
-from dnc_serve.client import AsyncClient, Client, Retry, Unavailable
+from dnc_serve.client import AsyncClient, Client, Internal, Retry, Unavailable
 from dnc_serve.client.arrays import Float32
 from tests.client.conftest import INPUT_SIZE, ServerProcess, random_inputs
 from tests.client.relay import relay_to
@@ -29,6 +30,20 @@ def test_a_wrong_address_is_told_at_once_and_given_up_soon(caplog: pytest.LogCap
     [warning] = [record for record in caplog.records if record.name == "dnc_serve.client"]
     assert warning.levelno == logging.WARNING
     assert warning.getMessage().startswith(f"{NOWHERE} doesn't answer: is `dnc serve` running there?")
+
+
+async def test_another_server_is_told_from_a_streaming_door() -> None:
+    server = grpc.aio.server()
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with AsyncClient(f"127.0.0.1:{port}", retry=QUICK) as client:
+            with pytest.raises(
+                Internal, match="no streaming door of this version; expected the address"
+            ):
+                await client.model()
+    finally:
+        await server.stop(None)
 
 
 def test_tracebacks_are_short(address: str) -> None:

@@ -86,7 +86,6 @@ async def test_reasons_arrive(fail: Any, reason: str) -> None:
         (grpc.StatusCode.DEADLINE_EXCEEDED, errors.DeadlineExceeded),
         (grpc.StatusCode.UNAUTHENTICATED, errors.Unauthenticated),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, errors.LimitError),
-        (grpc.StatusCode.UNIMPLEMENTED, Internal),
     ],
 )
 async def test_what_grpc_itself_says(fail: Any, code: grpc.StatusCode, expected: type[DncError]) -> None:
