@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 # Set where nothing may be left out.
-COMPLETE_VARIABLE = "DNC_TESTS_COMPLETE"
+COMPLETE_VARIABLE = "TESTS_COMPLETE"
 
 
 def program(*names: str) -> str:

@@ -1,6 +1,7 @@
 """`dnc serve`: a model behind TorchServe and the streaming door, in the foreground."""
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,10 @@ def run(args: argparse.Namespace) -> int:
         loaded = load_config(flags, args.config)
     except ConfigError as exc:
         return _refuse(exc, 2)
-    for sentence in unknown_variables():
-        print(f"dnc serve: {sentence}", file=sys.stderr)
+    misspelt = unknown_variables()
     if args.show_config:
+        for sentence in misspelt:
+            print(f"dnc serve: {sentence}", file=sys.stderr)
         print(loaded.show())
         return 0
     try:
@@ -57,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     from dnc_serve.handler.torchserve.ports import AddressUnusable
 
     configure_logs(loaded.config.log_level)
+    for sentence in misspelt:
+        logging.getLogger(__name__).warning(sentence)
     try:
         return serve(loaded.config, stops, lambda line: print(line, flush=True))
     except (StartFailed, ModelError, AddressUnusable, OSError) as exc:

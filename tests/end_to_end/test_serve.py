@@ -227,6 +227,14 @@ def test_misspelt_variables_are_told(tmp_path: Path) -> None:
     assert "slots = 256" in done.stdout
 
 
+def test_misspelt_variables_are_lines_of_the_log(small_artifact: Path, tmp_path: Path) -> None:
+    with running(small_artifact, tmp_path, env={"DNC_SLOTZ": "9"}) as server:
+        lines = [json.loads(line) for line in server.log.splitlines()]
+    assert [line["message"] for line in lines if line["level"] == "warning"] == [
+        "DNC_SLOTZ in the environment is no setting; did you mean DNC_SLOTS?"
+    ]
+
+
 def test_show_config(tmp_path: Path) -> None:
     file = tmp_path / "dnc.toml"
     file.write_text('slots = 8\nhost_bytes = "1MiB"\n')
