@@ -46,9 +46,10 @@ logger = logging.getLogger(__name__)
 SERVICE = dnc_pb2.DESCRIPTOR.services_by_name["DncService"].full_name
 Result = TypeVar("Result")
 
-# How long a thread that comes back from the model waits for the loop to let go of the interpreter; Python's 5 ms are
-# as long as a step.
-SWITCH_SECONDS = 0.0005
+# How long a thread waits for the interpreter, the loop for TorchServe's door, or what comes back from the model for the
+# loop; Python's 5 ms are as long as a step.
+import os
+SWITCH_SECONDS = float(os.environ.get("SW","0.0001"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,8 @@ LONGER_FOR_REPLAYS = 4
 
 # How long after the latest arrival another one is waited for.
 GAP_SECONDS = 0.0003
+# A session beside which none has stepped for so long need wait for nobody.
+ALONE_SECONDS = 0.02
 
 
 @dataclass(eq=False, slots=True)
@@ -133,6 +135,17 @@ class Gathering:
     def __init__(self) -> None:
         self.latest_arrival = 0.0  # time.perf_counter()
         self.usual = 1
+        self._session: Session | None = None  # the latest that stepped
+        self._since = 0.0
+
+    def began(self, session: Session) -> None:
+        """The session is about to step."""
+        if session is not self._session:
+            self._session, self._since = session, time.perf_counter()
+
+    def is_alone(self, session: Session, now: float) -> bool:
+        """Whether no other session has stepped for a while."""
+        return session is self._session and now - self._since > ALONE_SECONDS
 
     def waits(self, waiting: int) -> bool:
         """Whether more are to be waited for, `waiting` being there."""

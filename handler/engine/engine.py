@@ -103,10 +103,11 @@ class Engine:
                 limit=config.max_queued_chunks,
             )
         self.queued += 1
-        if isinstance(work, Chunk):
-            self.turns.arrived(work.arrived_at)
         session.fifo.append(work)
-        self.turns.schedule(session)
+        if isinstance(work, Chunk):
+            self.turns.arrived(session, work.arrived_at)
+        else:
+            self.turns.schedule(session)
 
     def go_on(self, session: Session) -> None:
         """The session is free again: its own work may go on, and so may that of others that waited for room."""

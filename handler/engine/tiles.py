@@ -34,8 +34,9 @@ SHARE_OF_TIES = 0.1
 # The states of a tile take so much at most, or it has one row. A tick needs a few times as much beside them, and out of
 # a processor's cache each row costs several times more; a GPU has none that would hold them anyway.
 MAX_TILE_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
-# How much more a row may cost in a tile than in the best one.
-WORTHWHILE = 1.1
+# By these factors a row may cost hardly more, and far more, in one tile than in another.
+HARDLY_MORE = 1.1
+FAR_MORE = 1.4
 # TorchScript's executor may change its code after the first calls.
 WARM_UP_CALLS = 3
 
@@ -170,10 +171,16 @@ class Tiles:
         return torch.cat(outputs), states.cpu()
 
     def _worthwhile(self) -> int:
-        """The smallest tile in which a row costs hardly more than in any larger one: two of them, one after the other,
-        leave the loop time to serve one while the other is stepped."""
+        """The tile of which two are under way at once, so that the loop serves one while the other is stepped.
+
+        At most half as large as the largest, unless a row costs far more there; and the smallest of the tiles in which
+        a row costs about the same.
+        """
         of_a_row = {size: self._tick_seconds[size] / size for size in self.sizes}
-        return min(size for size, seconds in of_a_row.items() if seconds <= WORTHWHILE * min(of_a_row.values()))
+        best = min(of_a_row.values())
+        halves = {size: cost for size, cost in of_a_row.items() if 2 * size <= self.largest and cost <= FAR_MORE * best}
+        chosen = halves or of_a_row
+        return min(size for size, cost in chosen.items() if cost <= HARDLY_MORE * min(chosen.values()))
 
     def _time_a_tick(self, size: int) -> float:
         inputs = torch.zeros(PROBE_TIMESTEPS, size, self.input_size, device=self.device)

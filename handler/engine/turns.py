@@ -44,7 +44,8 @@ class Turns:
         # No larger than pays, so that one company can be stepped while another one is answered.
         self._long = Rotation(THREAD_TURN_SECONDS, lambda tiles: tiles.worthwhile)
         self._gathering = Gathering()
-        self._turn_pending = False
+        self._turn_pending = False  # the loop will call it
+        self._others_first = False
         self._threads = threads
         self._in_threads = 0  # companies
         # Whether denormal numbers are flushed is set for each thread.
@@ -58,9 +59,18 @@ class Turns:
         """Ends the threads."""
         self._pool.shutdown()
 
-    def arrived(self, at: float) -> None:
-        """Work has come in, at `time.perf_counter()`."""
+    def arrived(self, session: Session, at: float) -> None:
+        """A chunk for the session has come in, at `time.perf_counter()`; it is the last in its FIFO.
+
+        Nobody is about to join a session that has been alone, so its turn is now, before whatever the loop has to do
+        for others; they come before the next one.
+        """
         self._gathering.latest_arrival = at
+        self.schedule(session)
+        if session.scheduled and not (self.runs or self._others_first) and self._gathering.is_alone(session, at):
+            self._turn()
+            self._others_first = True
+            self._wake()
 
     def schedule(self, session: Session) -> None:
         """Looks at the session's FIFO in the next turn, unless something else will."""
@@ -77,6 +87,7 @@ class Turns:
     def add(self, run: Run) -> None:
         """A chunk is under way from now on."""
         self.runs += 1
+        self._gathering.began(run.session)
         run.is_long = run.tiles.lets_others_run and (run.is_replay or self._seconds(run) > SHORT_SECONDS)
         (self._long if run.is_long else self._short).add(run)
 
@@ -87,10 +98,13 @@ class Turns:
     def _wake(self) -> None:
         if not self._turn_pending:
             self._turn_pending = True
-            self._engine.loop.call_soon(self._turn)
+            self._engine.loop.call_soon(self._turn_of_loop)
+
+    def _turn_of_loop(self) -> None:
+        self._turn_pending = self._others_first = False
+        self._turn()
 
     def _turn(self) -> None:
-        self._turn_pending = False
         self._begin_runs()
         self._fill_threads()
         if not self._short:
