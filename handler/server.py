@@ -48,8 +48,7 @@ Result = TypeVar("Result")
 
 # How long a thread waits for the interpreter, the loop for TorchServe's door, or what comes back from the model for the
 # loop; Python's 5 ms are as long as a step.
-import os
-SWITCH_SECONDS = float(os.environ.get("SW","0.0001"))
+SWITCH_SECONDS = 0.0001
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -32,6 +31,7 @@ from dnc_serve.model.compiled_cache import (
     read_manifest,
     write_manifest,
 )
+from dnc_serve.model.compiled_code import Code, load_code
 from dnc_serve.model.decompositions import decompositions
 from dnc_serve.model.export import Artifact, ArtifactError, load_artifact
 from dnc_serve.model.tick import TickModule
@@ -57,7 +57,7 @@ class CompiledArtifact:
 
     sizes: tuple[int, ...]
     identity: str
-    loaders: dict[tuple[int, int], Any]  # by rows and ticks
+    code: dict[tuple[int, int], Code]  # by rows and ticks
     ticks: tuple[int, ...]  # the most first, 1 last
 
     def __call__(self, inputs: Tensor, packed: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,8 +70,7 @@ class CompiledArtifact:
         outputs: list[Tensor] = []
         for ticks in self.ticks:
             while left >= ticks:
-                # Without the wrapper around it, which parses a description of its arguments at every call.
-                output, packed = self.loaders[rows, ticks].boxed_run([inputs[start : start + ticks], packed])
+                output, packed = self.code[rows, ticks](inputs[start : start + ticks], packed)
                 outputs.append(output)
                 start, left = start + ticks, left - ticks
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)), packed
@@ -119,41 +118,17 @@ def load_compiled(artifact: Artifact, cache: str | Path, device: torch.device | 
     if not folder.is_dir():
         raise CompiledError(f"{cache} has none of this model for this host; `dnc serve --compile` makes one")
     manifest = read_manifest(folder)
-    loaders = {}
-    # Code for a GPU is read from its file later on.
-    with _unpacked_and_gone() if device.type == "cpu" else contextlib.nullcontext():
-        for package in manifest["packages"]:
-            path = folder / package["file"]
-            try:
-                loaded = torch._inductor.aoti_load_package(
-                    str(path), run_single_threaded=True, device_index=-1 if device.index is None else device.index
-                )
-            except (RuntimeError, OSError) as exc:
-                raise CompiledError(f"{path} can't be loaded: {exc}") from exc
-            loaders[package["rows"], package["ticks"]] = loaded.loader
-    sizes = sorted({rows for rows, _ in loaders})
-    ticks = sorted({count for _, count in loaders}, reverse=True)
-    identity = json.dumps([manifest["key"], manifest["compiler"], sizes, ticks])
-    return CompiledArtifact(tuple(sizes), identity, loaders, tuple(ticks))
-
-
-@contextlib.contextmanager
-def _unpacked_and_gone() -> Iterator[None]:
-    """While packages are loaded, they are unpacked to a folder that goes afterwards.
-
-    By itself, torch removes what it unpacked when the process ends, and so never in one that is killed. The code is
-    mapped by then, and needs its file no more.
-    """
-    before = os.environ.get("TMPDIR")
-    with tempfile.TemporaryDirectory(prefix="dnc-compiled-") as folder:
-        os.environ["TMPDIR"] = folder
+    code = {}
+    for package in manifest["packages"]:
+        path = folder / package["file"]
         try:
-            yield
-        finally:
-            if before is None:
-                del os.environ["TMPDIR"]
-            else:
-                os.environ["TMPDIR"] = before
+            code[package["rows"], package["ticks"]] = load_code(path, device)
+        except (RuntimeError, OSError) as exc:
+            raise CompiledError(f"{path} can't be loaded: {exc}") from exc
+    sizes = sorted({rows for rows, _ in code})
+    ticks = sorted({count for _, count in code}, reverse=True)
+    identity = json.dumps([manifest["key"], manifest["compiler"], sizes, ticks])
+    return CompiledArtifact(tuple(sizes), identity, code, tuple(ticks))
 
 
 # Compiling.

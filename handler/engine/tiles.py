@@ -37,6 +37,8 @@ MAX_TILE_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
 # By these factors a row may cost hardly more, and far more, in one tile than in another.
 HARDLY_MORE = 1.1
 FAR_MORE = 1.4
+# What a company costs beside the model, for each of its ticks, if it has sixteen.
+COMPANY_SECONDS = 20e-6
 # TorchScript's executor may change its code after the first calls.
 WARM_UP_CALLS = 3
 
@@ -67,8 +69,8 @@ class Tiles:
         self.note = ""  # why it is not the faster kind
         self.others: tuple[Tiles, ...] = ()  # code of the same model that is at hand for replays
         self._code = self.module if compiled is None else compiled
-        # torch holds the interpreter's lock while it calls compiled code.
-        self.lets_others_run = compiled is None
+        # torch holds the interpreter's lock while it calls compiled code of a GPU.
+        self.lets_others_run = compiled is None or self.device.type == "cpu"
         self.sizes = self._agreeing(sorted(self._affordable(candidates) if compiled is None else compiled.sizes))
         self.largest = self.sizes[-1]
         self._tick_seconds = {size: self._time_a_tick(size) for size in self.sizes}
@@ -176,7 +178,7 @@ class Tiles:
         At most half as large as the largest, unless a row costs far more there; and the smallest of the tiles in which
         a row costs about the same.
         """
-        of_a_row = {size: self._tick_seconds[size] / size for size in self.sizes}
+        of_a_row = {size: (self._tick_seconds[size] + COMPANY_SECONDS) / size for size in self.sizes}
         best = min(of_a_row.values())
         halves = {size: cost for size, cost in of_a_row.items() if 2 * size <= self.largest and cost <= FAR_MORE * best}
         chosen = halves or of_a_row

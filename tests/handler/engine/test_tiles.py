@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from dnc_serve.handler.engine.tiles import Tiles, choose_tiles
 from dnc_serve.handler.engine.work import Peek
 from dnc_serve.model.compiled import load_compiled
 from dnc_serve.model.compiled_cache import MANIFEST_FILE, CompiledError, compiled_key
+from dnc_serve.model.compiled_code import load_code
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import Artifact, export, load_artifact
 
@@ -123,22 +126,45 @@ def test_code_that_computes_something_else_is_refused(artifact: Artifact, cache:
     assert "differ from TorchScript's" in tiles.note
 
 
-class Rounding:
-    """Compiled code that rounds otherwise: none that does so can be had for the asking."""
-
-    def __init__(self, loader: Any) -> None:
-        self._loader = loader
-
-    def boxed_run(self, tensors: list[Tensor]) -> list[Tensor]:
-        outputs, states = self._loader.boxed_run(tensors)
-        return [outputs * (1 + 2**-23), states]
-
-
 def test_code_whose_bits_depend_on_the_ticks_of_a_call_is_refused(artifact: Artifact, compiled_cache: Path) -> None:
     compiled = load_compiled(artifact, compiled_cache)
-    rounding = replace(compiled, loaders=compiled.loaders | {(8, 4): Rounding(compiled.loaders[8, 4])})
+    right = compiled.code[8, 4]
+
+    def rounding(inputs: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Compiled code that rounds otherwise: none that does so can be had for the asking."""
+        outputs, after = right(inputs, states)
+        return outputs * (1 + 2**-23), after
+
+    otherwise = replace(compiled, code=compiled.code | {(8, 4): rounding})
     with pytest.raises(CompiledError, match="depend on"):
-        Tiles(artifact, "cpu", compiled=rounding)
+        Tiles(artifact, "cpu", compiled=otherwise)
+
+
+def test_while_compiled_code_runs_other_threads_go_on(artifact: Artifact, compiled_cache: Path) -> None:
+    code = load_compiled(artifact, compiled_cache).code[8, 4]
+    inputs, states = torch.ones(4, 8, artifact.config.input_size), torch.zeros(8, artifact.layout.size)
+    expected = code(inputs, states)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(100.0)  # nobody is made to let go of the interpreter
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            given = [threads.submit(lambda: [code(inputs, states) for _ in range(2000)][-1]) for _ in range(2)]
+            assert not any(future.done() for future in given)
+    finally:
+        sys.setswitchinterval(before)
+    for future in given:
+        assert all(map(torch.equal, future.result(), expected))
+
+
+@pytest.mark.parametrize("content", [b"no archive", b""], ids=["no archive", "an archive without code"])
+def test_a_package_that_holds_no_code_is_refused(content: bytes, tmp_path: Path) -> None:
+    package = tmp_path / "8_rows_1_ticks.pt2"
+    if content:
+        package.write_bytes(content)
+    else:
+        zipfile.ZipFile(package, "w").close()
+    with pytest.raises(OSError, match=r"0 libraries|not a zip file"):
+        load_code(package, torch.device("cpu"))
 
 
 async def test_each_record_is_replayed_by_what_computed_it(
