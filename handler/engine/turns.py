@@ -67,7 +67,7 @@ class Turns:
         """
         self._gathering.latest_arrival = at
         self.schedule(session)
-        if session.scheduled and not (self.runs or self._others_first) and self._gathering.is_alone(session, at):
+        if session.scheduled and not (self.runs or self._others_first) and self._gathering.usual <= len(self._waiting) <= 8:
             self._turn()
             self._others_first = True
             self._wake()
