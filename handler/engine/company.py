@@ -5,7 +5,6 @@ holds up short ones nor is held up by them, and no row of a tile is stepped for 
 """
 
 import math
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,8 +25,10 @@ LONGER_FOR_REPLAYS = 4
 
 # How long after the latest arrival another one is waited for.
 GAP_SECONDS = 0.0003
-# A session beside which none has stepped for so long need wait for nobody.
-ALONE_SECONDS = 0.02
+# Sessions that are usually away for longer than this are not waited for.
+MOST_SECONDS_AWAY = 0.002
+# So many times longer than usual a session may be away, and is still waited for.
+PATIENCE = 1.5
 
 
 @dataclass(eq=False, slots=True)
@@ -129,27 +130,41 @@ def _magnitude(run: Run) -> int:
 class Gathering:
     """Whether a turn waits for more sessions: one for few costs almost as much as one for many.
 
-    It waits for as many as stepped together lately, as long as one came a moment ago.
+    It waits for as many as stepped together lately, as long as one came a moment ago; and for sessions that were
+    answered a moment ago, if such usually come again soon: otherwise those that came meanwhile would step without them,
+    and they without those, for ever.
     """
 
     def __init__(self) -> None:
-        self.latest_arrival = 0.0  # time.perf_counter()
+        self.latest_arrival = 0.0  # as all times here: time.perf_counter()
         self.usual = 1
-        self._session: Session | None = None  # the latest that stepped
-        self._since = 0.0
+        self._away: dict[Session, float] = {}  # when each was answered, the earliest first
+        self._usually_away = MOST_SECONDS_AWAY
 
-    def began(self, session: Session) -> None:
-        """The session is about to step."""
-        if session is not self._session:
-            self._session, self._since = session, time.perf_counter()
+    def answered(self, session: Session, now: float) -> None:
+        """The session has nothing more to do until its client says so."""
+        self._away.pop(session, None)  # it is the latest
+        self._away[session] = now
 
-    def is_alone(self, session: Session, now: float) -> bool:
-        """Whether no other session has stepped for a while."""
-        return session is self._session and now - self._since > ALONE_SECONDS
+    def arrived(self, session: Session, now: float) -> None:
+        """A chunk of the session has come in."""
+        self.latest_arrival = now
+        answered = self._away.pop(session, None)
+        if answered is not None:
+            self._was_away(now - answered)
 
-    def waits(self, waiting: int) -> bool:
+    def waits(self, waiting: int, now: float) -> bool:
         """Whether more are to be waited for, `waiting` being there."""
-        return waiting < self.usual and time.perf_counter() - self.latest_arrival < GAP_SECONDS
+        while self._away and now - next(iter(self._away.values())) > MOST_SECONDS_AWAY:
+            del self._away[next(iter(self._away))]
+            self._was_away(MOST_SECONDS_AWAY)
+        patience = PATIENCE * self._usually_away
+        if self._away and now - next(reversed(self._away.values())) < patience < MOST_SECONDS_AWAY:
+            return True
+        return waiting < self.usual and now - self.latest_arrival < GAP_SECONDS
+
+    def _was_away(self, seconds: float) -> None:
+        self._usually_away += (min(seconds, MOST_SECONDS_AWAY) - self._usually_away) / 8
 
     def stepped(self, company: int) -> None:
         """So many have stepped together."""

@@ -313,7 +313,7 @@ class Engine:
 
     def release(self, run: Run) -> None:
         """The run is over: its session may go on. The row that it leaves was given back or swapped in."""
-        self.turns.runs -= 1
+        self.turns.released(run.session)
         run.session.running = False
         if run.session.ended:
             self.tiers.forget(run.session)

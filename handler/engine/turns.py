@@ -28,6 +28,8 @@ SHORT_SECONDS = 0.002
 # A turn takes about as long as this at most: in the loop, where nobody else is served meanwhile, and in a thread.
 TURN_SECONDS = 0.004
 THREAD_TURN_SECONDS = 0.008
+# A company of so few, if it is complete, is stepped before the loop does anything else.
+FEW_SESSIONS = 8
 # So few come again so soon that the loop stays awake for them.
 FEW_ROWS = 2
 
@@ -62,12 +64,14 @@ class Turns:
     def arrived(self, session: Session, at: float) -> None:
         """A chunk for the session has come in, at `time.perf_counter()`; it is the last in its FIFO.
 
-        Nobody is about to join a session that has been alone, so its turn is now, before whatever the loop has to do
-        for others; they come before the next one.
+        If nobody is about to join a company of few, its turn is now, before all that the loop has to do for others;
+        they come before the next one.
         """
-        self._gathering.latest_arrival = at
+        self._gathering.arrived(session, at)
         self.schedule(session)
-        if session.scheduled and not (self.runs or self._others_first) and self._gathering.usual <= len(self._waiting) <= 8:
+        waiting = len(self._waiting)
+        complete = self._gathering.usual <= waiting <= FEW_SESSIONS and not self._gathering.waits(waiting, at)
+        if complete and session.scheduled and not (self.runs or self._others_first):
             self._turn()
             self._others_first = True
             self._wake()
@@ -84,10 +88,15 @@ class Turns:
         if self._waiting:
             self._wake()
 
+    def released(self, session: Session) -> None:
+        """A chunk of the session is no longer under way."""
+        self.runs -= 1
+        if not session.fifo:
+            self._gathering.answered(session, time.perf_counter())
+
     def add(self, run: Run) -> None:
         """A chunk is under way from now on."""
         self.runs += 1
-        self._gathering.began(run.session)
         run.is_long = run.tiles.lets_others_run and (run.is_replay or self._seconds(run) > SHORT_SECONDS)
         (self._long if run.is_long else self._short).add(run)
 
@@ -109,7 +118,7 @@ class Turns:
         self._fill_threads()
         if not self._short:
             return
-        if self._gathering.waits(len(self._short)):
+        if self._gathering.waits(len(self._short), time.perf_counter()):
             self._wake()
             return
         company, ticks = self._short.next_company()
@@ -133,7 +142,7 @@ class Turns:
     def _fill_threads(self) -> None:
         """An idle thread gets a company as soon as nobody else is about to come, a busy one a complete one ahead."""
         while self._long and self._in_threads <= self._threads:
-            if self._in_threads < self._threads and self._gathering.waits(len(self._long)):
+            if self._in_threads < self._threads and self._gathering.waits(len(self._long), time.perf_counter()):
                 self._wake()
                 return
             company, ticks = self._long.next_company()

@@ -3,7 +3,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnc_serve.handler.engine.company import LONGER_FOR_REPLAYS, Rotation, Run, gather_inputs
+from dnc_serve.handler.engine.company import (
+    GAP_SECONDS,
+    LONGER_FOR_REPLAYS,
+    MOST_SECONDS_AWAY,
+    Gathering,
+    Rotation,
+    Run,
+    gather_inputs,
+)
 from dnc_serve.handler.engine.sessions import Replies, Session
 from dnc_serve.handler.engine.tiles import Tiles
 from dnc_serve.handler.engine.work import Chunk, Replay
@@ -157,3 +165,58 @@ def test_inputs_stand_at_their_places_and_padding_is_zero(small: Tiles) -> None:
     assert inputs[:, 0, 0].tolist() == [0, 1, 2]
     assert inputs[:, 1, 0].tolist() == [4, 5, 6]
     assert not inputs[:, 2:].any()
+
+
+def in_turn(gathering: Gathering, sessions: list[Session], away: float, times: int) -> float:
+    """Sessions that step one after the other, each coming again so long after it was answered; the time afterwards."""
+    now = 100.0
+    for _ in range(times):
+        for session in sessions:
+            gathering.arrived(session, now)
+            gathering.stepped(1)
+            now += away / len(sessions)
+            gathering.answered(session, now)
+    return now
+
+
+def sessions_of(count: int) -> list[Session]:
+    return [Session(f"s{number}", 1, "", "", 0.0, 0.0, Replies(1, 1), row=number) for number in range(count)]
+
+
+def test_who_was_answered_a_moment_ago_is_waited_for() -> None:
+    gathering, (one, other) = Gathering(), sessions_of(2)
+    now = in_turn(gathering, [one, other], away=0.001, times=50)
+    gathering.arrived(one, now)
+    assert gathering.waits(1, now + 0.0005)
+    gathering.arrived(other, now + 0.0006)
+    assert not gathering.waits(2, now + 0.0006)
+
+
+def test_who_does_not_come_is_waited_for_no_longer() -> None:
+    gathering, (one, other) = Gathering(), sessions_of(2)
+    now = in_turn(gathering, [one, other], away=0.001, times=50)
+    gathering.arrived(one, now)
+    assert not gathering.waits(1, now + MOST_SECONDS_AWAY)
+    # A client that thinks before it goes on is not waited for at all.
+    for _ in range(50):
+        gathering.answered(other, now)
+        now += 1.0
+        assert not gathering.waits(1, now)
+    gathering.answered(other, now)
+    assert not gathering.waits(1, now)
+
+
+def test_a_session_that_is_alone_waits_for_nobody() -> None:
+    gathering, (alone,) = Gathering(), sessions_of(1)
+    now = in_turn(gathering, [alone], away=0.001, times=50)
+    gathering.arrived(alone, now)
+    assert not gathering.waits(1, now)
+
+
+def test_as_many_as_stepped_together_lately_are_waited_for_while_they_come() -> None:
+    gathering, sessions = Gathering(), sessions_of(3)
+    gathering.stepped(3)
+    for waiting, session in enumerate(sessions, 1):
+        gathering.arrived(session, 100.0)
+        assert gathering.waits(waiting, 100.0) == (waiting < 3)
+    assert not gathering.waits(2, 100.0 + 2 * GAP_SECONDS)

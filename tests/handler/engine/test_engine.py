@@ -250,12 +250,13 @@ async def test_what_nobody_waits_for_any_more_is_not_applied(tiles: Tiles, artif
 async def test_a_full_queue_refuses_and_recovers(tiles: Tiles, artifact: Artifact, tmp_path: Path) -> None:
     async with running_engine(tiles, artifact, config(tmp_path, max_queued_chunks=3)) as harness:
         session = await harness.create("s")
-        steps = [asyncio.create_task(harness.step(session, random_inputs(0, 2))) for _ in range(5)]
+        # Nobody waits before the first, which is stepped at once.
+        steps = [asyncio.create_task(harness.step(session, random_inputs(0, 2))) for _ in range(1 + 3 + 2)]
         results = await asyncio.gather(*steps, return_exceptions=True)
         refused = [result for result in results if isinstance(result, ServeError)]
         assert [error.reason for error in refused] == ["QUEUE_FULL"] * 2
         assert refused[0].retry_after_s
-        assert (await harness.step(session, random_inputs(0, 2))).position == 8
+        assert (await harness.step(session, random_inputs(0, 2))).position == 2 * (1 + 3 + 1)
 
 
 async def test_a_deleted_session_refuses_what_waited_behind(tiles: Tiles, artifact: Artifact, tmp_path: Path) -> None:

@@ -240,11 +240,13 @@ async def test_one_row_that_can_not_be_stepped_holds_up_nobody(
     tiles: Tiles, artifact: Artifact, tmp_path: Path
 ) -> None:
     async with running_engine(tiles, artifact, config(tmp_path)) as harness:
-        good, bad = await grown(harness, "good", 1), await grown(harness, "bad", 1)
-        results = await asyncio.gather(
-            harness.step(good, random_inputs(1, 3)), harness.step(bad, np.zeros((3, 2), np.float32)),
+        first, good, bad = [await grown(harness, name, 1) for name in ("first", "good", "bad")]
+        stepped_at_once, *results = await asyncio.gather(
+            harness.step(first, random_inputs(1, 3)), harness.step(good, random_inputs(1, 3)),
+            harness.step(bad, np.zeros((3, 2), np.float32)),
             return_exceptions=True,
         )  # fmt: skip
+        assert not isinstance(stepped_at_once, BaseException)
         assert all(isinstance(result, ServeError) and result.reason == "INTERNAL" for result in results)
         assert (await harness.step(good, random_inputs(1, 3))).position == 7
         assert harness.engine.at_rest
