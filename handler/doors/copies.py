@@ -31,14 +31,14 @@ class Copies:
         position = request.position if request.HasField("position") else None
         # The fork's incarnation follows from what was forked, so that a repeated fork recognises itself.
         if position is not None and (made := self._made(fork_id, caller, source.incarnation, position)) is not None:
-            return pb.ForkSessionResponse(session=await self._operations.describe(made), created=False)
+            return pb.ForkSessionResponse(session=await self._operations.descriptions.session(made), created=False)
         seen = await self._operations.seen(source, position, caller)
         at = seen.head.position
         if (made := self._made(fork_id, caller, source.incarnation, at)) is not None:
-            return pb.ForkSessionResponse(session=await self._operations.describe(made), created=False)
+            return pb.ForkSessionResponse(session=await self._operations.descriptions.session(made), created=False)
         incarnation = self._derived(fork_id, source.incarnation, at)
         fork = await self._operations.begin(fork_id, caller, incarnation, seen.state, at, seen.head.experience)
-        return pb.ForkSessionResponse(session=await self._operations.describe(fork), created=True)
+        return pb.ForkSessionResponse(session=await self._operations.descriptions.session(fork), created=True)
 
     async def export_blob(self, request: pb.ExportSessionRequest, caller: Caller) -> bytes:
         """The blob of a session as it stands; also of one that belongs to another model, if its snapshot is up to
@@ -86,7 +86,7 @@ class Copies:
             made = await self._operations.begin(
                 session_id, caller, incarnation, read.state, read.position, read.experience
             )
-        return pb.ImportSessionResponse(session=await self._operations.describe(made))
+        return pb.ImportSessionResponse(session=await self._operations.descriptions.session(made))
 
     def _made(self, session_id: str, caller: Caller, source: int, position: int) -> Session | None:
         """The copy, if it was made already; raises SESSION_EXISTS if something else stands under that id."""

@@ -4,21 +4,19 @@ A door decodes bytes, finds out who calls, and calls these; refusals are raised 
 """
 
 import asyncio
-import json
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import Any
 
 from dnc_serve.handler.doors.access import Grant
 from dnc_serve.handler.doors.access_log import log_chunk
-from dnc_serve.handler.doors.codec import Float32, decode_inputs, encode_array
+from dnc_serve.handler.doors.codec import Float32, decode_inputs
+from dnc_serve.handler.doors.descriptions import Descriptions, chunk_result
 from dnc_serve.handler.doors.looks import Shown, checked_names, thinned, whole
 from dnc_serve.handler.engine.engine import Engine
 from dnc_serve.handler.engine.sessions import Session, check_id, new_incarnation
-from dnc_serve.handler.engine.work import Applied, Chunk, Delete, Peek, Reset, Seen, Work
-from dnc_serve.handler.errors import ServeError, StoreUnavailable
+from dnc_serve.handler.engine.work import Chunk, Delete, Peek, Reset, Seen, Work
+from dnc_serve.handler.errors import ServeError
 from dnc_serve.model.export import Artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
@@ -30,7 +28,6 @@ _SCOPES = {
     pb.RESET_SCOPE_EXPERIENCE: "experience",
     pb.RESET_SCOPE_ALL: "all",
 }
-_TIERS = {"slot": pb.TIER_SLOT, "host": pb.TIER_HOST, "store": pb.TIER_STORE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +50,8 @@ class Operations:
     def __init__(self, engine: Engine, artifact: Artifact, server_epoch: str) -> None:
         self.engine = engine
         self.draining = False
+        self.descriptions = Descriptions(engine, artifact, server_epoch)
         self._artifact = artifact
-        self._server_epoch = server_epoch
 
     # Sessions.
 
@@ -68,13 +65,13 @@ class Operations:
                 if error.reason != "SESSION_EXISTS":
                     raise
                 continue  # another call was faster
-            return pb.CreateSessionResponse(session=await self.describe(session), created=True)
+            return pb.CreateSessionResponse(session=await self.descriptions.session(session), created=True)
         if not request.allow_existing or present.owner != caller.owner:
             raise ServeError("SESSION_EXISTS", f"session {session_id!r} exists already", session_id=session_id)
-        return pb.CreateSessionResponse(session=await self.describe(present), created=False)
+        return pb.CreateSessionResponse(session=await self.descriptions.session(present), created=False)
 
     async def get_session(self, request: pb.GetSessionRequest, caller: Caller) -> pb.GetSessionResponse:
-        return pb.GetSessionResponse(session=await self.describe(await self.known(request.session_id, caller)))
+        return pb.GetSessionResponse(session=await self.descriptions.session(await self.known(request.session_id, caller)))
 
     async def list_sessions(self, request: pb.ListSessionsRequest, caller: Caller) -> pb.ListSessionsResponse:
         size = request.page_size or DEFAULT_PAGE
@@ -84,7 +81,7 @@ class Operations:
             )
         sessions, more = self.engine.registry.page(caller.owner, request.page_token, request.prefix, size)
         return pb.ListSessionsResponse(
-            sessions=[self._description(one) for one in sessions if self.engine.lifecycle.has_begun(one)],
+            sessions=[self.descriptions.brief(one) for one in sessions if self.engine.lifecycle.has_begun(one)],
             next_page_token=more,
         )
 
@@ -112,7 +109,7 @@ class Operations:
         except BaseException:
             chunk.cancelled = True
             raise
-        return pb.StepResponse(result=encode_result(request.chunk, applied))
+        return pb.StepResponse(result=chunk_result(request.chunk, applied))
 
     def _awaited(self, message: pb.Chunk, caller: Caller) -> tuple[Session, Chunk, Any]:
         future = self.engine.loop.create_future()
@@ -172,7 +169,7 @@ class Operations:
         )
 
     def reset_result(self, message: pb.Reset, session: Session, changed: bool) -> pb.ResetResult:
-        return pb.ResetResult(session=self._description(session), changed=changed, request_id=message.request_id)
+        return pb.ResetResult(session=self.descriptions.brief(session), changed=changed, request_id=message.request_id)
 
     # Looks.
 
@@ -195,56 +192,6 @@ class Operations:
         if message.max_cells == 0:
             raise ServeError("BAD_REQUEST", "max_cells is 0, expected at least 1, or none at all", got=0)
         return await asyncio.to_thread(thinned, self.engine, seen.state, names, message.max_cells)
-
-    def get_model(self) -> pb.GetModelResponse:
-        engine, artifact, config = self.engine, self._artifact, self.engine.config
-        return pb.GetModelResponse(
-            name=config.model,
-            input_size=engine.tiles.input_size,
-            output_size=engine.tiles.output_size,
-            config_json=json.dumps(artifact.config.to_dict()),
-            model_digest=engine.digest,
-            artifact=engine.tiles.kind,
-            artifact_note=engine.tiles.note,
-            fingerprint=engine.fingerprint,
-            device=str(engine.tiles.device),
-            state_bytes=engine.row_bytes,
-            server_epoch=self._server_epoch,
-            server_version=version("dnc-serve"),
-            durability=config.durability,
-            max_chunk_timesteps=config.max_chunk_timesteps,
-            max_in_flight_chunks=min(config.reply_window_chunks, config.max_queued_chunks),
-            tile_rows=engine.tiles.sizes,
-        )
-
-    async def describe(self, session: Session) -> pb.Session:
-        """The session as it stands, with how far back its journal reaches; one that is being made, once it is as
-        durable as promised. Raises what it could not be made for."""
-        await self.engine.lifecycle.begun(session)
-        description = self._description(session)
-        earliest = None
-        if not self.engine.journal.volatile and session.position:
-            with suppress(StoreUnavailable):  # while the store is gone, only the present can be had
-                earliest = await self.engine.loading.earliest_position(session)
-        description.earliest_position = session.position if earliest is None else earliest
-        return description
-
-    def _description(self, session: Session) -> pb.Session:
-        description = pb.Session(
-            session_id=session.session_id,
-            incarnation=session.incarnation,
-            position=session.position,
-            durable_position=session.durable_position,
-            experience=session.experience,
-            model_digest=session.digest,
-            tier=_TIERS[session.tier.value],
-            state_bytes=self.engine.row_bytes,
-            replayed_elsewhere=session.replayed_elsewhere,
-            fingerprint=session.fingerprint,
-        )
-        description.created.FromNanoseconds(int(session.created_at * 1e9))
-        description.last_used.FromNanoseconds(int(session.last_used_at * 1e9))
-        return description
 
     # Helpers.
 
@@ -321,24 +268,6 @@ class Operations:
                 expected=f"at most {at_most} with debug",
                 got=timesteps,
             )
-
-
-def encode_result(chunk: pb.Chunk, applied: Applied) -> pb.ChunkResult:
-    """The answer to a chunk."""
-    outputs = applied.outputs
-    result = pb.ChunkResult(
-        session_id=chunk.session_id,
-        incarnation=applied.incarnation,
-        position=applied.position,
-        durable_position=applied.durable_position,
-        experience=applied.experience,
-        outputs=pb.Array(shape=outputs.shape, data=outputs.tobytes(), dtype=pb.DATA_TYPE_FLOAT32),
-        replayed=applied.replayed,
-        request_id=chunk.request_id,
-    )
-    for name, array in (applied.debug or {}).items():
-        result.debug[name].CopyFrom(encode_array(array))
-    return result
 
 
 def _resolve(future: Any) -> Callable[[Any, ServeError | None], None]:

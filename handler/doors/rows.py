@@ -74,7 +74,7 @@ async def _dispatch(operations: Operations, call: pb.Call, caller: Caller) -> pb
             imported = await Copies(operations).import_blob(request.session_id, request.data, caller)
             return pb.CallResult(import_session=imported)
         case "get_model":
-            return pb.CallResult(get_model=operations.get_model())
+            return pb.CallResult(get_model=operations.descriptions.model())
         case _:
             names = ", ".join(field.name for field in pb.Call.DESCRIPTOR.oneofs_by_name["call"].fields)
             raise ServeError("BAD_REQUEST", f"a call holds one of {names}; got none", expected=names)

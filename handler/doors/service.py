@@ -65,7 +65,7 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse | None:
         async def get_model(caller: Caller) -> pb.GetModelResponse:
-            return self._operations.get_model()
+            return self._operations.descriptions.model()
 
         return await self._answer(context, request, get_model)
 

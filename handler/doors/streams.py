@@ -13,10 +13,11 @@ from typing import Any
 
 import grpc
 
+from dnc_serve.handler.doors.descriptions import chunk_result
 from dnc_serve.handler.doors.dumps import dump_parts
 from dnc_serve.handler.doors.lines import Encode, Lines, Place
 from dnc_serve.handler.doors.looks import Shown
-from dnc_serve.handler.doors.operations import Caller, Operations, encode_result
+from dnc_serve.handler.doors.operations import Caller, Operations
 from dnc_serve.handler.engine.sessions import Session, check_id
 from dnc_serve.handler.engine.work import Peek, Seen, Work
 from dnc_serve.handler.errors import ServeError
@@ -223,7 +224,7 @@ class SessionStream:
             if error is not None:
                 self._refuse(place, error)
             else:
-                self._lines.answer(place, lambda: iter((pb.StreamResponse(chunk=encode_result(message, applied)),)))
+                self._lines.answer(place, lambda: iter((pb.StreamResponse(chunk=chunk_result(message, applied)),)))
 
         return self._operations.chunk(message, self._caller, done)
 
