@@ -71,7 +71,9 @@ class Operations:
         return pb.CreateSessionResponse(session=await self.descriptions.session(present), created=False)
 
     async def get_session(self, request: pb.GetSessionRequest, caller: Caller) -> pb.GetSessionResponse:
-        return pb.GetSessionResponse(session=await self.descriptions.session(await self.known(request.session_id, caller)))
+        return pb.GetSessionResponse(
+            session=await self.descriptions.session(await self.known(request.session_id, caller))
+        )
 
     async def list_sessions(self, request: pb.ListSessionsRequest, caller: Caller) -> pb.ListSessionsResponse:
         size = request.page_size or DEFAULT_PAGE
