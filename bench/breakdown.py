@@ -56,7 +56,7 @@ PARTS = {
     "journal: encode": ("engine.commits:Commits._append",),
     "journal: write": ("journal.journal:Journal.write", "journal.stores.sqlite:SQLiteStore.commit"),
     "answer: hand over": ("engine.engine:Engine.answer",),
-    "answer: encode": ("doors.streams:encode_result",),
+    "answer: encode": ("doors.streams:chunk_result",),
 }
 REST = "gRPC, protobuf, event loop"
 

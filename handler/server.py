@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import platform
@@ -34,6 +33,7 @@ from dnc_serve.handler.engine.registry import Registry
 from dnc_serve.handler.engine.tiles import choose_tiles
 from dnc_serve.handler.engine.upkeep import Upkeep
 from dnc_serve.handler.errors import ServeError, StoreUnavailable
+from dnc_serve.handler.garbage import Garbage
 from dnc_serve.handler.journal.durability import empty, make_store
 from dnc_serve.handler.journal.journal import Journal
 from dnc_serve.handler.metrics import Metrics
@@ -135,11 +135,10 @@ class DncServer:
         await self_test(door.private_address, self._operations, self._access)
         door.close_private()
         metrics_address = self._open_metrics(engine)
-        for for_ever in (Upkeep(engine, self._access).run(), *([engine.leases.run()] if store.shared else [])):
+        garbage = Garbage()
+        for for_ever in (Upkeep(engine, self._access, garbage).run(), *([engine.leases.run()] if store.shared else [])):
             self._cleanup.callback(self._loop.create_task(for_ever).cancel)
-        # What torch and gRPC brought stays: looking through it for garbage held everybody up for 60 ms at a time.
-        gc.collect()
-        gc.freeze()
+        garbage.settle()  # what torch and gRPC brought stays
         await door.set_health(SERVING)
         return Addresses(door.address, metrics_address)
 

@@ -1,4 +1,5 @@
-"""What the server does beside serving: ending sessions whose time is up, pruning the journal, forgetting tombstones."""
+"""What the server does beside serving: ending sessions whose time is up, pruning the journal, forgetting tombstones,
+setting aside what Python would look through for garbage."""
 
 import asyncio
 import logging
@@ -10,6 +11,7 @@ from dnc_serve.handler.doors.access import Access
 from dnc_serve.handler.engine.engine import Engine
 from dnc_serve.handler.engine.work import Delete
 from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.garbage import Garbage
 from dnc_serve.handler.journal.retention import to_prune
 from dnc_serve.handler.journal.stores.contract import Prune
 
@@ -26,9 +28,10 @@ ENDED_AT_ONCE = 256
 class Upkeep:
     """Runs until it is cancelled."""
 
-    def __init__(self, engine: Engine, access: Access) -> None:
+    def __init__(self, engine: Engine, access: Access, garbage: Garbage) -> None:
         self._engine = engine
         self._access = access
+        self._garbage = garbage
 
     async def run(self) -> None:
         """Looks every second; a failure is logged and tried again."""
@@ -36,6 +39,7 @@ class Upkeep:
         while True:
             await asyncio.sleep(EXPIRY_SECONDS)
             try:
+                self._garbage.settle()
                 self._access.reload()
                 self.expire()
                 if time.monotonic() >= next_retention and not self._engine.journal.volatile:

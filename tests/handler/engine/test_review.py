@@ -16,6 +16,7 @@ from dnc_serve.handler.engine.tiles import Tiles
 from dnc_serve.handler.engine.upkeep import Upkeep
 from dnc_serve.handler.engine.work import Chunk, Delete, Peek, Reset
 from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.garbage import Garbage
 from dnc_serve.handler.journal.records import decode_record, encode_record
 from dnc_serve.handler.journal.recovery import recover
 from dnc_serve.handler.journal.stores.contract import Record
@@ -370,7 +371,7 @@ async def test_a_session_that_never_goes_idle_keeps_no_other_from_its_end(
         await asyncio.sleep(0.01)
         step = asyncio.ensure_future(harness.step(full, random_inputs(1, 1)))
         await asyncio.sleep(0)
-        Upkeep(harness.engine, Access()).expire()
+        Upkeep(harness.engine, Access(), Garbage()).expire()
         await step
         await asyncio.sleep(0.01)
         assert old.ended
