@@ -3,7 +3,7 @@
 | mode  | `then` is called when the mutations are       |
 |-------|-----------------------------------------------|
 | off   | nowhere                                       |
-| async | handed to the operating system; synced within a few milliseconds |
+| async | handed to the operating system; synced within 20 milliseconds or so |
 | sync  | synced, many in one group commit              |
 
 A local store is written in the loop's own turn for `async`: a group costs less than waking a thread. Everything that
