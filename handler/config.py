@@ -146,7 +146,9 @@ class ServeConfig(BaseSettings):
     durability: Literal["off", "async", "sync"] = Field(
         default="async", description="what a reply waits for: off, async, sync"
     )
-    sync_interval_ms: float = Field(default=20.0, gt=0, description="milliseconds within which async mode syncs to disk")
+    sync_interval_ms: float = Field(
+        default=20.0, gt=0, description="milliseconds within which async mode syncs to disk"
+    )
     snapshot_every_timesteps: Count = Field(default=1024, description="timesteps of a session between two snapshots")
     snapshot_every_bytes: Size = Field(
         default=ByteSize(2**20), description="bytes of its records between two snapshots"
