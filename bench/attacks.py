@@ -20,7 +20,7 @@ import numpy as np
 
 from dnc_serve.client.cli.measure.load import STREAM, run_loop
 from dnc_serve.client.cli.measure.torchserve_door import MODEL, PREDICTIONS, PredictionsRequest
-from dnc_serve.handler.doors.call_json import MAX_BYTES, MAX_VALUES
+from dnc_serve.handler.api.call_json import MAX_BYTES, MAX_VALUES
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 

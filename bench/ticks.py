@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from dnc_serve.handler.engine.tiles import Tiles, choose_tiles
+from dnc_serve.handler.engine.model_runner import Tiles, choose_tiles
 from dnc_serve.model.compiled import CompileBar, compile_artifact
 from dnc_serve.model.config import DNCConfig
 from dnc_serve.model.export import export, load_artifact

@@ -21,21 +21,21 @@ import torch
 import uvloop
 from prometheus_client import start_http_server
 
+from dnc_serve.handler.api.access import Access
+from dnc_serve.handler.api.listener import SERVING, Door
+from dnc_serve.handler.api.operations import Operations
+from dnc_serve.handler.api.rows import answer_calls
+from dnc_serve.handler.api.self_test import self_test
+from dnc_serve.handler.api.service import DncService
 from dnc_serve.handler.config import TOKENS_VARIABLE, ServeConfig
-from dnc_serve.handler.doors.access import Access
-from dnc_serve.handler.doors.door import SERVING, Door
-from dnc_serve.handler.doors.operations import Operations
-from dnc_serve.handler.doors.rows import answer_calls
-from dnc_serve.handler.doors.self_test import self_test
-from dnc_serve.handler.doors.service import DncService
+from dnc_serve.handler.engine.durability import empty, make_store
 from dnc_serve.handler.engine.engine import Engine
-from dnc_serve.handler.engine.registry import Registry
-from dnc_serve.handler.engine.tiles import choose_tiles
-from dnc_serve.handler.engine.upkeep import Upkeep
+from dnc_serve.handler.engine.journal import Journal
+from dnc_serve.handler.engine.maintenance import Upkeep
+from dnc_serve.handler.engine.model_runner import choose_tiles
+from dnc_serve.handler.engine.session_table import Registry
 from dnc_serve.handler.errors import ServeError, StoreUnavailable
 from dnc_serve.handler.garbage import Garbage
-from dnc_serve.handler.journal.durability import empty, make_store
-from dnc_serve.handler.journal.journal import Journal
 from dnc_serve.handler.metrics import Metrics
 from dnc_serve.handler.tracing import make_tracing
 from dnc_serve.model.export import load_artifact

@@ -8,7 +8,7 @@ import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from dnc_serve.handler.engine.work import Chunk
+from dnc_serve.handler.engine.requests import Chunk
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

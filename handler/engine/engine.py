@@ -12,26 +12,26 @@ import time
 import numpy as np
 import torch
 
+from dnc_serve.handler.api.arrays import Float32
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.doors.codec import Float32
-from dnc_serve.handler.engine.commits import Commits
-from dnc_serve.handler.engine.company import Run
-from dnc_serve.handler.engine.leases import Leases
+from dnc_serve.handler.engine.batch_scheduler import Run
+from dnc_serve.handler.engine.executor import Stepper
+from dnc_serve.handler.engine.journal import Journal
 from dnc_serve.handler.engine.lifecycle import Lifecycle
-from dnc_serve.handler.engine.loading import Loading
-from dnc_serve.handler.engine.registry import Registry, Tombstone
-from dnc_serve.handler.engine.sessions import Replies, Reply, Session, Tier, Verdict, judge_chunk, judge_reset
+from dnc_serve.handler.engine.model_runner import Tiles
+from dnc_serve.handler.engine.ownership import Leases
+from dnc_serve.handler.engine.recovery import Loading
+from dnc_serve.handler.engine.requests import Applied, Chunk, Delete, Peek, Replay, Reset, Seen, Work
+from dnc_serve.handler.engine.session import Replies, Reply, Session, Tier, Verdict, judge_chunk, judge_reset
+from dnc_serve.handler.engine.session_table import Registry, Tombstone
 from dnc_serve.handler.engine.slab import Slab
 from dnc_serve.handler.engine.snapshots import Snapshots
-from dnc_serve.handler.engine.stepper import Stepper
-from dnc_serve.handler.engine.tiers import Tiers
-from dnc_serve.handler.engine.tiles import Tiles
+from dnc_serve.handler.engine.state_cache import Tiers
 from dnc_serve.handler.engine.turns import Turns
-from dnc_serve.handler.engine.work import Applied, Chunk, Delete, Peek, Replay, Reset, Seen, Work
+from dnc_serve.handler.engine.write_ahead import Commits
 from dnc_serve.handler.errors import ServeError
-from dnc_serve.handler.journal.journal import Journal
-from dnc_serve.handler.journal.stores.contract import Head
 from dnc_serve.handler.metrics import Metrics
+from dnc_serve.handler.store.contract import Head
 from dnc_serve.handler.tracing import Tracing
 
 logger = logging.getLogger(__name__)

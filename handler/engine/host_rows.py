@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dnc_serve.handler.doors.codec import Float32
+from dnc_serve.handler.api.arrays import Float32
 
 NO_ROW = -1
 

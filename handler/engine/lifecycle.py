@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dnc_serve.handler.doors.codec import Float32
-from dnc_serve.handler.engine.registry import Tombstone
-from dnc_serve.handler.engine.sessions import Session, Tier
-from dnc_serve.handler.engine.work import Delete, Reset
+from dnc_serve.handler.api.arrays import Float32
+from dnc_serve.handler.engine.journal import Outcomes
+from dnc_serve.handler.engine.requests import Delete, Reset
+from dnc_serve.handler.engine.session import Session, Tier
+from dnc_serve.handler.engine.session_table import Tombstone
 from dnc_serve.handler.errors import Overtaken, ServeError
-from dnc_serve.handler.journal.journal import Outcomes
-from dnc_serve.handler.journal.records import encode_record, encode_snapshot
-from dnc_serve.handler.journal.stores.contract import Append, Begin, End, Keep, Mutation
+from dnc_serve.handler.store.contract import Append, Begin, End, Keep, Mutation
+from dnc_serve.handler.store.records import encode_record, encode_snapshot
 
 if TYPE_CHECKING:
     from dnc_serve.handler.engine.engine import Engine

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dnc_serve.handler.doors.codec import Float32
+from dnc_serve.handler.api.arrays import Float32
 
 # So few rows are copied one by one, through numpy: a tensor operation costs as much as several copies.
 FEW_ROWS = 4

@@ -5,12 +5,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from dnc_serve.handler.doors.codec import Float32
-from dnc_serve.handler.engine.sessions import Session
+from dnc_serve.handler.api.arrays import Float32
+from dnc_serve.handler.engine.journal import Outcomes
+from dnc_serve.handler.engine.session import Session
 from dnc_serve.handler.errors import Overtaken
-from dnc_serve.handler.journal.journal import Outcomes
-from dnc_serve.handler.journal.records import encode_snapshot
-from dnc_serve.handler.journal.stores.contract import Begin, Keep, Mutation, Snapshot
+from dnc_serve.handler.store.contract import Begin, Keep, Mutation, Snapshot
+from dnc_serve.handler.store.records import encode_snapshot
 
 if TYPE_CHECKING:
     from dnc_serve.handler.engine.engine import Engine

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dnc_serve.handler.engine.company import Gathering, Rotation, Run
-from dnc_serve.handler.engine.sessions import Session
-from dnc_serve.handler.engine.stepper import Stepped
+from dnc_serve.handler.engine.batch_scheduler import Gathering, Rotation, Run
+from dnc_serve.handler.engine.executor import Stepped
+from dnc_serve.handler.engine.session import Session
 from dnc_serve.handler.errors import ServeError
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from dnc_serve.handler.api.torchserve_calls import MAX_RESPONSE_BYTES
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.doors.native import MAX_RESPONSE_BYTES
 from dnc_serve.handler.torchserve import parent
 from dnc_serve.handler.torchserve.archive import MODEL_NAME
 from dnc_serve.handler.torchserve.causes import JAVA, MODEL_LOG, first_cause

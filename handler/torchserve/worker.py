@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dnc_serve.handler.doors.native import answer
+from dnc_serve.handler.api.torchserve_calls import answer
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.torchserve.control import ControlLine
 from dnc_serve.handler.torchserve.logs import configure_logs

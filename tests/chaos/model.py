@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dnc_serve.handler.doors.codec import Float32
-from dnc_serve.handler.engine.tiles import Tiles
+from dnc_serve.handler.api.arrays import Float32
+from dnc_serve.handler.engine.model_runner import Tiles
 from tests.chaos.truth import Truth
 
 Moment = tuple[int, bytes]  # experience and state

@@ -15,7 +15,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from dnc_serve.handler.journal.stores.sqlite_files import PAGE_BYTES
+from dnc_serve.handler.store.sqlite_files import PAGE_BYTES
 
 LOG, INDEX, NOTE = "sessions.db-wal", "sessions.db-shm", "synced"
 LOG_HEADER_BYTES = 32

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.journal.stores import sqlite_upkeep
 from dnc_serve.handler.server import DncServer
+from dnc_serve.handler.store import sqlite_upkeep
 from tests.chaos.power import note_syncs
 
 CHECKPOINT_BYTES = 1 << 20  # small, so that losses find the log in the midst of being moved and begun anew, too

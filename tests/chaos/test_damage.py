@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.engine.tiles import Tiles
-from dnc_serve.handler.engine.work import Peek, Reset
+from dnc_serve.handler.engine.model_runner import Tiles
+from dnc_serve.handler.engine.requests import Peek, Reset
 from dnc_serve.handler.errors import ServeError
-from dnc_serve.handler.journal.stores.contract import StoreRefused
+from dnc_serve.handler.store.contract import StoreRefused
 from dnc_serve.model.export import Artifact
 from tests.chaos.truth import Truth, random_inputs
 from tests.handler.harness import running_engine

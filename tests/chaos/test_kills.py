@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dnc_serve.client import AsyncClient
-from dnc_serve.handler.engine.tiles import Tiles
+from dnc_serve.handler.engine.model_runner import Tiles
 from tests.chaos.traffic import Traffic
 from tests.chaos.tree import Tree, Victim
 

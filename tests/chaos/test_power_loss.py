@@ -15,7 +15,7 @@ import pytest
 
 from dnc_serve.client import AsyncClient, StepGap, Unavailable
 from dnc_serve.client.errors import translated
-from dnc_serve.handler.engine.tiles import Tiles
+from dnc_serve.handler.engine.model_runner import Tiles
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 from tests.chaos.power import lose_power

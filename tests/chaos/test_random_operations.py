@@ -19,11 +19,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from dnc_serve.handler.api.copies import Copies
+from dnc_serve.handler.api.operations import Caller, Operations
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.doors.copies import Copies
-from dnc_serve.handler.doors.operations import Caller, Operations
-from dnc_serve.handler.engine.tiles import Tiles
-from dnc_serve.handler.engine.work import Delete
+from dnc_serve.handler.engine.model_runner import Tiles
+from dnc_serve.handler.engine.requests import Delete
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.model.export import Artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
@@ -31,7 +31,7 @@ from tests.chaos.model import ModelSession
 from tests.chaos.truth import random_inputs
 from tests.handler.door import chunk, outputs_of
 from tests.handler.harness import EngineHarness, running_engine
-from tests.handler.journal.stores.conftest import RedisServer
+from tests.handler.store.conftest import RedisServer
 
 EXAMPLES, EXAMPLES_IN_SHORT = 200, 12
 STEPS = 30

@@ -10,7 +10,7 @@ import pytest
 
 from dnc_serve.client import AsyncClient, Client, Retry
 from dnc_serve.client.arrays import Float32
-from dnc_serve.handler.engine.tiles import Tiles
+from dnc_serve.handler.engine.model_runner import Tiles
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.chaos.relay import Trouble, relay_to
 from tests.chaos.traffic import Traffic

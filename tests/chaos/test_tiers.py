@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.engine.sessions import Session, Tier
-from dnc_serve.handler.engine.tiles import Tiles
+from dnc_serve.handler.engine.model_runner import Tiles
+from dnc_serve.handler.engine.session import Session, Tier
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import Artifact, export, load_artifact
 from tests.chaos.truth import INPUT_SIZE, OUTPUT_SIZE, Truth, random_inputs

@@ -9,7 +9,7 @@ import numpy as np
 from dnc_serve.client import AsyncClient
 from dnc_serve.client.arrays import Float32
 from dnc_serve.client.session import AsyncSession
-from dnc_serve.handler.engine.tiles import Tiles
+from dnc_serve.handler.engine.model_runner import Tiles
 from tests.chaos.truth import Tally, Truth, random_inputs
 
 LONGEST_CHUNK = 8

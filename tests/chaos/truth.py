@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dnc_serve.handler.doors.codec import Float32
-from dnc_serve.handler.engine.tiles import Tiles
+from dnc_serve.handler.api.arrays import Float32
+from dnc_serve.handler.engine.model_runner import Tiles
 
 INPUT_SIZE, OUTPUT_SIZE = 5, 4
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from dnc_serve.client.cli.main import main
-from dnc_serve.handler.doors.access import Access
+from dnc_serve.handler.api.access import Access
 from dnc_serve.handler.errors import ServeError
 
 

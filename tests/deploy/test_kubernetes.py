@@ -11,8 +11,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from dnc_serve.handler.api.access import TokenFile
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.doors.access import TokenFile
 from tests.deploy.observed import DEPLOY, rules
 
 KUBERNETES = DEPLOY / "kubernetes"

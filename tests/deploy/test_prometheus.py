@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dnc_serve.handler.doors.codec import encode_array
+from dnc_serve.handler.api.arrays import encode_array
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.deploy import faults
 from tests.deploy.observed import (

@@ -17,15 +17,15 @@ import torch
 from grpc import StatusCode
 
 from dnc_serve.client import AsyncClient, Client
-from dnc_serve.handler.engine.tiles import Tiles
+from dnc_serve.handler.engine.model_runner import Tiles
 from dnc_serve.handler.torchserve.ports import free_port
 from dnc_serve.model.export import load_artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.deploy.proxies import CONFIGS, proxy, until_served
 from tests.end_to_end.conftest import INPUT_SIZE
 from tests.handler.door import Door, open_door, refused
-from tests.handler.journal.stores.conftest import RedisServer
 from tests.handler.scrape import scrape
+from tests.handler.store.conftest import RedisServer
 
 LEASE_S = 2.0
 SESSIONS = 12

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dnc_serve.client import Client
-from dnc_serve.handler.doors.codec import encode_array
+from dnc_serve.handler.api.arrays import encode_array
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.end_to_end.conftest import INPUT_SIZE
 from tests.end_to_end.servers import Server

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dnc_serve.handler.engine.tiles import Tiles, choose_tiles
+from dnc_serve.handler.engine.model_runner import Tiles, choose_tiles
 from dnc_serve.model.compiled import compile_artifact
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import Artifact, export, load_artifact

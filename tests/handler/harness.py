@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
+from dnc_serve.handler.api.arrays import Float32
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.doors.codec import Float32
+from dnc_serve.handler.engine.durability import make_store
 from dnc_serve.handler.engine.engine import Engine
-from dnc_serve.handler.engine.registry import Registry
-from dnc_serve.handler.engine.sessions import Session, new_incarnation
-from dnc_serve.handler.engine.tiles import Tiles
-from dnc_serve.handler.engine.work import Applied, Chunk, Work
+from dnc_serve.handler.engine.journal import Journal
+from dnc_serve.handler.engine.model_runner import Tiles
+from dnc_serve.handler.engine.requests import Applied, Chunk, Work
+from dnc_serve.handler.engine.session import Session, new_incarnation
+from dnc_serve.handler.engine.session_table import Registry
 from dnc_serve.handler.errors import ServeError
-from dnc_serve.handler.journal.durability import make_store
-from dnc_serve.handler.journal.journal import Journal
-from dnc_serve.handler.journal.stores.sqlite import SQLiteStore
 from dnc_serve.handler.metrics import Metrics
+from dnc_serve.handler.store.sqlite import SQLiteStore
 from dnc_serve.model.export import Artifact
 
 INPUT_SIZE, OUTPUT_SIZE = 5, 4

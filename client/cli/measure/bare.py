@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dnc_serve.handler.engine.tiles import Tiles
+    from dnc_serve.handler.engine.model_runner import Tiles
 
 TURNS = 3
 
@@ -55,7 +55,7 @@ def seconds_of(call: Callable[[], None], seconds: float) -> float:
 @cache
 def _tiles(artifact: str, device: str, compiled: str) -> "Tiles":
     """As a server chooses them, with the cache of compiled artifacts in the folder `compiled`."""
-    from dnc_serve.handler.engine.tiles import choose_tiles
+    from dnc_serve.handler.engine.model_runner import choose_tiles
     from dnc_serve.model.export import load_artifact
 
     return choose_tiles(load_artifact(artifact, device), device, Path(compiled))

@@ -12,7 +12,7 @@ from dnc_serve.client.async_client import AsyncClient
 from dnc_serve.client.client import Client
 from dnc_serve.client.loop_thread import LoopThread
 from dnc_serve.client.watch.site import MAX_CELLS, Site
-from dnc_serve.handler.doors.looks import thin
+from dnc_serve.handler.api.views import thin
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import export
 from tests.client.conftest import ServerProcess

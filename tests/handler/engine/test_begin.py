@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from dnc_serve.handler.api.operations import Caller, Operations
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.doors.operations import Caller, Operations
-from dnc_serve.handler.engine.tiles import Tiles
-from dnc_serve.handler.engine.work import Delete
+from dnc_serve.handler.engine.model_runner import Tiles
+from dnc_serve.handler.engine.requests import Delete
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.model.export import Artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnc_serve.handler.engine.company import (
+from dnc_serve.handler.engine.batch_scheduler import (
     GAP_SECONDS,
     LONGER_FOR_REPLAYS,
     MOST_SECONDS_AWAY,
@@ -12,9 +12,9 @@ from dnc_serve.handler.engine.company import (
     Run,
     gather_inputs,
 )
-from dnc_serve.handler.engine.sessions import Replies, Session
-from dnc_serve.handler.engine.tiles import Tiles
-from dnc_serve.handler.engine.work import Chunk, Replay
+from dnc_serve.handler.engine.model_runner import Tiles
+from dnc_serve.handler.engine.requests import Chunk, Replay
+from dnc_serve.handler.engine.session import Replies, Session
 from dnc_serve.model.export import Artifact
 
 LONG_TURN_SECONDS = 60.0

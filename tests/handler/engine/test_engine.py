@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from dnc_serve.handler.api.arrays import Float32
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.doors.codec import Float32
 from dnc_serve.handler.engine import turns
-from dnc_serve.handler.engine.company import Run
-from dnc_serve.handler.engine.sessions import Tier
-from dnc_serve.handler.engine.stepper import Stepped
-from dnc_serve.handler.engine.tiles import Tiles
-from dnc_serve.handler.engine.work import Chunk, Delete, Peek, Reset
+from dnc_serve.handler.engine.batch_scheduler import Run
+from dnc_serve.handler.engine.executor import Stepped
+from dnc_serve.handler.engine.model_runner import Tiles
+from dnc_serve.handler.engine.requests import Chunk, Delete, Peek, Reset
+from dnc_serve.handler.engine.session import Tier
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.model.export import Artifact
 from tests.handler.harness import random_inputs, running_engine

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.engine.tiles import Tiles
-from dnc_serve.handler.engine.work import Chunk, Done, Reset, Work
+from dnc_serve.handler.engine.model_runner import Tiles
+from dnc_serve.handler.engine.requests import Chunk, Done, Reset, Work
 from dnc_serve.handler.errors import ServeError
-from dnc_serve.handler.journal.stores.contract import End
+from dnc_serve.handler.store.contract import End
 from dnc_serve.model.export import Artifact
 from tests.handler.harness import EngineHarness, random_inputs, running_engine
 

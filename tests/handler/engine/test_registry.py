@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from dnc_serve.handler.engine.registry import Registry
-from dnc_serve.handler.engine.sessions import Replies, Session
+from dnc_serve.handler.engine.session import Replies, Session
+from dnc_serve.handler.engine.session_table import Registry
 
 MANY = 100_000
 MOST_LINES = 4_000  # of the registry's code, for a look that finds a few hundred

@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dnc_serve.handler.api.access import Access
+from dnc_serve.handler.api.operations import Caller, Operations
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.doors.access import Access
-from dnc_serve.handler.doors.operations import Caller, Operations
-from dnc_serve.handler.engine.sessions import Session, Tier
-from dnc_serve.handler.engine.tiles import Tiles
-from dnc_serve.handler.engine.upkeep import Upkeep
-from dnc_serve.handler.engine.work import Chunk, Delete, Peek, Reset
+from dnc_serve.handler.engine.maintenance import Upkeep
+from dnc_serve.handler.engine.model_runner import Tiles
+from dnc_serve.handler.engine.requests import Chunk, Delete, Peek, Reset
+from dnc_serve.handler.engine.session import Session, Tier
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.garbage import Garbage
-from dnc_serve.handler.journal.records import decode_record, encode_record
-from dnc_serve.handler.journal.recovery import recover
-from dnc_serve.handler.journal.stores.contract import Record
+from dnc_serve.handler.store.contract import Record
+from dnc_serve.handler.store.history import recover
+from dnc_serve.handler.store.records import decode_record, encode_record
 from dnc_serve.model.export import Artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.handler.harness import EngineHarness, adopting_engine, random_inputs, running_engine

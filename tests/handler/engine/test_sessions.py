@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from dnc_serve.handler.engine.sessions import Replies, Reply, Session, Verdict, check_id, judge_chunk, judge_reset
-from dnc_serve.handler.engine.work import Chunk, Reset
+from dnc_serve.handler.engine.requests import Chunk, Reset
+from dnc_serve.handler.engine.session import Replies, Reply, Session, Verdict, check_id, judge_chunk, judge_reset
 from dnc_serve.handler.errors import ServeError
 
 

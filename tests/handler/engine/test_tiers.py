@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.engine.sessions import Session, Tier
-from dnc_serve.handler.engine.tiles import Tiles
-from dnc_serve.handler.engine.work import Peek
+from dnc_serve.handler.engine.model_runner import Tiles
+from dnc_serve.handler.engine.requests import Peek
+from dnc_serve.handler.engine.session import Session, Tier
 from dnc_serve.handler.errors import ServeError, StoreUnavailable
-from dnc_serve.handler.journal.stores.contract import End
+from dnc_serve.handler.store.contract import End
 from dnc_serve.model.export import Artifact
 from tests.handler.harness import EngineHarness, random_inputs, running_engine
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.engine import tiles as tiles_module
-from dnc_serve.handler.engine.tiles import Tiles, choose_tiles
-from dnc_serve.handler.engine.work import Peek
+from dnc_serve.handler.engine import model_runner as tiles_module
+from dnc_serve.handler.engine.model_runner import Tiles, choose_tiles
+from dnc_serve.handler.engine.requests import Peek
 from dnc_serve.model.compiled import load_compiled
 from dnc_serve.model.compiled_cache import MANIFEST_FILE, CompiledError, compiled_key
 from dnc_serve.model.compiled_code import load_code

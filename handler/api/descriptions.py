@@ -1,0 +1,94 @@
+"""What clients are told of the model, of a session, and of a chunk that was applied."""
+
+import json
+from contextlib import suppress
+from importlib.metadata import version
+
+from dnc_serve.handler.api.arrays import encode_array
+from dnc_serve.handler.engine.engine import Engine
+from dnc_serve.handler.engine.requests import Applied
+from dnc_serve.handler.engine.session import Session
+from dnc_serve.handler.errors import StoreUnavailable
+from dnc_serve.model.export import Artifact
+from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+
+_TIERS = {"slot": pb.TIER_SLOT, "host": pb.TIER_HOST, "store": pb.TIER_STORE}
+
+
+class Descriptions:
+    """In the messages of the contract."""
+
+    def __init__(self, engine: Engine, artifact: Artifact, server_epoch: str) -> None:
+        self._engine = engine
+        self._artifact = artifact
+        self._server_epoch = server_epoch
+
+    def model(self) -> pb.GetModelResponse:
+        """The model, the code that steps it, and the limits of a chunk."""
+        engine, artifact, config = self._engine, self._artifact, self._engine.config
+        return pb.GetModelResponse(
+            name=config.model,
+            input_size=engine.tiles.input_size,
+            output_size=engine.tiles.output_size,
+            config_json=json.dumps(artifact.config.to_dict()),
+            model_digest=engine.digest,
+            artifact=engine.tiles.kind,
+            artifact_note=engine.tiles.note,
+            fingerprint=engine.fingerprint,
+            device=str(engine.tiles.device),
+            state_bytes=engine.row_bytes,
+            server_epoch=self._server_epoch,
+            server_version=version("dnc-serve"),
+            durability=config.durability,
+            max_chunk_timesteps=config.max_chunk_timesteps,
+            max_in_flight_chunks=min(config.reply_window_chunks, config.max_queued_chunks),
+            tile_rows=engine.tiles.sizes,
+        )
+
+    async def session(self, session: Session) -> pb.Session:
+        """The session as it stands, with how far back its journal reaches; one that is being made, once it is as
+        durable as promised. Raises what it could not be made for."""
+        await self._engine.lifecycle.begun(session)
+        description = self.brief(session)
+        earliest = None
+        if not self._engine.journal.volatile and session.position:
+            with suppress(StoreUnavailable):  # while the store is gone, only the present can be had
+                earliest = await self._engine.loading.earliest_position(session)
+        description.earliest_position = session.position if earliest is None else earliest
+        return description
+
+    def brief(self, session: Session) -> pb.Session:
+        """The same without how far back its journal reaches, which the store would have to be asked for."""
+        description = pb.Session(
+            session_id=session.session_id,
+            incarnation=session.incarnation,
+            position=session.position,
+            durable_position=session.durable_position,
+            experience=session.experience,
+            model_digest=session.digest,
+            tier=_TIERS[session.tier.value],
+            state_bytes=self._engine.row_bytes,
+            replayed_elsewhere=session.replayed_elsewhere,
+            fingerprint=session.fingerprint,
+        )
+        description.created.FromNanoseconds(int(session.created_at * 1e9))
+        description.last_used.FromNanoseconds(int(session.last_used_at * 1e9))
+        return description
+
+
+def chunk_result(chunk: pb.Chunk, applied: Applied) -> pb.ChunkResult:
+    """The answer to a chunk."""
+    outputs = applied.outputs
+    result = pb.ChunkResult(
+        session_id=chunk.session_id,
+        incarnation=applied.incarnation,
+        position=applied.position,
+        durable_position=applied.durable_position,
+        experience=applied.experience,
+        outputs=pb.Array(shape=outputs.shape, data=outputs.tobytes(), dtype=pb.DATA_TYPE_FLOAT32),
+        replayed=applied.replayed,
+        request_id=chunk.request_id,
+    )
+    for name, array in (applied.debug or {}).items():
+        result.debug[name].CopyFrom(encode_array(array))
+    return result

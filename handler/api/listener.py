@@ -1,0 +1,93 @@
+"""The listening side of the streaming door: its port, TLS, health and reflection."""
+
+import shutil
+import tempfile
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from dnc_serve.handler.api.readable import ReadableServer
+from dnc_serve.handler.api.transport import Certificates
+from dnc_serve.handler.config import ServeConfig
+from dnc_serve.proto.dnc.v1 import dnc_pb2, dnc_pb2_grpc
+
+SERVICE = dnc_pb2.DESCRIPTOR.services_by_name["DncService"].full_name
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+# A socket's path may have 107 bytes.
+MAX_FOLDER_LENGTH = 100
+
+
+class Door:
+    """Binds first, opens when there is something to serve, and says that it serves when that was proven."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        self._config = config
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", 0),  # two servers would otherwise share a port silently
+                ("grpc.max_receive_message_length", int(config.max_message_bytes)),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_metadata_size", 16 << 10),
+                ("grpc.keepalive_time_ms", 60_000),
+                ("grpc.keepalive_timeout_ms", 20_000),
+                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+            ]
+        )
+        self._health = health.aio.HealthServicer()
+        self._private_folder = ""
+        self.private_address = ""
+        self.address = ""
+
+    def bind(self) -> None:
+        """Takes the port; raises OSError if somebody else has it."""
+        config = self._config
+        address = f"{config.host}:{config.port}"
+        try:
+            if config.tls_certificate:
+                port = self._server.add_secure_port(address, Certificates(config).credentials())
+            else:
+                port = self._server.add_insecure_port(address)
+        except RuntimeError as exc:
+            raise OSError(f"port {config.port} on {config.host} can't be bound: is it in use?") from exc
+        self.address = f"{config.host}:{port}"
+        # The self-test comes in through a socket that only this user can open, and that is removed afterwards.
+        self._private_folder = tempfile.mkdtemp(prefix="dnc-")
+        if len(self._private_folder) > MAX_FOLDER_LENGTH:
+            raise OSError(
+                f"TMPDIR is {tempfile.gettempdir()!r}, too long for a socket: expected a folder whose path has at "
+                f"most {MAX_FOLDER_LENGTH - 13} characters"
+            )
+        self.private_address = f"unix:{self._private_folder}/door"
+        self._server.add_insecure_port(self.private_address)
+
+    async def open(self, service: dnc_pb2_grpc.DncServiceServicer) -> None:
+        """Answers calls; the health service says NOT_SERVING still."""
+        dnc_pb2_grpc.add_DncServiceServicer_to_server(service, ReadableServer(self._server))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        await self.set_health(NOT_SERVING)
+        await self._server.start()
+
+    def close_private(self) -> None:
+        """Nobody comes in past TLS any more."""
+        shutil.rmtree(self._private_folder, ignore_errors=True)
+
+    async def set_health(self, status: Any) -> None:
+        """What the health service answers, for the server as a whole and for our service."""
+        for name in ("", SERVICE):
+            await self._health.set(name, status)
+
+    async def leave(self) -> None:
+        """The health service says NOT_SERVING from now on."""
+        await self._health.enter_graceful_shutdown()
+
+    async def close(self, grace_s: float) -> None:
+        """Calls under way may end within the grace time."""
+        await self._server.stop(grace_s)
+        self.close_private()

@@ -1,0 +1,284 @@
+"""The operations on sessions, in the messages of the contract: what both doors do.
+
+A door decodes bytes, finds out who calls, and calls these; refusals are raised as `ServeError`.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from dnc_serve.handler.api.access import Grant
+from dnc_serve.handler.api.access_log import log_chunk
+from dnc_serve.handler.api.arrays import Float32, decode_inputs
+from dnc_serve.handler.api.descriptions import Descriptions, chunk_result
+from dnc_serve.handler.api.views import Shown, checked_names, thinned, whole
+from dnc_serve.handler.engine.engine import Engine
+from dnc_serve.handler.engine.requests import Chunk, Delete, Peek, Reset, Seen, Work
+from dnc_serve.handler.engine.session import Session, check_id, new_incarnation
+from dnc_serve.handler.errors import ServeError
+from dnc_serve.model.export import Artifact
+from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+
+DEFAULT_PAGE = 100
+LARGEST_PAGE = 1000
+PART_BYTES = 1 << 20
+_SCOPES = {
+    pb.RESET_SCOPE_UNSPECIFIED: "experience",
+    pb.RESET_SCOPE_EXPERIENCE: "experience",
+    pb.RESET_SCOPE_ALL: "all",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, through which door, and until when (`time.monotonic()`) an answer is wanted."""
+
+    grant: Grant = field(default_factory=Grant)
+    door: str = "unary"
+    deadline: float | None = None
+
+    @property
+    def owner(self) -> str:
+        """The name that the caller's sessions belong to."""
+        return self.grant.owner
+
+
+class Operations:
+    """What a caller may ask for."""
+
+    def __init__(self, engine: Engine, artifact: Artifact, server_epoch: str) -> None:
+        self.engine = engine
+        self.draining = False
+        self.descriptions = Descriptions(engine, artifact, server_epoch)
+        self._artifact = artifact
+
+    # Sessions.
+
+    async def create_session(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.CreateSessionResponse:
+        session_id = check_id(request.session_id)
+        await self.engine.leases.adopt(session_id)
+        while (present := self.engine.registry.find(session_id)) is None:
+            try:
+                session = await self.begin(session_id, caller, new_incarnation(), None)
+            except ServeError as error:
+                if error.reason != "SESSION_EXISTS":
+                    raise
+                continue  # another call was faster
+            return pb.CreateSessionResponse(session=await self.descriptions.session(session), created=True)
+        if not request.allow_existing or present.owner != caller.owner:
+            raise ServeError("SESSION_EXISTS", f"session {session_id!r} exists already", session_id=session_id)
+        return pb.CreateSessionResponse(session=await self.descriptions.session(present), created=False)
+
+    async def get_session(self, request: pb.GetSessionRequest, caller: Caller) -> pb.GetSessionResponse:
+        return pb.GetSessionResponse(
+            session=await self.descriptions.session(await self.known(request.session_id, caller))
+        )
+
+    async def list_sessions(self, request: pb.ListSessionsRequest, caller: Caller) -> pb.ListSessionsResponse:
+        size = request.page_size or DEFAULT_PAGE
+        if size > LARGEST_PAGE:
+            raise ServeError(
+                "BAD_REQUEST", f"page_size is {size}, expected at most {LARGEST_PAGE}", expected=LARGEST_PAGE, got=size
+            )
+        sessions, more = self.engine.registry.page(caller.owner, request.page_token, request.prefix, size)
+        return pb.ListSessionsResponse(
+            sessions=[self.descriptions.brief(one) for one in sessions if self.engine.lifecycle.has_begun(one)],
+            next_page_token=more,
+        )
+
+    async def delete_session(self, request: pb.DeleteSessionRequest, caller: Caller) -> pb.DeleteSessionResponse:
+        session_id = check_id(request.session_id)
+        caller.grant.check_writes()
+        await self.engine.leases.adopt(session_id)
+        incarnation = request.incarnation if request.HasField("incarnation") else None
+        tombstone = self.engine.registry.tombstone(session_id)
+        if self.engine.registry.find(session_id) is None and tombstone is not None and tombstone.owner == caller.owner:
+            return pb.DeleteSessionResponse(deleted=False)
+        await self._do(
+            self.session(session_id, caller), lambda done: Delete(done, incarnation=incarnation)
+        )  # fmt: skip
+        return pb.DeleteSessionResponse(deleted=True)
+
+    # Steps.
+
+    async def step(self, request: pb.StepRequest, caller: Caller) -> pb.StepResponse:
+        await self.engine.leases.adopt(check_id(request.chunk.session_id))
+        session, chunk, future = self._awaited(request.chunk, caller)
+        self.engine.submit(session, chunk)
+        try:
+            applied = await future
+        except BaseException:
+            chunk.cancelled = True
+            raise
+        return pb.StepResponse(result=chunk_result(request.chunk, applied))
+
+    def _awaited(self, message: pb.Chunk, caller: Caller) -> tuple[Session, Chunk, Any]:
+        future = self.engine.loop.create_future()
+        session, chunk = self.chunk(message, caller, _resolve(future))
+        return session, chunk, future
+
+    def chunk(
+        self, message: pb.Chunk, caller: Caller, done: Callable[[Any, ServeError | None], None]
+    ) -> tuple[Session, Chunk]:
+        """Decodes and checks a chunk; it is not submitted yet."""
+        session = self.session(message.session_id, caller)
+        config = self.engine.config
+        inputs = decode_inputs(message.inputs, self.engine.tiles.input_size, config.max_chunk_timesteps)
+        if message.debug:
+            self._check_debug(len(inputs))
+        self._check_serving()
+        caller.grant.check_writes()
+        caller.grant.spend(len(inputs))
+        chunk = Chunk(
+            inputs,
+            done,
+            incarnation=message.incarnation if message.HasField("incarnation") else None,
+            position=message.position if message.HasField("position") else None,
+            experience=message.experience if message.HasField("experience") else None,
+            reset_experience=message.reset_experience,
+            debug=message.debug,
+            traceparent=message.traceparent,
+            door=caller.door,
+            deadline=caller.deadline,
+        )
+        log_chunk(chunk, message, caller)
+        return session, chunk
+
+    async def reset_session(self, request: pb.ResetSessionRequest, caller: Caller) -> pb.ResetSessionResponse:
+        message = request.reset
+        session = await self.known(message.session_id, caller)
+        changed = await self._do(session, lambda done: self.reset(message, caller, done))
+        return pb.ResetSessionResponse(result=self.reset_result(message, session, changed))
+
+    def reset(self, message: pb.Reset, caller: Caller, done: Callable[[Any, ServeError | None], None]) -> Reset:
+        """Decodes a reset; it is not submitted yet."""
+        self._check_serving()
+        caller.grant.check_writes()
+        scope = _SCOPES.get(message.scope)
+        if scope is None:
+            raise ServeError(
+                "BAD_REQUEST", f"scope is {message.scope}, expected RESET_SCOPE_EXPERIENCE or RESET_SCOPE_ALL"
+            )
+        return Reset(
+            scope,
+            done,
+            incarnation=message.incarnation if message.HasField("incarnation") else None,
+            position=message.position if message.HasField("position") else None,
+            experience=message.experience if message.HasField("experience") else None,
+            door=caller.door,
+            deadline=caller.deadline,
+        )
+
+    def reset_result(self, message: pb.Reset, session: Session, changed: bool) -> pb.ResetResult:
+        return pb.ResetResult(session=self.descriptions.brief(session), changed=changed, request_id=message.request_id)
+
+    # Looks.
+
+    async def dump(self, message: pb.Dump, caller: Caller) -> tuple[Seen, dict[str, Shown]]:
+        """The chosen arrays of a session, at the present or an earlier position."""
+        session = await self.known(message.session_id, caller)
+        position = message.position if message.HasField("position") else None
+        seen = await self.seen(session, position, caller)
+        return seen, await self.shown(message, seen)
+
+    async def shown(self, message: pb.Dump, seen: Seen) -> dict[str, Shown]:
+        """The arrays that a dump asks for, made in a thread.
+
+        Raises BAD_REQUEST for a name that the model has not, and for thinning to nothing.
+        """
+        names = checked_names(self.engine.layout, message.names)
+        assert seen.state is not None
+        if not message.HasField("max_cells"):
+            return await asyncio.to_thread(whole, self.engine, seen.state, names)
+        if message.max_cells == 0:
+            raise ServeError("BAD_REQUEST", "max_cells is 0, expected at least 1, or none at all", got=0)
+        return await asyncio.to_thread(thinned, self.engine, seen.state, names, message.max_cells)
+
+    # Helpers.
+
+    def session(self, session_id: str, caller: Caller) -> Session:
+        """The caller's session; raises BAD_ID, SESSION_NOT_FOUND or SESSION_EXPIRED."""
+        return self.engine.registry.get(check_id(session_id), caller.owner)
+
+    async def seen(self, session: Session, position: int | None, caller: Caller) -> Seen:
+        """Head and state of a session, at the present or an earlier position."""
+        if position is not None and position != session.position:
+            return await self.engine.loading.look_back(session, position)
+        seen: Seen = await self._do(session, lambda done: Peek(done, deadline=caller.deadline))
+        if position is not None and seen.head.position != position:
+            return await self.engine.loading.look_back(session, position)
+        return seen
+
+    async def known(self, session_id: str, caller: Caller) -> Session:
+        """The caller's session, taken up from a shared store if need be; raises SESSION_MOVED too."""
+        await self.engine.leases.adopt(check_id(session_id))
+        return self.session(session_id, caller)
+
+    async def begin(
+        self,
+        session_id: str,
+        caller: Caller,
+        incarnation: int,
+        state: Float32 | None,
+        position: int = 0,
+        experience: int = 0,
+    ) -> Session:
+        """A new session of the caller's; its state None is zeros. Raises DRAINING or what the token's limits say."""
+        self._check_serving()
+        caller.grant.check_writes()
+        caller.grant.check_new_session(self.engine.registry.count_of(caller.owner), self.engine.row_bytes)
+        session = self.engine.new_session(
+            session_id, caller.owner, incarnation, position=position, experience=experience
+        )  # fmt: skip
+        await self.engine.leases.begin(session)
+        begun = self.engine.loop.create_future()
+        resolve = _resolve(begun)
+        try:
+            self.engine.lifecycle.begin(session, state, lambda error: resolve(None, error))
+        except ServeError:
+            self.engine.leases.ended(session)
+            raise
+        await begun
+        return session
+
+    async def _do(self, session: Session, make: Callable[[Callable[[Any, ServeError | None], None]], Work]) -> Any:
+        future = self.engine.loop.create_future()
+        work = make(_resolve(future))
+        self.engine.submit(session, work)
+        try:
+            return await future
+        except BaseException:
+            work.cancelled = True
+            raise
+
+    def _check_serving(self) -> None:
+        if self.draining:
+            raise ServeError("DRAINING", "the server is leaving", retry_after_s=1.0)
+
+    def _check_debug(self, timesteps: int) -> None:
+        layout, config = self.engine.layout, self.engine.config
+        layers = self._artifact.config.num_layers
+        memories = max(1, sum(field.name == "memory" for field in layout.fields))
+        bytes_a_timestep = 4 * layers * (layout.size - layout.experience_offset) // memories
+        at_most = max(1, (config.max_message_bytes - (64 << 10)) // bytes_a_timestep)
+        if timesteps > at_most:
+            raise ServeError(
+                "CHUNK_TOO_LONG",
+                f"a chunk of {timesteps} timesteps with debug, expected at most {at_most}: its answer would not fit "
+                f"into {config.max_message_bytes} bytes",
+                expected=f"at most {at_most} with debug",
+                got=timesteps,
+            )
+
+
+def _resolve(future: Any) -> Callable[[Any, ServeError | None], None]:
+    def done(result: Any, error: ServeError | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    return done

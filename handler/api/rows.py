@@ -1,0 +1,80 @@
+"""A batch of calls at TorchServe's own door, each answered for itself."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+from dnc_serve.handler.api.access import Access
+from dnc_serve.handler.api.access_log import log_answer, log_refusal
+from dnc_serve.handler.api.copies import Copies
+from dnc_serve.handler.api.dumps import whole_dump
+from dnc_serve.handler.api.operations import Caller, Operations
+from dnc_serve.handler.errors import ServeError
+from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+
+logger = logging.getLogger(__name__)
+
+
+async def answer_calls(
+    operations: Operations, access: Access, calls: Sequence[pb.Call | ServeError], timeout_s: float
+) -> list[pb.CallResult]:
+    """One result for each row, in order; no row's failure touches another."""
+    deadline = time.monotonic() + timeout_s
+    return list(await asyncio.gather(*(_answer(operations, access, call, deadline) for call in calls)))
+
+
+async def _answer(operations: Operations, access: Access, call: pb.Call | ServeError, deadline: float) -> pb.CallResult:
+    started_at = time.perf_counter()
+    request = None if isinstance(call, ServeError) else getattr(call, call.WhichOneof("call") or "", None)
+    try:
+        if isinstance(call, ServeError):
+            raise call
+        caller = Caller(access.grant_of_token(call.token), "torchserve", deadline)
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            result = await _dispatch(operations, call, caller)
+        log_answer(request, caller, started_at)
+        return result
+    except TimeoutError:
+        refused = ServeError("DEADLINE_EXCEEDED", "the server did not come to an answer in time")
+    except ServeError as error:
+        refused = error
+    except Exception:
+        logger.exception("a call failed")
+        refused = ServeError("INTERNAL", "the server made a mistake; its log says which")
+    log_refusal(request, refused)
+    operations.engine.metrics.errors.labels(refused.reason).inc()
+    return pb.CallResult(status=refused.to_status())
+
+
+async def _dispatch(operations: Operations, call: pb.Call, caller: Caller) -> pb.CallResult:
+    match call.WhichOneof("call"):
+        case "create_session":
+            return pb.CallResult(create_session=await operations.create_session(call.create_session, caller))
+        case "get_session":
+            return pb.CallResult(get_session=await operations.get_session(call.get_session, caller))
+        case "list_sessions":
+            return pb.CallResult(list_sessions=await operations.list_sessions(call.list_sessions, caller))
+        case "delete_session":
+            return pb.CallResult(delete_session=await operations.delete_session(call.delete_session, caller))
+        case "step":
+            return pb.CallResult(step=await operations.step(call.step, caller))
+        case "reset_session":
+            return pb.CallResult(reset_session=await operations.reset_session(call.reset_session, caller))
+        case "fork_session":
+            return pb.CallResult(fork_session=await Copies(operations).fork(call.fork_session, caller))
+        case "dump_memory":
+            seen, arrays = await operations.dump(call.dump_memory.dump, caller)
+            return pb.CallResult(dump_memory=whole_dump(call.dump_memory.dump, seen, arrays))
+        case "export_session":
+            blob = await Copies(operations).export_blob(call.export_session, caller)
+            return pb.CallResult(export_session=pb.ExportSessionResponse(total_bytes=len(blob), data=blob))
+        case "import_session":
+            request = call.import_session
+            imported = await Copies(operations).import_blob(request.session_id, request.data, caller)
+            return pb.CallResult(import_session=imported)
+        case "get_model":
+            return pb.CallResult(get_model=operations.descriptions.model())
+        case _:
+            names = ", ".join(field.name for field in pb.Call.DESCRIPTOR.oneofs_by_name["call"].fields)
+            raise ServeError("BAD_REQUEST", f"a call holds one of {names}; got none", expected=names)

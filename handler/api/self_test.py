@@ -1,0 +1,31 @@
+"""One real step through the server's own door, before anybody is told that it serves."""
+
+import secrets
+
+import grpc
+import numpy as np
+
+from dnc_serve.handler.api.access import Access
+from dnc_serve.handler.api.arrays import encode_array
+from dnc_serve.handler.api.operations import Operations
+from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
+
+TIMEOUT_SECONDS = 60.0
+
+
+async def self_test(address: str, operations: Operations, access: Access) -> None:
+    """Creates a session, streams one timestep into it, and deletes it; raises what the door answers otherwise."""
+    session_id = f"self-test-{secrets.token_hex(8)}"
+    inputs = encode_array(np.zeros((1, operations.engine.tiles.input_size), np.float32))
+    metadata = access.own_metadata()
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = dnc_pb2_grpc.DncServiceStub(channel)
+        options = {"metadata": metadata, "timeout": TIMEOUT_SECONDS}
+        await stub.CreateSession(pb.CreateSessionRequest(session_id=session_id), **options)
+        chunk = pb.Chunk(session_id=session_id, position=0, inputs=inputs)
+        stream = stub.Stream(iter([pb.StreamRequest(chunk=chunk)]), **options)
+        async for response in stream:
+            if response.WhichOneof("message") != "chunk" or response.chunk.position != 1:
+                raise RuntimeError(f"the first step was answered with {response}")
+        await stub.DeleteSession(pb.DeleteSessionRequest(session_id=session_id), **options)

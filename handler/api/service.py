@@ -1,0 +1,162 @@
+"""The streaming door: the contract's service over grpc.aio.
+
+Unary calls answer a refusal with a `google.rpc.Status` in the trailer; streams (see `streams.py`) answer it in-band.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeAlias, TypeVar
+
+import grpc
+
+from dnc_serve.handler.api.access import Access
+from dnc_serve.handler.api.access_log import log_answer, log_refusal
+from dnc_serve.handler.api.blob import check_size
+from dnc_serve.handler.api.copies import Copies
+from dnc_serve.handler.api.dumps import dump_parts
+from dnc_serve.handler.api.operations import PART_BYTES, Caller, Operations
+from dnc_serve.handler.api.stream import OpenStreams, SessionStream
+from dnc_serve.handler.api.watch import watch
+from dnc_serve.handler.errors import ServeError
+from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
+
+logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class DncService(dnc_pb2_grpc.DncServiceServicer):
+    """Answers calls at the streaming door."""
+
+    def __init__(self, operations: Operations, access: Access) -> None:
+        self._operations = operations
+        self._copies = Copies(operations)
+        self._access = access
+        self.streams = OpenStreams(operations.engine.config.max_streams, operations.engine.metrics)
+
+    async def CreateSession(
+        self, request: pb.CreateSessionRequest, context: Context
+    ) -> pb.CreateSessionResponse | None:
+        return await self._answer(context, request, lambda caller: self._operations.create_session(request, caller))
+
+    async def GetSession(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse | None:
+        return await self._answer(context, request, lambda caller: self._operations.get_session(request, caller))
+
+    async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse | None:
+        return await self._answer(context, request, lambda caller: self._operations.list_sessions(request, caller))
+
+    async def DeleteSession(
+        self, request: pb.DeleteSessionRequest, context: Context
+    ) -> pb.DeleteSessionResponse | None:
+        return await self._answer(context, request, lambda caller: self._operations.delete_session(request, caller))
+
+    async def Step(self, request: pb.StepRequest, context: Context) -> pb.StepResponse | None:
+        return await self._answer(context, request, lambda caller: self._operations.step(request, caller))
+
+    async def ResetSession(self, request: pb.ResetSessionRequest, context: Context) -> pb.ResetSessionResponse | None:
+        return await self._answer(context, request, lambda caller: self._operations.reset_session(request, caller))
+
+    async def ForkSession(self, request: pb.ForkSessionRequest, context: Context) -> pb.ForkSessionResponse | None:
+        return await self._answer(context, request, lambda caller: self._copies.fork(request, caller))
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse | None:
+        async def get_model(caller: Caller) -> pb.GetModelResponse:
+            return self._operations.descriptions.model()
+
+        return await self._answer(context, request, get_model)
+
+    async def Stream(self, request_iterator: AsyncIterator[pb.StreamRequest], context: Context) -> None:
+        async def serve(caller: Caller) -> None:
+            with self.streams.open() as register:
+                stream = SessionStream(self._operations, caller, context)
+                register(stream)
+                await stream.serve(request_iterator)
+
+        await self._answer(context, None, serve, "stream")
+
+    async def DumpMemory(self, request: pb.DumpMemoryRequest, context: Context) -> None:
+        async def dump(caller: Caller) -> None:
+            seen, arrays = await self._operations.dump(request.dump, caller)
+            for part in dump_parts(request.dump, seen, arrays):
+                await context.write(pb.DumpMemoryResponse(part=part))
+
+        await self._answer(context, request, dump)
+
+    async def WatchMemory(self, request: pb.WatchMemoryRequest, context: Context) -> None:
+        async def send(caller: Caller) -> None:
+            async for frame in watch(self._operations, request, caller):
+                await context.write(frame)
+
+        await self._answer(context, request, send, "watch")
+
+    async def ExportSession(self, request: pb.ExportSessionRequest, context: Context) -> None:
+        async def export(caller: Caller) -> None:
+            blob = await self._copies.export_blob(request, caller)
+            for offset in range(0, len(blob), PART_BYTES):
+                part = blob[offset : offset + PART_BYTES]
+                await context.write(pb.ExportSessionResponse(total_bytes=len(blob), data=part))
+
+        await self._answer(context, request, export)
+
+    async def ImportSession(
+        self, request_iterator: AsyncIterator[pb.ImportSessionRequest], context: Context
+    ) -> pb.ImportSessionResponse | None:
+        async def import_session(caller: Caller) -> pb.ImportSessionResponse:
+            session_id, blob = await self._collect(request_iterator)
+            return await self._copies.import_blob(session_id, blob, caller)
+
+        return await self._answer(context, None, import_session)
+
+    async def _collect(self, parts: AsyncIterator[pb.ImportSessionRequest]) -> tuple[str, bytes]:
+        """The blob, whose size is checked before anything is kept."""
+        session_id, total, blob = "", 0, bytearray()
+        first = True
+        async for part in parts:
+            if isinstance(part, ServeError):
+                raise part
+            if first:
+                session_id, total, first = part.session_id, part.total_bytes, False
+                check_size(total, self._operations.engine.layout.size)
+            blob += part.data
+            if len(blob) > total:
+                break
+        if first or len(blob) != total:
+            raise ServeError("BAD_BLOB", f"{len(blob)} bytes came, {total} were announced", expected=total)
+        return session_id, bytes(blob)
+
+    async def _answer(
+        self, context: Context, request: Any, call: Callable[[Caller], Awaitable[Answer]], door: str = "unary"
+    ) -> Answer | None:
+        """Finds out who calls, and turns what is raised into the call's status.
+
+        `request` is the refusal itself if the message could not be read.
+        """
+        started_at = time.perf_counter()
+        try:
+            if isinstance(request, ServeError):
+                raise request
+            remaining = context.time_remaining()
+            deadline = None if remaining is None else time.monotonic() + remaining
+            caller = Caller(self._access.grant_of(context.invocation_metadata()), door, deadline)
+            answer = await call(caller)
+            log_answer(request, caller, started_at)
+            return answer
+        except ServeError as error:
+            refused = error
+        except asyncio.CancelledError:
+            raise
+        except grpc.aio.InternalError:  # there is nobody any more to write to
+            logger.debug("a caller went away")
+            raise asyncio.CancelledError from None
+        except Exception:
+            logger.exception("a call failed")
+            refused = ServeError("INTERNAL", "the server made a mistake; its log says which")
+        log_refusal(request, refused)
+        self._operations.engine.metrics.errors.labels(refused.reason).inc()
+        details = (("grpc-status-details-bin", refused.to_status().SerializeToString()),)
+        await context.abort(refused.code, refused.message, details)
+        return None

@@ -1,0 +1,81 @@
+"""What the server does beside serving: ending sessions whose time is up, pruning the journal, forgetting tombstones,
+setting aside what Python would look through for garbage."""
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from itertools import islice
+
+from dnc_serve.handler.api.access import Access
+from dnc_serve.handler.engine.engine import Engine
+from dnc_serve.handler.engine.requests import Delete
+from dnc_serve.handler.engine.retention import to_prune
+from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.garbage import Garbage
+from dnc_serve.handler.store.contract import Prune
+
+logger = logging.getLogger(__name__)
+
+EXPIRY_SECONDS = 1.0
+RETENTION_SECONDS = 30.0
+# Prunes of one commit, so that none holds the loop up for long.
+PRUNES_A_COMMIT = 64
+# Sessions that end in one look, for the same reason.
+ENDED_AT_ONCE = 256
+
+
+class Upkeep:
+    """Runs until it is cancelled."""
+
+    def __init__(self, engine: Engine, access: Access, garbage: Garbage) -> None:
+        self._engine = engine
+        self._access = access
+        self._garbage = garbage
+
+    async def run(self) -> None:
+        """Looks every second; a failure is logged and tried again."""
+        next_retention = time.monotonic() + RETENTION_SECONDS
+        while True:
+            await asyncio.sleep(EXPIRY_SECONDS)
+            try:
+                self._garbage.settle()
+                self._access.reload()
+                self.expire()
+                if time.monotonic() >= next_retention and not self._engine.journal.volatile:
+                    next_retention = time.monotonic() + RETENTION_SECONDS
+                    await self.retain()
+            except ServeError as error:
+                logger.warning("upkeep will be tried again: %s", error)
+            except Exception:
+                logger.exception("upkeep will be tried again")
+
+    def expire(self) -> None:
+        """Ends sessions that were idle for too long, or are too old."""
+        engine, config = self._engine, self._engine.config
+        overdue = engine.registry.overdue(time.time(), config.idle_timeout_s, config.max_age_s)
+        ending = (
+            (session, why) for session, why in overdue if not any(isinstance(work, Delete) for work in session.fifo)
+        )
+        for session, why in islice(ending, ENDED_AT_ONCE):
+            with suppress(ServeError):  # a full queue now; the others need not wait for that
+                engine.submit(session, Delete(lambda result, error: None, why=why))
+
+    async def retain(self) -> None:
+        """Prunes the journal to what is to be kept."""
+        engine, config = self._engine, self._engine.config
+        store = engine.journal.store
+        now = time.time()
+        prunes = await engine.loop.run_in_executor(
+            None, to_prune, store, now, config.history_hours * 3600, config.history_bytes
+        )
+        for start in range(0, len(prunes), PRUNES_A_COMMIT):
+            await self._write(prunes[start : start + PRUNES_A_COMMIT])
+        oldest = now - config.tombstone_days * 86_400
+        await engine.loop.run_in_executor(None, store.forget_tombstones, oldest, config.max_tombstones)
+        engine.metrics.journal_bytes.set(await engine.loop.run_in_executor(None, store.size_bytes))
+
+    async def _write(self, prunes: list[Prune]) -> None:
+        written = self._engine.loop.create_future()
+        self._engine.journal.write(prunes, written.set_result)
+        await written

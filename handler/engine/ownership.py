@@ -1,0 +1,174 @@
+"""Which sessions of a shared store this server owns, and until when.
+
+A lease is counted from before the store was asked, on a clock that runs through suspends, and given up a margin before
+its end: a server that was frozen knows when it wakes that its time is over. Even one that didn't would change nothing,
+because the store refuses writes with an old token.
+"""
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from dnc_serve.handler.engine.session import Session
+from dnc_serve.handler.errors import Overtaken, ServeError, StoreUnavailable
+from dnc_serve.handler.store.contract import Lease, LeaseHeld
+
+if TYPE_CHECKING:
+    from dnc_serve.handler.engine.engine import Engine
+
+logger = logging.getLogger(__name__)
+
+# A lease is renewed so often in its life, and given up this share of it before its end.
+RENEWALS = 4
+MARGIN = 0.2
+
+
+def _now() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Leases:
+    """Takes, renews and gives up the sessions of a shared store; with a store of its own a server owns all it knows."""
+
+    def __init__(self, engine: "Engine", lease_s: float) -> None:
+        self._engine = engine
+        self._lease_s = lease_s
+        self._held: dict[Session, tuple[Lease, float]] = {}
+        self._adopting: dict[str, asyncio.Future[None]] = {}
+        self._releasing: dict[str, asyncio.Future[None]] = {}
+        self.shared = engine.journal.store.shared
+
+    def check(self, session: Session) -> None:
+        """Raises STORE_UNAVAILABLE if the lease has run out: nothing of the session may be shown any more."""
+        if self.shared and session in self._held and _now() >= self._held[session][1]:
+            self.lose(session)
+            raise StoreUnavailable(f"the lease of session {session.session_id!r} ran out before it could be renewed")
+
+    async def adopt(self, session_id: str) -> None:
+        """Takes up a session that the shared store knows, if no other server owns it; afterwards the registry has it.
+
+        Raises SESSION_MOVED with the owner's address, or STORE_UNAVAILABLE. Does nothing for an unknown id.
+        """
+        if not self.shared or self._engine.registry.find(session_id) is not None:
+            return
+        if (adopting := self._adopting.get(session_id)) is None:
+            adopting = self._adopting[session_id] = asyncio.ensure_future(self._adopt(session_id))
+            adopting.add_done_callback(lambda _: self._adopting.pop(session_id))
+        await asyncio.shield(adopting)
+
+    async def _adopt(self, session_id: str) -> None:
+        loop, store = self._engine.loop, self._engine.journal.store
+        head = await loop.run_in_executor(None, store.head, session_id)
+        if head is None or head.ended:
+            if head is not None:
+                self._engine.bury(head)
+            return
+        lease, until = await self._acquire(session_id)
+        # It may have gone on, or ended, before the lease was ours.
+        head = await loop.run_in_executor(None, store.head, session_id)
+        session = self._engine.registry.find(session_id)  # perhaps it was begun here meanwhile
+        if session is None:
+            if head is None or head.ended:
+                self._release([lease])
+                return
+            session = self._engine.take_up(head)
+        self._held[session] = lease, until
+
+    async def begin(self, session: Session) -> None:
+        """Takes the lease of a session that is about to be made; raises SESSION_MOVED or SESSION_EXISTS."""
+        if not self.shared:
+            return
+        lease, until = await self._acquire(session.session_id)
+        store = self._engine.journal.store
+        head = await self._engine.loop.run_in_executor(None, store.head, session.session_id)
+        present = self._engine.registry.find(session.session_id)  # perhaps another call was faster
+        if present is None and head is not None and not head.ended:
+            present = self._engine.take_up(head)
+        self._held[present or session] = lease, until
+        if present is not None:
+            raise ServeError(
+                "SESSION_EXISTS", f"session {session.session_id!r} exists already", session_id=session.session_id
+            )
+
+    async def _acquire(self, session_id: str) -> tuple[Lease, float]:
+        if (releasing := self._releasing.get(session_id)) is not None:
+            await asyncio.shield(releasing)  # it would take the new lease with it
+        started = _now()
+        try:
+            lease = await self._engine.loop.run_in_executor(None, self._engine.journal.store.acquire, session_id)
+        except LeaseHeld as held:
+            raise ServeError(
+                "SESSION_MOVED",
+                f"session {session_id!r} is served by {held.owner}",
+                owner=held.owner,
+                lease_seconds=round(held.rest_s, 3),
+            ) from None
+        return lease, started + lease.ttl_s * (1 - MARGIN)
+
+    async def run(self) -> None:
+        """Renews until it is cancelled."""
+        while True:
+            await asyncio.sleep(self._lease_s / RENEWALS)
+            try:
+                await self._renew()
+            except StoreUnavailable as error:
+                logger.warning("leases could not be renewed: %s", error)
+            except Exception:  # without renewals all sessions would be lost, one by one
+                logger.exception("leases could not be renewed")
+
+    async def _renew(self) -> None:
+        sessions = list(self._held)
+        if not sessions:
+            return
+        started = _now()
+        leases = [self._held[session][0] for session in sessions]
+        renewed = await self._engine.loop.run_in_executor(None, self._engine.journal.store.renew, leases)
+        for session, lease in zip(sessions, renewed, strict=True):
+            if session not in self._held:
+                continue
+            if lease is None:
+                self.lose(session)
+            else:
+                self._held[session] = lease, started + lease.ttl_s * (1 - MARGIN)
+
+    def lose(self, session: Session) -> None:
+        """Forgets a session that belongs to another server now; its callers are told the owner when they ask again."""
+        self._held.pop(session, None)
+        engine = self._engine
+        session.ended = True
+        engine.registry.remove(session)
+        engine.fail_all(session, Overtaken(session.session_id))
+        if not session.running:
+            engine.tiers.forget(session)
+
+    def give_up(self, sessions: list[Session]) -> "asyncio.Future[None]":
+        """Leaves sessions, whose states are in the store, to whoever is asked for them next.
+
+        They are known here no more when this returns, so that no work can come for them; the future tells when other
+        servers may have them.
+        """
+        leases = [self._held[session][0] for session in sessions if session in self._held]
+        for session in sessions:
+            self.lose(session)
+        return self._release(leases)
+
+    def ended(self, session: Session) -> None:
+        """The session was deleted, or never came to be: its lease is of no use."""
+        held = self._held.pop(session, None)
+        if held is not None:
+            self._release([held[0]])
+
+    def _release(self, leases: list[Lease]) -> "asyncio.Future[None]":
+        async def release() -> None:
+            try:
+                await self._engine.loop.run_in_executor(None, self._engine.journal.store.release, leases)
+            except StoreUnavailable as error:
+                logger.warning("leases were not released, and will run out: %s", error)
+            finally:
+                for lease in leases:
+                    self._releasing.pop(lease.session_id, None)
+
+        releasing = asyncio.ensure_future(release())
+        self._releasing.update({lease.session_id: releasing for lease in leases})
+        return releasing

@@ -1,0 +1,140 @@
+"""Which sessions there are, and which there were."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sortedcontainers import SortedList
+
+from dnc_serve.handler.engine.session import Session
+from dnc_serve.handler.errors import ServeError
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """Why and when a session ended."""
+
+    incarnation: int
+    owner: str
+    why: str
+    at: float
+
+    def refusal(self, session_id: str) -> ServeError:
+        """What whoever asks for the session is told."""
+        ended_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.at))
+        return ServeError(
+            "SESSION_NOT_FOUND" if self.why == "deleted" else "SESSION_EXPIRED",
+            f"session {session_id!r} ended at {ended_at}: {self.why}",
+            ended_at=ended_at,
+            why=self.why,
+            incarnation=self.incarnation,
+        )
+
+
+class Registry:
+    """Living sessions by id, and tombstones, bounded in number.
+
+    Nothing here walks over all sessions: a page costs what it holds, and a look for those whose time is up what it
+    finds.
+    """
+
+    def __init__(self, max_sessions: int, max_tombstones: int) -> None:
+        self._max_sessions = max_sessions
+        self._max_tombstones = max_tombstones
+        # By last commit, the oldest first: what ends for idleness stands in front.
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._tombstones: OrderedDict[str, Tombstone] = OrderedDict()
+        self._ids_of: dict[str, SortedList] = {}  # by owner
+        self._by_age = SortedList()  # (created_at, id)
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(self._sessions.values())
+
+    def find(self, session_id: str) -> Session | None:
+        return self._sessions.get(session_id)
+
+    def tombstone(self, session_id: str) -> Tombstone | None:
+        return self._tombstones.get(session_id)
+
+    def count_of(self, owner: str) -> int:
+        """How many sessions a token has made."""
+        return len(self._ids_of.get(owner, ()))
+
+    def get(self, session_id: str, owner: str) -> Session:
+        """The session, if the caller may see it; raises SESSION_NOT_FOUND or SESSION_EXPIRED."""
+        session = self._sessions.get(session_id)
+        if session is not None and session.owner == owner:
+            return session
+        tombstone = self._tombstones.get(session_id)
+        if session is None and tombstone is not None and tombstone.owner == owner:
+            raise tombstone.refusal(session_id)
+        raise ServeError("SESSION_NOT_FOUND", f"there is no session {session_id!r}", session_id=session_id)
+
+    def check_room(self) -> None:
+        """Raises SESSION_LIMIT when there are as many sessions as may be."""
+        if len(self._sessions) >= self._max_sessions:
+            raise ServeError(
+                "SESSION_LIMIT",
+                f"{len(self._sessions)} sessions are open, at most {self._max_sessions} may be",
+                retry_after_s=10.0,
+                limit=self._max_sessions,
+            )
+
+    def add(self, session: Session) -> None:
+        assert session.session_id not in self._sessions, session.session_id
+        self._tombstones.pop(session.session_id, None)
+        self._sessions[session.session_id] = session
+        self._ids_of.setdefault(session.owner, SortedList()).add(session.session_id)
+        self._by_age.add((session.created_at, session.session_id))
+
+    def touch(self, session: Session, now: float) -> None:
+        """The session committed something just now."""
+        session.last_used_at = now
+        if session.session_id in self._sessions:
+            self._sessions.move_to_end(session.session_id)
+
+    def remove(self, session: Session) -> None:
+        """The session is not served here any more."""
+        if self._sessions.get(session.session_id) is not session:
+            return
+        del self._sessions[session.session_id]
+        self._by_age.remove((session.created_at, session.session_id))
+        ids = self._ids_of[session.owner]
+        ids.remove(session.session_id)
+        if not ids:
+            del self._ids_of[session.owner]
+
+    def bury(self, session_id: str, tombstone: Tombstone) -> None:
+        """Remembers how a session ended."""
+        self._tombstones[session_id] = tombstone
+        while len(self._tombstones) > self._max_tombstones:
+            self._tombstones.popitem(last=False)
+
+    def page(self, owner: str, after: str, prefix: str, size: int) -> tuple[list[Session], str]:
+        """Up to `size` of the owner's sessions whose ids follow `after`, and the last id if there are more."""
+        ids = self._ids_of.get(owner, SortedList())
+        found: list[Session] = []
+        for session_id in ids.irange(max(after, prefix), inclusive=(after < prefix, True)):
+            if not session_id.startswith(prefix):
+                break
+            if len(found) == size:
+                return found, found[-1].session_id
+            found.append(self._sessions[session_id])
+        return found, ""
+
+    def overdue(self, now: float, idle_s: float, age_s: float) -> Iterator[tuple[Session, str]]:
+        """Sessions whose time is up, with the reason; those with work are not idle. No session may come or go before
+        the last one is taken."""
+        if idle_s:
+            for session in self._sessions.values():
+                if session.last_used_at > now - idle_s:
+                    break
+                if session.idle:
+                    yield session, "idle"
+        if age_s:
+            for _, session_id in self._by_age.irange(maximum=(now - age_s, "\U0010ffff")):
+                yield self._sessions[session_id], "age"

@@ -1,1 +1,0 @@
-"""What is written ahead, and how a session comes back from it."""

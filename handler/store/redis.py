@@ -1,0 +1,294 @@
+"""Sessions in a Redis or Valkey that several servers share.
+
+    dnc:{ID}:head    hash    the session's facts, and `bytes`
+    dnc:{ID}:marks   list    "ordinal position experience at size" of each record
+    dnc:{ID}:bodies  list    their bodies
+    dnc:{ID}:infos   hash    ordinal → "position experience at size" of each snapshot
+    dnc:{ID}:states  hash    ordinal → its state
+    dnc:{ID}:lease   hash    token, sequence, holder, address, until_ms
+
+The braces put a session's keys into one slot of a cluster. A session is written by one script that checks the lease's
+token first, so a server that was taken over from, however late it wakes, changes nothing. With `appendfsync always`,
+which is checked, what was acknowledged survives a power loss of the Redis host; an asynchronous failover to a replica
+may lose it.
+"""
+
+import math
+import secrets
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from dnc_serve.handler.store.contract import (
+    Append,
+    Begin,
+    End,
+    Fenced,
+    Head,
+    Keep,
+    Lease,
+    LeaseHeld,
+    Mutation,
+    Record,
+    Snapshot,
+    SnapshotInfo,
+    session_of,
+)
+from dnc_serve.handler.store.redis_connection import RedisConnection, Script
+
+_PREFIX = "dnc:{"
+_PARTS = ("head", "marks", "bodies", "infos", "states", "lease")
+_PAGE = 64  # records in one answer
+_SCAN = 1000
+_REMEMBERED_MS = 24 * 3600 * 1000  # a lease that nobody renews
+_COMMIT = Script("redis_commit.lua")
+_RECORDS = Script("redis_records.lua")
+_ACQUIRE = Script("redis_acquire.lua")
+_RENEW = Script("redis_renew.lua")
+_FORGET = Script("redis_forget.lua")
+_REASONS = {
+    b"lease": b"another server has taken the session over, or this one never acquired it",
+    b"late": b"a later commit of the session has overtaken this one",
+}
+
+
+class RedisStore:
+    """The `Store` of a server among others. `owner` is the address that clients of its sessions are sent to."""
+
+    shared = True
+
+    def __init__(self, url: str, owner: str, lease_s: float) -> None:
+        if not owner:
+            raise ValueError("a shared store needs the address that this server advertises: owner is empty")
+        self._redis = RedisConnection(url, timeout_s=min(2.0, lease_s / 3))
+        self._owner = owner
+        self._lease_s = lease_s
+        self._holder = secrets.token_hex(8)  # this run of this server
+        self._sequence = 0
+        self._tokens: dict[str, int] = {}  # of the sessions that this server holds
+        self._tokens_lock = threading.Lock()
+
+    def open(self) -> None:
+        self._redis.open()
+
+    def close(self) -> None:
+        with self._tokens_lock:
+            leases = [Lease(session_id, token, self._lease_s) for session_id, token in self._tokens.items()]
+        try:
+            self.release(leases)
+        finally:
+            self._redis.close()
+
+    def commit(self, mutations: Sequence[Mutation]) -> list[Fenced | None]:
+        places: dict[str, list[int]] = {}  # of each session's mutations
+        for place, mutation in enumerate(mutations):
+            places.setdefault(session_of(mutation), []).append(place)
+        self._sequence += 1
+        with self._tokens_lock:
+            tokens = [self._tokens.get(session_id, 0) for session_id in places]
+        calls, growing = [], False
+        for (session_id, own), token in zip(places.items(), tokens, strict=True):
+            grows = any(isinstance(mutations[place], Append | Begin | Keep) for place in own)
+            growing |= grows
+            arguments: list[Any] = [token, self._sequence, "1" if grows else ""]
+            for place in own:
+                arguments += _arguments(mutations[place])
+            calls.append((_keys(session_id), arguments))
+        outcomes: list[Fenced | None] = [None] * len(mutations)
+        results = self._redis.run(_COMMIT, calls, at_once=growing)
+        for (session_id, own), reasons in zip(places.items(), results, strict=True):
+            if reasons[0] in _REASONS:
+                reasons = [_REASONS[reasons[0]]] * len(own)
+            for place, reason in zip(own, reasons, strict=True):
+                outcomes[place] = Fenced(f"session {session_id!r}: {reason.decode()}") if reason else None
+        return outcomes
+
+    def sync(self) -> None:
+        """Nothing is left to do: the server has synced what it acknowledged."""
+
+    def head(self, session_id: str) -> Head | None:
+        with self._redis.ready() as client:
+            return _head(session_id, client.hgetall(_key(session_id, "head")))
+
+    def heads(self) -> Iterator[Head]:
+        for ids in self._pages_of_ids():
+            facts = self._redis.commands(*(("HGETALL", _key(one, "head")) for one in ids))
+            for session_id, found in zip(ids, facts, strict=True):
+                head = _head(session_id, found)
+                if head is not None:
+                    yield head
+
+    def records(self, session_id: str, incarnation: int, after: int, up_to: int | None = None) -> Iterator[Record]:
+        end = -1 if up_to is None else up_to
+        keys = _keys(session_id)[:3]
+        expected: int | None = None
+        while True:
+            ((marks, bodies),) = self._redis.run(_RECORDS, [(keys, (incarnation, after, end, _PAGE))])
+            for mark, body in zip(marks, bodies, strict=False):
+                ordinal, position, experience, at, size = mark.split()
+                if len(body) != int(size) or int(ordinal) != (expected or int(ordinal)):
+                    return
+                after = int(ordinal)
+                expected = after + 1
+                yield Record(session_id, incarnation, after, int(position), int(experience), float(at), body)
+            if len(marks) < _PAGE:
+                return
+
+    def snapshots(self, session_id: str, incarnation: int) -> list[SnapshotInfo]:
+        present, infos = self._redis.commands(
+            ("HGET", _key(session_id, "head"), "incarnation"), ("HGETALL", _key(session_id, "infos"))
+        )
+        if present != str(incarnation).encode():
+            return []
+        return sorted((_info(int(ordinal), info) for ordinal, info in infos.items()), key=lambda info: -info.ordinal)
+
+    def snapshot(self, session_id: str, incarnation: int, ordinal: int) -> Snapshot | None:
+        present, found, state = self._redis.commands(
+            ("HGET", _key(session_id, "head"), "incarnation"),
+            ("HGET", _key(session_id, "infos"), ordinal),
+            ("HGET", _key(session_id, "states"), ordinal),
+        )
+        if present != str(incarnation).encode() or found is None or state is None:
+            return None
+        info = _info(ordinal, found)
+        if len(state) != info.state_bytes:
+            return None
+        return Snapshot(session_id, incarnation, ordinal, info.position, info.experience, info.at, state)
+
+    def forget_tombstones(self, before: float, at_most: int) -> int:
+        tombstones = sorted((head for head in self.heads() if head.ended), key=lambda head: head.ended_at)
+        excess = len(tombstones) - at_most
+        leaving = [head for place, head in enumerate(tombstones) if head.ended_at < before or place < excess]
+        calls = [([_key(head.session_id, "head")], [head.incarnation]) for head in leaving]
+        return sum(self._redis.run(_FORGET, calls))
+
+    def history(self) -> Iterator[tuple[str, int, int, float]]:
+        """The whole walk is held in memory: each session has its own list."""
+        walk = []
+        for ids in self._pages_of_ids():
+            incarnations = self._redis.commands(*(("HGET", _key(one, "head"), "incarnation") for one in ids))
+            marks = self._redis.commands(*(("LRANGE", _key(one, "marks"), 0, -1) for one in ids))
+            for session_id, incarnation, own in zip(ids, incarnations, marks, strict=True):
+                for mark in own if incarnation else ():
+                    ordinal, _, _, at, _ = mark.split()
+                    walk.append((float(at), session_id, int(ordinal), int(incarnation)))
+        walk.sort()
+        return ((session_id, incarnation, ordinal, at) for at, session_id, ordinal, incarnation in walk)
+
+    def size_bytes(self) -> int:
+        """Of all servers' sessions."""
+        return sum(
+            int(size or 0)
+            for ids in self._pages_of_ids()
+            for size in self._redis.commands(*(("HGET", _key(one, "head"), "bytes") for one in ids))
+        )
+
+    def acquire(self, session_id: str) -> Lease:
+        arguments = (self._holder, self._owner, math.ceil(self._lease_s * 1000), _REMEMBERED_MS)
+        ((verdict, *rest),) = self._redis.run(_ACQUIRE, [([_key(session_id, "lease")], arguments)])
+        if verdict != b"granted":
+            raise LeaseHeld(session_id, rest[0].decode(), rest[1] / 1000)
+        token = int(rest[0])
+        with self._tokens_lock:
+            self._tokens[session_id] = token
+        return Lease(session_id, token, self._lease_s)
+
+    def renew(self, leases: Sequence[Lease]) -> list[Lease | None]:
+        results = self._renew(leases, math.ceil(self._lease_s * 1000))
+        renewed = [
+            Lease(lease.session_id, lease.token, self._lease_s) if result else None
+            for lease, result in zip(leases, results, strict=True)
+        ]
+        self._drop([lease for lease, result in zip(leases, results, strict=True) if not result])
+        return renewed
+
+    def release(self, leases: Sequence[Lease]) -> None:
+        self._drop(leases)
+        self._renew(leases, 0)
+
+    def _renew(self, leases: Sequence[Lease], lease_ms: int) -> list[int]:
+        calls = [([_key(lease.session_id, "lease")], (lease.token, lease_ms, _REMEMBERED_MS)) for lease in leases]
+        return self._redis.run(_RENEW, calls)
+
+    def _drop(self, leases: Sequence[Lease]) -> None:
+        with self._tokens_lock:
+            for lease in leases:
+                if self._tokens.get(lease.session_id) == lease.token:
+                    del self._tokens[lease.session_id]
+
+    def _pages_of_ids(self) -> Iterator[list[str]]:
+        """Ids of all sessions, each once, though SCAN may find a key twice."""
+        seen: set[str] = set()
+        page: list[str] = []
+        with self._redis.guard():
+            for key in self._redis.client.scan_iter(match=f"{_PREFIX}*}}:head", count=_SCAN):
+                session_id = key.decode()[len(_PREFIX) : -len("}:head")]
+                if session_id not in seen:
+                    seen.add(session_id)
+                    page.append(session_id)
+                if len(page) == _SCAN:
+                    yield page
+                    page = []
+        if page:
+            yield page
+
+
+def _key(session_id: str, part: str) -> str:
+    return f"{_PREFIX}{session_id}}}:{part}"
+
+
+def _keys(session_id: str) -> list[str]:
+    return [_key(session_id, part) for part in _PARTS]
+
+
+def _arguments(mutation: Mutation) -> list[Any]:
+    """What `redis_commit.lua` takes for it. Floats go as the shortest text that reads back as the same number."""
+    if isinstance(mutation, Append):
+        record = mutation.record
+        return [
+            *("append", record.incarnation, record.ordinal, record.position, record.experience),
+            *(repr(float(record.at)), mutation.digest or "", record.body),
+        ]
+    if isinstance(mutation, Begin):
+        head = mutation.head
+        return [
+            *("begin", head.incarnation, head.digest, head.owner, repr(float(head.created_at))),
+            *(repr(float(head.last_used_at)), head.position, head.experience, head.ordinal),
+            *(head.ended, repr(float(head.ended_at))),
+            *(("", "", "") if mutation.snapshot is None else _snapshot_arguments(mutation.snapshot)),
+        ]
+    if isinstance(mutation, Keep):
+        instead_of = " ".join(map(str, mutation.instead_of))
+        return ["keep", mutation.snapshot.incarnation, *_snapshot_arguments(mutation.snapshot), instead_of]
+    if isinstance(mutation, End):
+        return ["end", mutation.incarnation, mutation.why, repr(float(mutation.at))]
+    return ["prune", mutation.incarnation, mutation.ordinal]
+
+
+def _snapshot_arguments(snapshot: Snapshot) -> tuple[int, str, bytes]:
+    info = f"{snapshot.position} {snapshot.experience} {float(snapshot.at)!r}"
+    return snapshot.ordinal, info, snapshot.state
+
+
+def _info(ordinal: int, info: bytes) -> SnapshotInfo:
+    position, experience, at, size = info.split()
+    return SnapshotInfo(ordinal, int(position), int(experience), float(at), int(size))
+
+
+def _head(session_id: str, found: dict[bytes, bytes]) -> Head | None:
+    if not found:
+        return None
+    facts = {name.decode(): value.decode() for name, value in found.items()}
+    return Head(
+        session_id=session_id,
+        incarnation=int(facts["incarnation"]),
+        digest=facts["digest"],
+        owner=facts["owner"],
+        created_at=float(facts["created_at"]),
+        last_used_at=float(facts["last_used_at"]),
+        position=int(facts["position"]),
+        experience=int(facts["experience"]),
+        ordinal=int(facts["ordinal"]),
+        ended=facts["ended"],
+        ended_at=float(facts["ended_at"]),
+    )
