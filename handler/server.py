@@ -33,7 +33,7 @@ from dnc_serve.handler.engine.engine import Engine
 from dnc_serve.handler.engine.journal import Journal
 from dnc_serve.handler.engine.maintenance import Upkeep
 from dnc_serve.handler.engine.model_runner import choose_tiles
-from dnc_serve.handler.engine.session_table import Registry
+from dnc_serve.handler.engine.session_table import SessionTable
 from dnc_serve.handler.errors import ServeError, StoreUnavailable
 from dnc_serve.handler.garbage import Garbage
 from dnc_serve.handler.metrics import Metrics
@@ -115,7 +115,7 @@ class DncServer:
         self._cleanup.callback(store.close)
         journal = Journal(store, config.durability, config.sync_interval_ms / 1000, self._loop, self._metrics)
         self._cleanup.callback(journal.close)
-        registry = Registry(config.max_sessions, config.max_tombstones)
+        registry = SessionTable(config.max_sessions, config.max_tombstones)
         engine = self._engine = Engine(
             tiles, journal, registry, config, self._metrics, digest=artifact.digest, fingerprint=tiles.fingerprint
         )
@@ -136,7 +136,7 @@ class DncServer:
         door.close_private()
         metrics_address = self._open_metrics(engine)
         garbage = Garbage()
-        for for_ever in (Upkeep(engine, self._access, garbage).run(), *([engine.leases.run()] if store.shared else [])):
+        for for_ever in (Upkeep(engine, self._access, garbage).run(), *([engine.ownership.run()] if store.shared else [])):
             self._cleanup.callback(self._loop.create_task(for_ever).cancel)
         garbage.settle()  # what torch and gRPC brought stays
         await door.set_health(SERVING)
@@ -149,7 +149,7 @@ class DncServer:
         counts = {
             "slot": lambda: tiers.slots_used,
             "host": lambda: tiers.host_sessions,
-            "store": lambda: max(0, len(engine.registry) - tiers.slots_used - tiers.host_sessions),
+            "store": lambda: max(0, len(engine.table) - tiers.slots_used - tiers.host_sessions),
         }
         for tier, count in counts.items():
             metrics.sessions.labels(tier).set_function(count)
@@ -159,7 +159,7 @@ class DncServer:
         metrics.build_info.labels(
             version("dnc-serve"), torch.__version__, platform.python_version(), grpc.__version__
         ).set(1)
-        metrics.model_info.labels(config.model, engine.digest, engine.tiles.kind, str(engine.tiles.device)).set(1)
+        metrics.model_info.labels(config.model, engine.digest, engine.runner.kind, str(engine.runner.device)).set(1)
         server, _ = start_http_server(config.metrics_port, config.host, metrics.registry)
         self._cleanup.callback(server.server_close)
         self._cleanup.callback(server.shutdown)
@@ -180,8 +180,8 @@ class DncServer:
             try:
                 await self._engine.snapshots.store_all()
                 await self._engine.journal.flush()
-                if self._engine.leases.shared:
-                    await self._engine.leases.give_up(list(self._engine.registry))
+                if self._engine.ownership.shared:
+                    await self._engine.ownership.give_up(list(self._engine.table))
             except StoreUnavailable as error:
                 logger.error("the drain left sessions without a snapshot; their records recover them: %s", error)
         await self._door.close(max(0.1, min(1.0, until - time.monotonic())))

@@ -37,7 +37,7 @@ def log_chunk(chunk: Chunk, message: pb.Chunk, caller: "Caller") -> None:
 def log_answer(request: Any, caller: "Caller", started_at: float) -> None:
     """A call was answered that began at `started_at` (`time.perf_counter()`)."""
     if logger.isEnabledFor(logging.DEBUG):
-        extra = {"owner": caller.owner, "door": caller.door, "total_ms": _ms(time.perf_counter() - started_at)}
+        extra = {"owner": caller.owner, "door": caller.endpoint, "total_ms": _ms(time.perf_counter() - started_at)}
         logger.debug("a call was answered", extra={**_named(request), **extra})
 
 

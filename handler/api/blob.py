@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from dnc_serve.handler.api.arrays import Float32
+from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.errors import ServeError
 
 FORMAT = "dnc-serve session 1"

@@ -25,7 +25,7 @@ class Copies:
         """An independent copy under another id; repeated, it changes nothing."""
         source = await self._operations.known(request.session_id, caller)
         fork_id = check_id(request.fork_session_id)
-        await self._engine.leases.adopt(fork_id)
+        await self._engine.ownership.adopt(fork_id)
         if request.HasField("incarnation"):
             source.check_incarnation(request.incarnation)
         position = request.position if request.HasField("position") else None
@@ -77,7 +77,7 @@ class Copies:
 
     async def import_blob(self, session_id: str, blob: bytes, caller: Caller) -> pb.ImportSessionResponse:
         """A session from a blob, once its content has been proven; repeated, it changes nothing."""
-        await self._engine.leases.adopt(check_id(session_id))
+        await self._engine.ownership.adopt(check_id(session_id))
         read = decode_blob(blob, self._engine.digest, self._engine.layout.size)
         identity = int.from_bytes(hashlib.blake2b(blob, digest_size=8).digest(), "little")
         made = self._made(session_id, caller, identity, read.position)
@@ -90,7 +90,7 @@ class Copies:
 
     def _made(self, session_id: str, caller: Caller, source: int, position: int) -> Session | None:
         """The copy, if it was made already; raises SESSION_EXISTS if something else stands under that id."""
-        present = self._engine.registry.find(session_id)
+        present = self._engine.table.find(session_id)
         if present is None:
             return None
         if present.owner != caller.owner or present.incarnation != self._derived(session_id, source, position):

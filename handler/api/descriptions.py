@@ -28,32 +28,32 @@ class Descriptions:
         engine, artifact, config = self._engine, self._artifact, self._engine.config
         return pb.GetModelResponse(
             name=config.model,
-            input_size=engine.tiles.input_size,
-            output_size=engine.tiles.output_size,
+            input_size=engine.runner.input_size,
+            output_size=engine.runner.output_size,
             config_json=json.dumps(artifact.config.to_dict()),
             model_digest=engine.digest,
-            artifact=engine.tiles.kind,
-            artifact_note=engine.tiles.note,
-            fingerprint=engine.fingerprint,
-            device=str(engine.tiles.device),
+            artifact=engine.runner.kind,
+            artifact_note=engine.runner.note,
+            fingerprint=engine.runner.fingerprint,
+            device=str(engine.runner.device),
             state_bytes=engine.row_bytes,
             server_epoch=self._server_epoch,
             server_version=version("dnc-serve"),
             durability=config.durability,
             max_chunk_timesteps=config.max_chunk_timesteps,
             max_in_flight_chunks=min(config.reply_window_chunks, config.max_queued_chunks),
-            tile_rows=engine.tiles.sizes,
+            tile_rows=engine.runner.sizes,
         )
 
     async def session(self, session: Session) -> pb.Session:
         """The session as it stands, with how far back its journal reaches; one that is being made, once it is as
         durable as promised. Raises what it could not be made for."""
-        await self._engine.lifecycle.begun(session)
+        await self._engine.begun(session)
         description = self.brief(session)
         earliest = None
         if not self._engine.journal.volatile and session.position:
             with suppress(StoreUnavailable):  # while the store is gone, only the present can be had
-                earliest = await self._engine.loading.earliest_position(session)
+                earliest = await self._engine.recovery.earliest_position(session)
         description.earliest_position = session.position if earliest is None else earliest
         return description
 

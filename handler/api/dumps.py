@@ -7,11 +7,11 @@ import numpy as np
 from dnc_serve.handler.api.arrays import encode_array
 from dnc_serve.handler.api.operations import PART_BYTES
 from dnc_serve.handler.api.views import Shown
-from dnc_serve.handler.engine.requests import Seen
+from dnc_serve.handler.engine.requests import StateView
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 
-def dump_parts(message: pb.Dump, seen: Seen, arrays: Mapping[str, Shown]) -> Iterator[pb.DumpPart]:
+def dump_parts(message: pb.Dump, seen: StateView, arrays: Mapping[str, Shown]) -> Iterator[pb.DumpPart]:
     """A dump's parts; one without a name if there is no array."""
     remaining = sum(shown.values.nbytes for shown in arrays.values())
     for name, (values, full_shape) in arrays.items():
@@ -41,7 +41,7 @@ def dump_parts(message: pb.Dump, seen: Seen, arrays: Mapping[str, Shown]) -> Ite
         )
 
 
-def whole_dump(message: pb.Dump, seen: Seen, arrays: Mapping[str, Shown]) -> pb.WholeDump:
+def whole_dump(message: pb.Dump, seen: StateView, arrays: Mapping[str, Shown]) -> pb.WholeDump:
     """A dump in one message."""
     dump = pb.WholeDump(session_id=message.session_id, position=seen.head.position, experience=seen.head.experience)
     for name, (values, full_shape) in arrays.items():

@@ -10,11 +10,12 @@ from typing import Any
 
 from dnc_serve.handler.api.access import Grant
 from dnc_serve.handler.api.access_log import log_chunk
-from dnc_serve.handler.api.arrays import Float32, decode_inputs
+from dnc_serve.handler.arrays import Float32
+from dnc_serve.handler.api.arrays import decode_inputs
 from dnc_serve.handler.api.descriptions import Descriptions, chunk_result
 from dnc_serve.handler.api.views import Shown, checked_names, thinned, whole
 from dnc_serve.handler.engine.engine import Engine
-from dnc_serve.handler.engine.requests import Chunk, Delete, Peek, Reset, Seen, Work
+from dnc_serve.handler.engine.requests import Chunk, Delete, Inspect, Reset, StateView, Work
 from dnc_serve.handler.engine.session import Session, check_id, new_incarnation
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.model.export import Artifact
@@ -57,8 +58,8 @@ class Operations:
 
     async def create_session(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.CreateSessionResponse:
         session_id = check_id(request.session_id)
-        await self.engine.leases.adopt(session_id)
-        while (present := self.engine.registry.find(session_id)) is None:
+        await self.engine.ownership.adopt(session_id)
+        while (present := self.engine.table.find(session_id)) is None:
             try:
                 session = await self.begin(session_id, caller, new_incarnation(), None)
             except ServeError as error:
@@ -81,19 +82,19 @@ class Operations:
             raise ServeError(
                 "BAD_REQUEST", f"page_size is {size}, expected at most {LARGEST_PAGE}", expected=LARGEST_PAGE, got=size
             )
-        sessions, more = self.engine.registry.page(caller.owner, request.page_token, request.prefix, size)
+        sessions, more = self.engine.table.page(caller.owner, request.page_token, request.prefix, size)
         return pb.ListSessionsResponse(
-            sessions=[self.descriptions.brief(one) for one in sessions if self.engine.lifecycle.has_begun(one)],
+            sessions=[self.descriptions.brief(one) for one in sessions if self.engine.has_begun(one)],
             next_page_token=more,
         )
 
     async def delete_session(self, request: pb.DeleteSessionRequest, caller: Caller) -> pb.DeleteSessionResponse:
         session_id = check_id(request.session_id)
         caller.grant.check_writes()
-        await self.engine.leases.adopt(session_id)
+        await self.engine.ownership.adopt(session_id)
         incarnation = request.incarnation if request.HasField("incarnation") else None
-        tombstone = self.engine.registry.tombstone(session_id)
-        if self.engine.registry.find(session_id) is None and tombstone is not None and tombstone.owner == caller.owner:
+        tombstone = self.engine.table.tombstone(session_id)
+        if self.engine.table.find(session_id) is None and tombstone is not None and tombstone.owner == caller.owner:
             return pb.DeleteSessionResponse(deleted=False)
         await self._do(
             self.session(session_id, caller), lambda done: Delete(done, incarnation=incarnation)
@@ -103,7 +104,7 @@ class Operations:
     # Steps.
 
     async def step(self, request: pb.StepRequest, caller: Caller) -> pb.StepResponse:
-        await self.engine.leases.adopt(check_id(request.chunk.session_id))
+        await self.engine.ownership.adopt(check_id(request.chunk.session_id))
         session, chunk, future = self._awaited(request.chunk, caller)
         self.engine.submit(session, chunk)
         try:
@@ -124,7 +125,7 @@ class Operations:
         """Decodes and checks a chunk; it is not submitted yet."""
         session = self.session(message.session_id, caller)
         config = self.engine.config
-        inputs = decode_inputs(message.inputs, self.engine.tiles.input_size, config.max_chunk_timesteps)
+        inputs = decode_inputs(message.inputs, self.engine.runner.input_size, config.max_chunk_timesteps)
         if message.debug:
             self._check_debug(len(inputs))
         self._check_serving()
@@ -139,7 +140,7 @@ class Operations:
             reset_experience=message.reset_experience,
             debug=message.debug,
             traceparent=message.traceparent,
-            door=caller.door,
+            endpoint=caller.endpoint,
             deadline=caller.deadline,
         )
         log_chunk(chunk, message, caller)
@@ -166,7 +167,7 @@ class Operations:
             incarnation=message.incarnation if message.HasField("incarnation") else None,
             position=message.position if message.HasField("position") else None,
             experience=message.experience if message.HasField("experience") else None,
-            door=caller.door,
+            endpoint=caller.endpoint,
             deadline=caller.deadline,
         )
 
@@ -175,14 +176,14 @@ class Operations:
 
     # Looks.
 
-    async def dump(self, message: pb.Dump, caller: Caller) -> tuple[Seen, dict[str, Shown]]:
+    async def dump(self, message: pb.Dump, caller: Caller) -> tuple[StateView, dict[str, Shown]]:
         """The chosen arrays of a session, at the present or an earlier position."""
         session = await self.known(message.session_id, caller)
         position = message.position if message.HasField("position") else None
         seen = await self.seen(session, position, caller)
         return seen, await self.shown(message, seen)
 
-    async def shown(self, message: pb.Dump, seen: Seen) -> dict[str, Shown]:
+    async def shown(self, message: pb.Dump, seen: StateView) -> dict[str, Shown]:
         """The arrays that a dump asks for, made in a thread.
 
         Raises BAD_REQUEST for a name that the model has not, and for thinning to nothing.
@@ -199,20 +200,20 @@ class Operations:
 
     def session(self, session_id: str, caller: Caller) -> Session:
         """The caller's session; raises BAD_ID, SESSION_NOT_FOUND or SESSION_EXPIRED."""
-        return self.engine.registry.get(check_id(session_id), caller.owner)
+        return self.engine.table.get(check_id(session_id), caller.owner)
 
-    async def seen(self, session: Session, position: int | None, caller: Caller) -> Seen:
+    async def seen(self, session: Session, position: int | None, caller: Caller) -> StateView:
         """Head and state of a session, at the present or an earlier position."""
         if position is not None and position != session.position:
-            return await self.engine.loading.look_back(session, position)
-        seen: Seen = await self._do(session, lambda done: Peek(done, deadline=caller.deadline))
+            return await self.engine.view_at(session, position)
+        seen: StateView = await self._do(session, lambda done: Inspect(done, deadline=caller.deadline))
         if position is not None and seen.head.position != position:
-            return await self.engine.loading.look_back(session, position)
+            return await self.engine.view_at(session, position)
         return seen
 
     async def known(self, session_id: str, caller: Caller) -> Session:
         """The caller's session, taken up from a shared store if need be; raises SESSION_MOVED too."""
-        await self.engine.leases.adopt(check_id(session_id))
+        await self.engine.ownership.adopt(check_id(session_id))
         return self.session(session_id, caller)
 
     async def begin(
@@ -227,17 +228,17 @@ class Operations:
         """A new session of the caller's; its state None is zeros. Raises DRAINING or what the token's limits say."""
         self._check_serving()
         caller.grant.check_writes()
-        caller.grant.check_new_session(self.engine.registry.count_of(caller.owner), self.engine.row_bytes)
+        caller.grant.check_new_session(self.engine.table.count_of(caller.owner), self.engine.row_bytes)
         session = self.engine.new_session(
             session_id, caller.owner, incarnation, position=position, experience=experience
         )  # fmt: skip
-        await self.engine.leases.begin(session)
+        await self.engine.ownership.begin(session)
         begun = self.engine.loop.create_future()
         resolve = _resolve(begun)
         try:
-            self.engine.lifecycle.begin(session, state, lambda error: resolve(None, error))
+            self.engine.begin(session, state, lambda error: resolve(None, error))
         except ServeError:
-            self.engine.leases.ended(session)
+            self.engine.ownership.ended(session)
             raise
         await begun
         return session

@@ -18,7 +18,7 @@ from dnc_serve.handler.api.dumps import dump_parts
 from dnc_serve.handler.api.lines import Encode, Lines, Place
 from dnc_serve.handler.api.operations import Caller, Operations
 from dnc_serve.handler.api.views import Shown
-from dnc_serve.handler.engine.requests import Peek, Seen, Work
+from dnc_serve.handler.engine.requests import Inspect, StateView, Work
 from dnc_serve.handler.engine.session import Session, check_id
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.metrics import Metrics
@@ -38,7 +38,7 @@ LOOK_AGAIN_SECONDS = 0.02
 GO_AWAY_RETRY_SECONDS = 0.5
 
 Asked = pb.Chunk | pb.Reset | pb.Dump
-Dumped = tuple[Seen, dict[str, Shown]]
+Dumped = tuple[StateView, dict[str, Shown]]
 
 
 class OpenStreams:
@@ -180,7 +180,7 @@ class SessionStream:
         self._something_to_write.set()
 
     def _is_full(self, session_id: str) -> bool:
-        session = self._engine.registry.find(session_id)
+        session = self._engine.table.find(session_id)
         return session is not None and len(session.fifo) >= self._engine.config.max_queued_chunks
 
     async def _take(self, message: pb.StreamRequest | ServeError) -> str:
@@ -198,8 +198,8 @@ class SessionStream:
         session_id = asked.session_id
         place = self._lines.join(session_id, asked.request_id)
         try:
-            if self._engine.registry.find(session_id) is None:
-                await self._engine.leases.adopt(check_id(session_id))
+            if self._engine.table.find(session_id) is None:
+                await self._engine.ownership.adopt(check_id(session_id))
             if isinstance(asked, pb.Dump) and asked.HasField("position"):
                 self._look_back(asked, place)
             else:
@@ -243,7 +243,7 @@ class SessionStream:
     def _dump(self, message: pb.Dump, place: Place) -> tuple[Session, Work]:
         session = self._operations.session(message.session_id, self._caller)
 
-        async def dump(seen: Seen) -> Dumped:
+        async def dump(seen: StateView) -> Dumped:
             return seen, await self._operations.shown(message, seen)
 
         def done(seen: Any, error: ServeError | None) -> None:
@@ -252,7 +252,7 @@ class SessionStream:
             else:
                 self._show(message, place, lambda: dump(seen))
 
-        return session, Peek(done, door=self._caller.door)
+        return session, Inspect(done, endpoint=self._caller.endpoint)
 
     def _look_back(self, message: pb.Dump, place: Place) -> None:
         """A dump of an earlier position, which may be that of the chunk right before it; what follows need not wait

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from dnc_serve.handler.api.arrays import Float32
+from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.engine.engine import Engine
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.model.layout import StateLayout
@@ -79,8 +79,8 @@ def interface(engine: Engine, state: Float32) -> dict[str, Float32]:
     if not _array(engine.layout, state, "controller_hidden").any():
         return {}
     with torch.inference_mode():
-        packed = torch.from_numpy(state)[None].to(engine.tiles.device)
-        return {name: values[:, 0].cpu().numpy() for name, values in engine.tiles.module.interface(packed).items()}
+        packed = torch.from_numpy(state)[None].to(engine.runner.device)
+        return {name: values[:, 0].cpu().numpy() for name, values in engine.runner.interface(packed).items()}
 
 
 def thin(array: Float32, max_cells: int) -> Float32:

@@ -16,7 +16,7 @@ from dnc_serve.handler.api.arrays import encode_array
 from dnc_serve.handler.api.operations import Caller, Operations
 from dnc_serve.handler.api.views import checked_names, thinned
 from dnc_serve.handler.engine.engine import Engine
-from dnc_serve.handler.engine.requests import Peek, Seen
+from dnc_serve.handler.engine.requests import Inspect, StateView
 from dnc_serve.handler.engine.session import Session
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
@@ -69,7 +69,7 @@ class Look:
 
     changes: int  # how many changes of the session it follows
     begun_at: float
-    seen: "asyncio.Future[Seen]"
+    seen: "asyncio.Future[StateView]"
     frames: "dict[tuple[tuple[str, ...], int], asyncio.Task[bytes]]" = field(default_factory=dict)
 
 
@@ -142,22 +142,22 @@ class Feed:
             raise
         return look
 
-    async def _peek(self) -> Seen:
+    async def _peek(self) -> StateView:
         engine, seen = self._engine, self._engine.loop.create_future()
 
-        def deliver(result: Seen | None, error: ServeError | None) -> None:
+        def deliver(result: StateView | None, error: ServeError | None) -> None:
             if not seen.done():
                 seen.set_exception(error) if error is not None else seen.set_result(result)
 
         while True:
             try:
-                engine.submit(self._session, Peek(deliver, door="watch"))
+                engine.submit(self._session, Inspect(deliver, endpoint="watch"))
                 break
             except ServeError as error:
                 if error.reason != "QUEUE_FULL":
                     raise
                 await asyncio.sleep(FULL_QUEUE_PAUSE_SECONDS)  # who looks comes after who works
-        result: Seen = await seen
+        result: StateView = await seen
         return result
 
     async def frame(self, look: Look, names: tuple[str, ...], max_cells: int) -> bytes:
@@ -184,13 +184,13 @@ class Feed:
         if self._turns:
             self._engine.loop.call_soon(self._next_turn)
 
-    async def _make(self, seen: Seen, names: tuple[str, ...], max_cells: int) -> bytes:
+    async def _make(self, seen: StateView, names: tuple[str, ...], max_cells: int) -> bytes:
         tier = f"TIER_{self._session.tier.name}"
         frame, self.cost_s = await asyncio.to_thread(_encoded, self._engine, seen, tier, names, max_cells)
         return frame
 
 
-def _encoded(engine: Engine, seen: Seen, tier: str, names: tuple[str, ...], max_cells: int) -> tuple[bytes, float]:
+def _encoded(engine: Engine, seen: StateView, tier: str, names: tuple[str, ...], max_cells: int) -> tuple[bytes, float]:
     """What all watchers who want the same get, and the processor time that it took."""
     started = time.thread_time()
     assert seen.state is not None

@@ -1,179 +1,102 @@
-"""Who is stepped together, and for how many ticks.
+"""Which chunks are stepped together, and for how many ticks.
 
-Continuous batching: each turn picks chunks under way whose rests are of a like length, so that a long chunk neither
-holds up short ones nor is held up by them, and no row of a tile is stepped for nothing.
+Continuous batching: a batch takes a slice of time, and chunks with ticks left go on in a later one, so that a long
+chunk neither holds up short ones nor is held up by them. Nothing is waited for: what has come in is stepped.
 """
 
-import math
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from heapq import nsmallest
+from operator import attrgetter
 
 import numpy as np
-from torch import Tensor
 
-from dnc_serve.handler.api.arrays import Float32
-from dnc_serve.handler.engine.model_runner import Tiles
+from dnc_serve.handler.arrays import Float32
+from dnc_serve.handler.engine.model_runner import ModelRunner
 from dnc_serve.handler.engine.requests import Chunk, Replay
 from dnc_serve.handler.engine.session import Session
-
-# More ticks in one turn than these save nothing.
-MAX_TICKS = 64
-# So many times longer may a turn be while there are only replays: their sessions wait for the last tick anyway.
-LONGER_FOR_REPLAYS = 4
-
-
-# How long after the latest arrival another one is waited for.
-GAP_SECONDS = 0.0003
-# Sessions that are usually away for longer than this are not waited for.
-MOST_SECONDS_AWAY = 0.002
-# So many times longer than usual a session may be away, and is still waited for.
-PATIENCE = 1.5
 
 
 @dataclass(eq=False, slots=True)
 class Run:
-    """A chunk under way: it works on a row of its own, which becomes the session's when it is committed."""
+    """A chunk under way: it works on a row of its own, which becomes the session's when the chunk is committed."""
 
     session: Session
-    work: Chunk | Replay
-    outputs: Float32  # [T, O], filled as far as `done`
-    work_row: int
-    tiles: Tiles  # what it is stepped by
-    done: int = 0
-    kept_in: Tensor | None = None  # [B, S]: between two turns its state stays there
-    kept_at: int = 0  # the row
-    is_long: bool = False  # it is stepped in a thread
-    debug: dict[str, Float32] | None = None
+    request: Chunk | Replay
+    row: int  # of the state that it works on
+    runner: ModelRunner
+    rest: int  # ticks that it has left
+    outputs: Float32 | None = None  # [T, O], as far as it has come
     finite: bool = True  # the state that it has come to; may be False where only a sum overflows
-    place: int = 0  # in the order in which runs came to the rotation
-
-    @property
-    def rest(self) -> int:
-        return len(self.work.inputs) - self.done
-
-    @property
-    def is_replay(self) -> bool:
-        return isinstance(self.work, Replay)
+    debug: dict[str, Float32] | None = None
 
     @property
     def source_row(self) -> int:
-        """The row that holds the state before the next tick, unless it was kept elsewhere."""
-        if self.done:
-            return self.work_row
+        """The row that holds the state before the next tick."""
+        if self.outputs is not None:
+            return self.row
         assert self.session.row is not None
         return self.session.row
 
+    def next_inputs(self, ticks: int) -> Float32:
+        """The inputs of the next ticks [ticks, I]."""
+        inputs = self.request.inputs
+        done = len(inputs) - self.rest
+        return inputs if ticks == len(inputs) else inputs[done : done + ticks]
 
-class Rotation:
-    """Chunks under way, in turn; a turn takes about `turn_seconds` at most.
+    def advance(self, outputs: Float32, finite: bool) -> None:
+        """The next ticks gave these outputs [ticks, O]."""
+        self.rest -= len(outputs)
+        self.outputs = outputs if self.outputs is None else np.concatenate((self.outputs, outputs))
+        self.finite = finite
 
-    Every other turn is for the oldest, which keep their place at the front until they are through, and every other one
-    for those that have the least left: neither waits longer for the other than a turn. Replays keep to themselves,
-    whatever they have left, in the largest tile, where a row costs least.
+
+@dataclass(slots=True)
+class Batch:
+    """Runs that are stepped together by one model runner, each for a number of ticks of its own."""
+
+    runs: list[Run]
+    ticks: list[int]
+    failed: bool = False
+    tick_s: float = field(default=0.0)
+
+    @property
+    def runner(self) -> ModelRunner:
+        return self.runs[0].runner
+
+
+class BatchScheduler:
+    """Runs in the order in which they were stepped last, those that never were behind them.
+
+    `slice_s` is about how long a batch takes. Where more wait than a batch holds, half of it is for those that have
+    waited longest, and half for those that have the least left: neither waits for the other.
     """
 
-    def __init__(self, turn_seconds: float, rows: Callable[[Tiles], int]) -> None:
-        self._turn_seconds = turn_seconds
-        self._rows = rows  # at most so many are stepped together
+    def __init__(self, slice_s: float) -> None:
+        self._slice_s = slice_s
         self._runs: deque[Run] = deque()
-        self._shortest_next = False
-        self._added = 0
 
     def __len__(self) -> int:
         return len(self._runs)
 
     def add(self, run: Run) -> None:
-        self._added += 1
-        run.place = self._added
+        """A run that has ticks left waits for its next ones."""
         self._runs.append(run)
 
-    def put_back(self, runs: list[Run]) -> None:
-        """Runs of a company that have ticks left: they go to their old places, not before those that came earlier."""
-        if runs:
-            self._runs = deque(sorted((*runs, *self._runs), key=lambda run: run.place))
-
-    def take_back(self, company: list[Run]) -> None:
-        """A company whose turn it isn't after all: it is the next one again."""
-        self.put_back(company)
-        self._shortest_next = not self._shortest_next
-
-    def next_company(self) -> tuple[list[Run], int]:
-        """The runs of the next turn, all stepped by the same tiles, and the ticks that all of them have left."""
-        leads = min(self._runs, key=_magnitude) if self._shortest_next else self._runs[0]
-        self._shortest_next = not self._shortest_next
-        tiles, magnitude, is_replay = leads.tiles, _magnitude(leads), leads.is_replay
-        alike = [run for run in self._runs if run.tiles is tiles and run.is_replay == is_replay]
-        like = alike if is_replay else [run for run in alike if _magnitude(run) == magnitude]
-        rows = tiles.largest if is_replay else self._rows(tiles)
-        company = like[:rows]
-        # Few rows cost almost as much as many: longer chunks come a bit further with them.
-        if len(company) < rows and len(alike) > len(like):
-            company += [run for run in alike if _magnitude(run) > magnitude][: rows - len(company)]
-        longer = LONGER_FOR_REPLAYS if all(run.is_replay for run in self._runs) else 1
-        if len(company) == len(self._runs):
+    def next_batch(self, max_rows: int | None = None) -> Batch | None:
+        """The next batch, of at most so many rows; None if nothing waits."""
+        if not self._runs:
+            return None
+        runner = self._runs[0].runner
+        rows = runner.max_rows if max_rows is None else min(max_rows, runner.max_rows)
+        chosen = [run for run in self._runs if run.runner is runner]
+        if len(chosen) > rows:
+            longest_waiting = chosen[: (rows + 1) // 2]
+            chosen = longest_waiting + nsmallest(rows // 2, chosen[len(longest_waiting) :], key=attrgetter("rest"))
+        if len(chosen) == len(self._runs):
             self._runs.clear()
         else:
-            chosen = set(company)
-            self._runs = deque(run for run in self._runs if run not in chosen)
-        most_ticks = max(1, min(MAX_TICKS, int(longer * self._turn_seconds / tiles.seconds(len(company)))))
-        rest = min(run.rest for run in company)
-        turns = math.ceil(rest / most_ticks)
-        return company, math.ceil(rest / turns)
-
-
-def _magnitude(run: Run) -> int:
-    """Rests are alike if they have this in common."""
-    return run.rest.bit_length()
-
-
-class Gathering:
-    """Whether a turn waits for more sessions: one for few costs almost as much as one for many.
-
-    It waits for as many as stepped together lately, as long as one came a moment ago; and for sessions that were
-    answered a moment ago, if such usually come again soon: otherwise those that came meanwhile would step without them,
-    and they without those, for ever.
-    """
-
-    def __init__(self) -> None:
-        self.latest_arrival = 0.0  # as all times here: time.perf_counter()
-        self.usual = 1
-        self._away: dict[Session, float] = {}  # when each was answered, the earliest first
-        self._usually_away = MOST_SECONDS_AWAY
-
-    def answered(self, session: Session, now: float) -> None:
-        """The session has nothing more to do until its client says so."""
-        self._away.pop(session, None)  # it is the latest
-        self._away[session] = now
-
-    def arrived(self, session: Session, now: float) -> None:
-        """A chunk of the session has come in."""
-        self.latest_arrival = now
-        answered = self._away.pop(session, None)
-        if answered is not None:
-            self._was_away(now - answered)
-
-    def waits(self, waiting: int, now: float) -> bool:
-        """Whether more are to be waited for, `waiting` being there."""
-        while self._away and now - next(iter(self._away.values())) > MOST_SECONDS_AWAY:
-            del self._away[next(iter(self._away))]
-            self._was_away(MOST_SECONDS_AWAY)
-        patience = PATIENCE * self._usually_away
-        if self._away and now - next(reversed(self._away.values())) < patience < MOST_SECONDS_AWAY:
-            return True
-        return waiting < self.usual and now - self.latest_arrival < GAP_SECONDS
-
-    def _was_away(self, seconds: float) -> None:
-        self._usually_away += (min(seconds, MOST_SECONDS_AWAY) - self._usually_away) / 8
-
-    def stepped(self, company: int) -> None:
-        """So many have stepped together."""
-        self.usual = max(company, self.usual * 7 // 8)
-
-
-def gather_inputs(company: list[Run], ticks: int, tile: int, input_size: int) -> Float32:
-    """The next inputs of each run [ticks, tile, I], zeros in rows of padding."""
-    inputs = np.zeros((ticks, tile, input_size), np.float32)
-    for place, run in enumerate(company):
-        inputs[:, place] = run.work.inputs[run.done : run.done + ticks]
-    return inputs
+            taken = set(chosen)
+            self._runs = deque(run for run in self._runs if run not in taken)
+        most = max(1, int(self._slice_s / runner.seconds(len(chosen))))
+        return Batch(chosen, [min(run.rest, most) for run in chosen])

@@ -1,117 +1,91 @@
-"""Steps a company through its ticks: gathered from the slab, stepped in a tile, scattered to working rows."""
+"""Steps batches: in the loop itself where that is short, else in threads beside it."""
 
+import asyncio
 import logging
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from dnc_serve.handler.api.arrays import Float32
-from dnc_serve.handler.engine.batch_scheduler import Run, gather_inputs
-from dnc_serve.handler.engine.model_runner import Tiles
+from dnc_serve.handler.arrays import Float32
+from dnc_serve.handler.engine.batch_scheduler import Batch, Run
+from dnc_serve.handler.engine.model_runner import ModelRunner
 from dnc_serve.handler.engine.requests import Chunk, Replay
-from dnc_serve.handler.engine.slab import Slab
-from dnc_serve.handler.metrics import Metrics
+from dnc_serve.handler.engine.state_cache import StateRows
+from dnc_serve.model.layout import StateLayout
 
 logger = logging.getLogger(__name__)
 
-# Outputs [ticks, B, O] in host memory, and which states are finite.
-Stepped = tuple[Float32, list[bool]]
 
+class Executor:
+    """Owns the threads that step. A step touches the rows of its batch, and nothing else of the engine's."""
 
-class Stepper:
-    """May be called in several threads at once: it touches the rows of a company, and nothing else of the engine's."""
+    def __init__(self, rows: StateRows, layout: StateLayout, threads: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._rows = rows
+        self._layout = layout
+        self._pool = ThreadPoolExecutor(threads, "dnc-step")
+        self.free_threads = threads
 
-    def __init__(self, tiles: Tiles, slab: Slab, metrics: Metrics) -> None:
-        self._tiles = tiles
-        self._slab = slab
-        self._metrics = metrics
-        at_hand = (tiles, *tiles.others)
-        self._by_fingerprint = {each.fingerprint: each for each in at_hand}
-        self._buffers: list[dict[int, Tensor]] = []  # states of a tile by its rows; one step at a time has each
+    def close(self) -> None:
+        """Ends the threads; what they step comes to its end first."""
+        self._pool.shutdown()
 
-    def tiles_for(self, fingerprint: str) -> Tiles:
-        """What computed a record with this fingerprint, if it is at hand, else what steps sessions now."""
-        return self._by_fingerprint.get(fingerprint, self._tiles)
-
-    def step(self, company: list[Run], ticks: int) -> Stepped | None:
-        """Gathers, steps, and scatters to the working rows: outputs [ticks, B, O] in host memory, and which states are
-        finite; None if that failed."""
+    def step(self, batch: Batch) -> None:
+        """Steps the batch here and now; its runs have their outputs then, unless it failed."""
         started = time.perf_counter()
-        tiles = company[0].tiles
-        tile = tiles.fit(len(company))
-        buffers = self._buffers.pop() if self._buffers else {}
+        for run in batch.runs:
+            self._reset_first(run)
+        sources = [run.source_row for run in batch.runs]
+        targets = [run.row for run in batch.runs]
+        inputs = [run.next_inputs(ticks) for run, ticks in zip(batch.runs, batch.ticks, strict=True)]
         try:
-            states = self._in_place(company, tile)
-            if states is None:
-                if tile not in buffers:
-                    buffers[tile] = torch.zeros(tile, tiles.layout.size, device=tiles.device)
-                states = buffers[tile]
-                self._gather(company, states)
-            inputs = torch.from_numpy(gather_inputs(company, ticks, tile, tiles.input_size))
-            outputs, states = tiles.run(inputs.to(tiles.device), states)
-            if all(run.rest > ticks for run in company):
-                finite = [True] * len(company)  # that is asked at the end
-                for place, run in enumerate(company):
-                    run.kept_in, run.kept_at = states, place
-            else:
-                self._slab.scatter([run.work_row for run in company], states)
-                finite = self._slab.finite(len(company), states)
-                for run in company:
-                    run.kept_in = None
-            result: Float32 = outputs.cpu().numpy()
-        except Exception:  # whatever it was, everybody in the company is to be answered
-            logger.exception("a tile of %d rows could not be stepped", tile)
-            return None
-        finally:
-            self._buffers.append(buffers)
-        self._metrics.tick_duration.observe((time.perf_counter() - started) / ticks)
-        self._metrics.batch_size.observe(len(company))
-        return result, finite
+            outputs, finite = batch.runner.step(self._rows, sources, targets, inputs)
+        except Exception:  # whatever it was, everybody in the batch is to be answered
+            logger.exception("a batch of %d rows could not be stepped", len(batch.runs))
+            batch.failed = True
+            return
+        for run, output, is_finite in zip(batch.runs, outputs, finite, strict=True):
+            run.advance(output, is_finite)
+        batch.tick_s = (time.perf_counter() - started) / max(batch.ticks)
 
-    def _in_place(self, company: list[Run], tile: int) -> Tensor | None:
-        """The states [B, S] of a company that comes as it was left; else None."""
-        states = company[0].kept_in
-        if states is None or len(states) != tile:
-            return None
-        unchanged = all(run.kept_in is states and run.kept_at == place for place, run in enumerate(company))
-        return states if unchanged else None
+    def step_in_thread(self, batch: Batch, then: Callable[[Batch], None]) -> None:
+        """Steps the batch in a thread, and calls `then` in the loop."""
+        self.free_threads -= 1
+        stepped = self._loop.run_in_executor(self._pool, self.step, batch)
+        stepped.add_done_callback(partial(self._stepped, batch, then))
 
-    def _gather(self, company: list[Run], states: Tensor) -> None:
-        for run in company:
-            if run.kept_in is not None:
-                self._slab.scatter([run.work_row], run.kept_in[run.kept_at :])
-                run.kept_in = None
-        self._slab.gather([run.source_row for run in company], states)
-        for place, run in enumerate(company):
-            if run.done == 0:
-                self.reset_first(run.work, states[place])
+    def _stepped(self, batch: Batch, then: Callable[[Batch], None], stepped: "asyncio.Future[None]") -> None:
+        self.free_threads += 1
+        stepped.result()
+        then(batch)
 
-    def reset_first(self, work: Chunk | Replay, state: Tensor) -> None:
-        """What came before the first timestep of the work, if it was a reset; changes the state [S]."""
-        if isinstance(work, Chunk):
-            if work.reset_experience:
-                state[self._tiles.layout.experience_offset :] = 0.0
-        elif work.reset == "all":
-            state.zero_()
-        elif work.reset == "experience":
-            state[self._tiles.layout.experience_offset :] = 0.0
+    def _reset_first(self, run: Run) -> None:
+        """Where a reset comes before the first timestep, the run's own row is where it begins."""
+        scope = reset_scope(run.request)
+        if not scope or run.outputs is not None:
+            return
+        self._rows.copy(run.source_row, run.row)
+        self._rows.zero(run.row, self._layout.experience_offset if scope == "experience" else 0)
+        run.outputs = np.empty((0, run.runner.output_size), np.float32)
 
-    def debug(self, run: Run) -> dict[str, Float32]:
-        """What each layer's access left at each timestep of a finished run, [T x L, …], computed once more.
-
-        TorchScript computes it, whichever code stepped the run.
-        """
-        tile = self._tiles.sizes[0]
-        states = torch.zeros(tile, self._tiles.layout.size, device=self._tiles.device)
+    def debug(self, run: Run, runner: ModelRunner) -> dict[str, Float32]:
+        """What each layer's access left at each timestep of a finished run, [T x L, …], computed once more."""
         assert run.session.row is not None
-        self._slab.gather([run.session.row], states)
-        self.reset_first(run.work, states[0])
-        inputs = torch.zeros(len(run.work.inputs), tile, self._tiles.input_size)
-        inputs[:, 0] = torch.from_numpy(np.array(run.work.inputs))
-        arrays = self._tiles.debug(inputs.to(self._tiles.device), states)
-        return {
-            name: array[:, :, 0].reshape(array.shape[0] * array.shape[1], -1).cpu().numpy()
-            for name, array in arrays.items()
-        }
+        state = self._rows.read(run.session.row)
+        self.reset(state, reset_scope(run.request))
+        return runner.debug(run.request.inputs, state)
+
+    def reset(self, state: Float32, scope: str) -> None:
+        """Applies a reset, if there is one, to a state [S]."""
+        if scope:
+            state[self._layout.experience_offset if scope == "experience" else 0 :] = 0.0
+
+
+def reset_scope(request: Chunk | Replay) -> str:
+    """What is reset before the first timestep: "", "experience" or "all"."""
+    if isinstance(request, Replay):
+        return request.reset
+    return "experience" if request.reset_experience else ""

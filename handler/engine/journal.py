@@ -1,10 +1,10 @@
 """Write-ahead: what was applied is written before anybody is told, in the durability that the server promises.
 
-| mode  | `then` is called when the mutations are       |
-|-------|-----------------------------------------------|
-| off   | nowhere                                       |
+| mode  | `written` is called when the mutations are       |
+|-------|--------------------------------------------------|
+| off   | handed to the operating system; only what leaves memory is written at all |
 | async | handed to the operating system; synced within 20 milliseconds or so |
-| sync  | synced, many in one group commit              |
+| sync  | synced, many in one group commit                 |
 
 A local store is written in the loop's own turn for `async`: a group costs less than waking a thread. Everything that
 waits for a disk or for a network runs in the journal's thread.
@@ -19,51 +19,42 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dnc_serve.handler.engine.session import Session
+from dnc_serve.handler.engine.observer import Observer
 from dnc_serve.handler.errors import Overtaken, ServeError, StoreUnavailable
-from dnc_serve.handler.metrics import Metrics
 from dnc_serve.handler.store.contract import Fenced, Mutation, Store, session_of
 
 logger = logging.getLogger(__name__)
 
+# After a sync that failed.
+RETRY_S = 1.0
+
 Outcomes = list[ServeError | None]
-Then = Callable[[Outcomes], None]
-Marks = Sequence[tuple[Session, int]]
+Written = Callable[[Outcomes], None]
+Synced = Callable[[], None]
 
 
 @dataclass(slots=True)
 class _Group:
     mutations: Sequence[Mutation]
-    then: Then
-    marks: Marks
+    written: Written
+    synced: Synced | None
     started: float
 
 
 class Journal:
-    """Writes mutations in order, and tells when they are as safe as promised.
+    """Writes groups of mutations in order, and tells when they are as safe as promised."""
 
-    `marks` are (session, position) pairs, one for each of the first mutations: once such a one is synced, and was not
-    refused, the session's `durable_position` is that.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        durability: str,
-        sync_interval_s: float,
-        loop: asyncio.AbstractEventLoop,
-        metrics: Metrics,
-    ) -> None:
+    def __init__(self, store: Store, durability: str, sync_interval_s: float, observer: Observer) -> None:
         self.store = store
         self.durability = durability
-        self._loop = loop
-        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self._observer = observer
         self._sync_interval_s = sync_interval_s
         # A store on the network is never waited for in the loop.
         self._inline = durability != "sync" and not store.shared
         self._groups: queue.SimpleQueue[_Group | None] = queue.SimpleQueue()
-        self._unsynced: deque[tuple[int, Marks]] = deque()
-        self._ticket = 0
+        self._unsynced: deque[tuple[int, Synced]] = deque()
+        self._ticket = 0  # of the latest inline group
         self._dirty = threading.Event()
         self._closing = False
         target = self._sync_for_ever if self._inline else self._write_for_ever
@@ -75,34 +66,38 @@ class Journal:
         """Whether operations are recorded nowhere: the store holds only states that found no room in memory."""
         return self.durability == "off"
 
-    def write(self, mutations: Sequence[Mutation], then: Then, marks: Marks = ()) -> None:
-        """Writes the group; `then` gets one error or None for each mutation, here or in a later turn of the loop."""
+    def write(self, mutations: Sequence[Mutation], written: Written, synced: Synced | None = None) -> None:
+        """Writes the group. `written` gets one error or None for each mutation, here or in a later turn of the loop;
+        `synced` is called once the group survives a power loss, after `written`."""
         started = time.perf_counter()
         if not self._inline:
-            self._groups.put(_Group(mutations, then, marks, started))
+            self._groups.put(_Group(mutations, written, synced, started))
             return
         try:
             outcomes = self._commit(mutations)
         except ServeError as error:
-            self._metrics.store_up.set(0)
-            then([error] * len(mutations))
+            self._observer.store_failed()
+            written([error] * len(mutations))
             return
-        self._ticket += 1
-        if marks := _written(marks, outcomes):
-            self._unsynced.append((self._ticket, marks))
         if self.durability != "off":
+            self._ticket += 1
+            if synced is not None:
+                self._unsynced.append((self._ticket, synced))
             self._dirty.set()
-        self._metrics.store_up.set(1)
-        self._metrics.journal_commit.observe(time.perf_counter() - started)
-        then(outcomes)
+        self._observer.wrote(time.perf_counter() - started)
+        written(outcomes)
 
     async def flush(self) -> None:
-        """Returns when all that was written before is synced."""
+        """Returns when all that was written before is synced; raises STORE_UNAVAILABLE where it could not be."""
         if self._inline:
             await self._loop.run_in_executor(None, self.store.sync)
             return
-        done = self._loop.create_future()
-        self._groups.put(_Group((), lambda outcomes: done.set_result(None), (), time.perf_counter()))
+        done: asyncio.Future[None] = self._loop.create_future()
+
+        def written(outcomes: Outcomes) -> None:
+            done.set_exception(outcomes[0]) if outcomes and outcomes[0] is not None else done.set_result(None)
+
+        self._groups.put(_Group((), written, None, time.perf_counter()))
         await done
 
     def close(self) -> None:
@@ -121,18 +116,17 @@ class Journal:
                 self.store.sync()
             except StoreUnavailable as error:
                 logger.error("the store can't be synced: %s", error)
-                self._loop.call_soon_threadsafe(self._metrics.store_up.set, 0)
+                self._loop.call_soon_threadsafe(self._observer.store_failed)
                 self._dirty.set()
-                time.sleep(1.0)
+                time.sleep(RETRY_S)
                 continue
             if not self._closing:
-                self._loop.call_soon_threadsafe(self._synced, ticket)
+                self._loop.call_soon_threadsafe(self._tell_synced, ticket)
                 time.sleep(self._sync_interval_s)
 
-    def _synced(self, ticket: int) -> None:
+    def _tell_synced(self, ticket: int) -> None:
         while self._unsynced and self._unsynced[0][0] <= ticket:
-            for session, position in self._unsynced.popleft()[1]:
-                session.durable_position = position
+            self._unsynced.popleft()[1]()
 
     def _write_for_ever(self) -> None:
         while (group := self._groups.get()) is not None:
@@ -145,25 +139,30 @@ class Journal:
                     break
                 groups.append(group)
             mutations = [mutation for group in groups for mutation in group.mutations]
+            outcomes: Outcomes = []
+            error: ServeError | None = None
             try:
-                outcomes = self._commit(mutations) if mutations else []
+                if mutations:
+                    outcomes = self._commit(mutations)
                 self.store.sync()
-                error = None
             except ServeError as refused:
-                outcomes, error = [refused] * len(mutations), refused
+                error = refused
             self._loop.call_soon_threadsafe(self._deliver, groups, outcomes, error)
 
-    def _deliver(self, groups: list[_Group], outcomes: list[ServeError | None], error: ServeError | None) -> None:
-        self._metrics.store_up.set(0 if error else 1)
+    def _deliver(self, groups: list[_Group], outcomes: Outcomes, error: ServeError | None) -> None:
+        if error is not None:
+            self._observer.store_failed()
         start = 0
         for group in groups:
             end = start + len(group.mutations)
-            if error is None:
-                self._metrics.journal_commit.observe(time.perf_counter() - group.started)
-                for session, position in _written(group.marks, outcomes[start:end]):
-                    session.durable_position = position
             try:
-                group.then(outcomes[start:end])
+                if error is not None:
+                    group.written([error] * max(1, len(group.mutations)))
+                else:
+                    self._observer.wrote(time.perf_counter() - group.started)
+                    group.written(outcomes[start:end])
+                    if group.synced is not None:
+                        group.synced()
             except Exception:  # a mistake in what one group leads to must not keep the others from theirs
                 logger.exception("what follows a write failed")
             start = end
@@ -184,8 +183,3 @@ class Journal:
     def _refusal(self, mutation: Mutation, outcome: Fenced) -> ServeError:
         """What a refused write means: in a shared store, that another server has the session; in our own, a mistake."""
         return Overtaken(session_of(mutation)) if self.store.shared else ServeError("INTERNAL", str(outcome))
-
-
-def _written(marks: Marks, outcomes: Outcomes) -> Marks:
-    """Those whose mutation was not refused."""
-    return [mark for mark, refusal in zip(marks, outcomes, strict=False) if refusal is None]

@@ -2,61 +2,64 @@
 setting aside what Python would look through for garbage."""
 
 import asyncio
+import gc
 import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
 
-from dnc_serve.handler.api.access import Access
 from dnc_serve.handler.engine.engine import Engine
 from dnc_serve.handler.engine.requests import Delete
-from dnc_serve.handler.engine.retention import to_prune
 from dnc_serve.handler.errors import ServeError
-from dnc_serve.handler.garbage import Garbage
-from dnc_serve.handler.store.contract import Prune
+from dnc_serve.handler.store.contract import Prune, Store
 
 logger = logging.getLogger(__name__)
 
-EXPIRY_SECONDS = 1.0
-RETENTION_SECONDS = 30.0
+EXPIRY_S = 1.0
+RETENTION_S = 30.0
+# Of each session so many snapshots stay, with all records after the oldest of them, so that a damaged snapshot can be
+# fallen back from.
+SNAPSHOTS_KEPT = 2
 # Prunes of one commit, so that none holds the loop up for long.
 PRUNES_A_COMMIT = 64
 # Sessions that end in one look, for the same reason.
 ENDED_AT_ONCE = 256
+# How often Python's collector looks at everything that is alive.
+THAW_S = 900.0
 
 
-class Upkeep:
-    """Runs until it is cancelled."""
+class Maintenance:
+    """Runs until it is cancelled; `also` is called every second, for what else has to be looked at."""
 
-    def __init__(self, engine: Engine, access: Access, garbage: Garbage) -> None:
+    def __init__(self, engine: Engine, also: Callable[[], None]) -> None:
         self._engine = engine
-        self._access = access
-        self._garbage = garbage
+        self._also = also
+        self._garbage = Garbage()
+        self.journal_bytes = 0
 
     async def run(self) -> None:
         """Looks every second; a failure is logged and tried again."""
-        next_retention = time.monotonic() + RETENTION_SECONDS
+        next_retention = time.monotonic() + RETENTION_S
         while True:
-            await asyncio.sleep(EXPIRY_SECONDS)
+            await asyncio.sleep(EXPIRY_S)
             try:
                 self._garbage.settle()
-                self._access.reload()
+                self._also()
                 self.expire()
                 if time.monotonic() >= next_retention and not self._engine.journal.volatile:
-                    next_retention = time.monotonic() + RETENTION_SECONDS
+                    next_retention = time.monotonic() + RETENTION_S
                     await self.retain()
             except ServeError as error:
-                logger.warning("upkeep will be tried again: %s", error)
+                logger.warning("maintenance will be tried again: %s", error)
             except Exception:
-                logger.exception("upkeep will be tried again")
+                logger.exception("maintenance will be tried again")
 
     def expire(self) -> None:
         """Ends sessions that were idle for too long, or are too old."""
         engine, config = self._engine, self._engine.config
-        overdue = engine.registry.overdue(time.time(), config.idle_timeout_s, config.max_age_s)
-        ending = (
-            (session, why) for session, why in overdue if not any(isinstance(work, Delete) for work in session.fifo)
-        )
+        overdue = engine.table.overdue(time.time(), config.idle_timeout_s, config.max_age_s)
+        ending = ((session, why) for session, why in overdue if not any(isinstance(one, Delete) for one in session.queue))
         for session, why in islice(ending, ENDED_AT_ONCE):
             with suppress(ServeError):  # a full queue now; the others need not wait for that
                 engine.submit(session, Delete(lambda result, error: None, why=why))
@@ -64,18 +67,63 @@ class Upkeep:
     async def retain(self) -> None:
         """Prunes the journal to what is to be kept."""
         engine, config = self._engine, self._engine.config
-        store = engine.journal.store
+        store, run = engine.journal.store, engine.loop.run_in_executor
         now = time.time()
-        prunes = await engine.loop.run_in_executor(
-            None, to_prune, store, now, config.history_hours * 3600, config.history_bytes
-        )
+        prunes = await run(None, to_prune, store, now, config.history_hours * 3600, config.history_bytes)
         for start in range(0, len(prunes), PRUNES_A_COMMIT):
             await self._write(prunes[start : start + PRUNES_A_COMMIT])
         oldest = now - config.tombstone_days * 86_400
-        await engine.loop.run_in_executor(None, store.forget_tombstones, oldest, config.max_tombstones)
-        engine.metrics.journal_bytes.set(await engine.loop.run_in_executor(None, store.size_bytes))
+        await run(None, store.forget_tombstones, oldest, config.max_tombstones)
+        self.journal_bytes = await run(None, store.size_bytes)
 
     async def _write(self, prunes: list[Prune]) -> None:
         written = self._engine.loop.create_future()
         self._engine.journal.write(prunes, written.set_result)
         await written
+
+
+def to_prune(store: Store, now: float, history_s: float, history_bytes: int) -> list[Prune]:
+    """What is older than so many seconds, or beyond so many bytes; reads the store, so it runs in a thread."""
+    size = store.size_bytes()
+    history = list(store.history())
+    # Records are about alike in size, so a share of the bytes is that share of the oldest records.
+    beyond = int(len(history) * max(0.0, 1.0 - history_bytes / size)) if size else 0
+    old = now - history_s
+    wanted: dict[tuple[str, int], int] = {}
+    for number, (session_id, incarnation, ordinal, at) in enumerate(history):
+        if number >= beyond and at >= old:
+            break
+        wanted[session_id, incarnation] = ordinal
+    prunes = []
+    for (session_id, incarnation), ordinal in wanted.items():
+        snapshots = store.snapshots(session_id, incarnation)
+        # Pruning ends at a snapshot: records between two of them are of no use without the earlier.
+        prunable = [info.ordinal for info in snapshots[SNAPSHOTS_KEPT - 1 :] if info.ordinal <= ordinal]
+        if not prunable and size > history_bytes and len(snapshots) >= SNAPSHOTS_KEPT:
+            prunable = [snapshots[SNAPSHOTS_KEPT - 1].ordinal]
+        if prunable:
+            prunes.append(Prune(session_id, incarnation, prunable[0]))
+    return prunes
+
+
+class Garbage:
+    """Python's collector of cycles, kept from walking over all sessions again and again.
+
+    A full collection looks at every container that is alive, and everybody waits: 20 ms for 10,000 sessions. So what
+    has lived for a second is set aside, where collections don't look; a cycle among that is found once in a while, when
+    all is looked at.
+    """
+
+    def __init__(self) -> None:
+        self._thaw_at = 0.0
+
+    def settle(self) -> None:
+        """Sets aside what is alive: most seconds after a look at what is young, seldom after one at everything."""
+        now = time.monotonic()
+        if now < self._thaw_at:
+            gc.collect(1)
+        else:
+            self._thaw_at = now + THAW_S
+            gc.unfreeze()
+            gc.collect()
+        gc.freeze()

@@ -1,220 +1,92 @@
-"""The model's code, stepped in tiles: a few fixed numbers of rows whose bits agree.
+"""What steps the model: rows of packed state, each for a number of ticks of its own.
 
-A row's result must not depend on its company. Kernels are chosen by shape, so a matrix product over 1 row and one over
-64 rows may round differently; over the sizes used here they don't, and each server proves that for its own artifact
-and processor before it serves.
-
-TorchScript is the code that runs anywhere. Where an artifact compiled for this host is at hand and proves itself, it
-steps the sessions, and TorchScript stays beside it: for looks into the memory, and for replays of what it computed.
+A row's result must not depend on its company: that is what exactly-once, recovery and forks stand on.
 """
 
 import hashlib
 import json
-import logging
-import time
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from dnc_serve.model.compiled import CompiledArtifact, load_compiled
-from dnc_serve.model.compiled_cache import CompiledError, processor
+from dnc_serve.handler.arrays import Float32
+from dnc_serve.model.compiled_cache import processor
 from dnc_serve.model.export import Artifact
+from dnc_serve.model.layout import StateLayout
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from dnc_serve.handler.engine.state_cache import StateRows
 
-CANDIDATES = (1, 2, 4, 8, 12, 16, 32, 64)
-# One more than the ticks of a compiled call, so that calls of many and of one are both in it.
-PROBE_TIMESTEPS = 9
-COMPILED_TOLERANCE = 1e-5
-# Rows of which a tie between slots may fall otherwise in compiled code.
-SHARE_OF_TIES = 0.1
-# The states of a tile take so much at most, or it has one row. A tick needs a few times as much beside them, and out of
-# a processor's cache each row costs several times more; a GPU has none that would hold them anyway.
-MAX_TILE_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
-# By these factors a row may cost hardly more, and far more, in one tile than in another.
-HARDLY_MORE = 1.1
-FAR_MORE = 1.4
-# What a company costs beside the model, for each of its ticks, if it has sixteen.
-COMPANY_SECONDS = 20e-6
-# TorchScript's executor may change its code after the first calls.
-WARM_UP_CALLS = 3
+# Outputs [ticks, O] of each row, and whether its state is finite; that may be False where only a sum overflows.
+Stepped = tuple[list[Float32], list[bool]]
 
 
-class Tiles:
-    """Runs rows of packed state through the model.
+class ModelRunner(Protocol):
+    """Code of one model that steps rows; it may be called in several threads at once, for rows of their own."""
 
-    Shapes: inputs [T, rows, I], states [rows, S] as `StateLayout` packs them, outputs [T, rows, O].
-    """
+    kind: str  # kernel or torchscript
+    note: str  # why it is not the faster kind; empty if it is
+    fingerprint: str  # what the promise of equal bits holds for: model, code and kind of processor
+    device: torch.device
+    layout: StateLayout
+    input_size: int
+    output_size: int
+    max_rows: int  # of one call: more would cost no less
+    row_counts: tuple[int, ...]  # in which rows are stepped together; empty if in any
+    lets_others_run: bool  # it holds no lock of the interpreter
 
-    def __init__(
-        self,
-        artifact: Artifact,
-        device: str,
-        candidates: Sequence[int] = CANDIDATES,
-        compiled: CompiledArtifact | None = None,
-    ) -> None:
-        torch.set_num_threads(1)  # spinning threads cost more than they bring, and the count must not change
-        torch.set_flush_denormal(True)
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
-        self.device = torch.device(device)
-        self.layout = artifact.layout
-        self.input_size = artifact.config.input_size
-        self.output_size = artifact.config.outputs
-        self.module = artifact.module.to(self.device)
-        self.kind = "torchscript" if compiled is None else "aotinductor"
-        self.note = ""  # why it is not the faster kind
-        self.others: tuple[Tiles, ...] = ()  # code of the same model that is at hand for replays
-        self._code = self.module if compiled is None else compiled
-        # torch holds the interpreter's lock while it calls compiled code of a GPU.
-        self.lets_others_run = compiled is None or self.device.type == "cpu"
-        self.sizes = self._agreeing(sorted(self._affordable(candidates) if compiled is None else compiled.sizes))
-        self.largest = self.sizes[-1]
-        self._tick_seconds = {size: self._time_a_tick(size) for size in self.sizes}
-        self.worthwhile = self._worthwhile()
-        self.fingerprint = self._fingerprint(artifact, "" if compiled is None else compiled.identity)
+    def step(
+        self, rows: "StateRows", sources: Sequence[int], targets: Sequence[int], inputs: Sequence[Float32]
+    ) -> Stepped:
+        """Steps states from the rows `sources`, which stay, to the rows `targets`: inputs [ticks, I] of each."""
 
-    def _fingerprint(self, artifact: Artifact, code: str) -> str:
-        """What the promise of equal bits holds for: artifact, torch and kind of processor, as 16 hexadecimal digits."""
-        described = [self.kind, artifact.digest, torch.__version__, processor(self.device), self.largest, code]
-        return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
+    def seconds(self, rows: int) -> float:
+        """How long one tick of so many rows takes."""
 
-    def fit(self, rows: int) -> int:
-        """The smallest tile that holds so many rows."""
-        return next(size for size in self.sizes if size >= rows)
+    def of_fingerprint(self, fingerprint: str) -> "ModelRunner":
+        """What computed a record with this fingerprint, if it is at hand, else this."""
 
-    def seconds(self, rows: int, ticks: int = 1) -> float:
-        """How long so many rows take for so many ticks, as measured at the start."""
-        return self._tick_seconds[self.fit(rows)] * ticks
+    def debug(self, inputs: Float32, state: Float32) -> dict[str, Float32]:
+        """What each layer's access left in memory under the seed's six names, [T x L, …], for inputs [T, I]."""
 
-    def run(self, inputs: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Steps a tile through T timesteps: outputs [T, rows, O] and the states after the last."""
+    def interface(self, state: Float32) -> dict[str, Float32]:
+        """What each layer's controller asked of its memory at the timestep that led to a state [S]."""
+
+
+def fingerprint_of(kind: str, artifact: Artifact, device: torch.device, code: str) -> str:
+    """What the promise of equal bits holds for: model, code, torch and kind of processor, as 16 hexadecimal digits."""
+    described = [kind, artifact.digest, torch.__version__, processor(device), code]
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
+
+
+class Inspection:
+    """Looks into the memory: TorchScript does them, whichever code steps."""
+
+    def __init__(self, artifact: Artifact, device: torch.device, rows: int) -> None:
+        self._module = artifact.module
+        self._device = device
+        self._rows = rows  # a number of rows that may be stepped together
+
+    def debug(self, inputs: Float32, state: Float32) -> dict[str, Float32]:
+        """See `ModelRunner.debug`."""
+        tile = torch.zeros(len(inputs), self._rows, inputs.shape[1])
+        tile[:, 0] = torch.from_numpy(np.array(inputs))
+        states = torch.zeros(self._rows, len(state))
+        states[0] = torch.from_numpy(state)
         with torch.inference_mode():
-            outputs, states = self._code(inputs, states)
-        return outputs, states
+            _, _, arrays = self._module.trace_debug(tile.to(self._device), states.to(self._device))
+        return {name: _flat(array[:, :, 0]) for name, array in dict(arrays).items()}
 
-    def debug(self, inputs: Tensor, states: Tensor) -> dict[str, Tensor]:
-        """What each layer's access left in memory, [T, L, rows, …] under the seed's six names."""
+    def interface(self, state: Float32) -> dict[str, Float32]:
+        """See `ModelRunner.interface`."""
         with torch.inference_mode():
-            _, _, arrays = self.module.trace_debug(inputs, states)
-        return dict(arrays)
-
-    def difference(self, other: "Tiles") -> float:
-        """By how much the two differ at most after one tick from the same states, over the probe.
-
-        Relative to the largest output or number of a state, if that is more than 1: an output is a sum of such. Of the
-        states, the rows that differ most are left out: where two slots are used alike to the last bits, either may be
-        allocated first, and both are right.
-        """
-        rows = min(self.largest, other.largest)
-        judged = rows - int(rows * SHARE_OF_TIES)
-        states = torch.zeros(rows, self.layout.size, device=self.device)
-        largest = 0.0
-        for inputs in self._probe_inputs(rows).contiguous().to(self.device).split_with_sizes([1] * PROBE_TIMESTEPS):
-            outputs, after = self._of_rows(inputs, states)
-            expected_outputs, expected = other._of_rows(inputs, states)
-            by_row = (after - expected).abs().amax(dim=1).sort().values[:judged]
-            for apart, of in (((outputs - expected_outputs).abs(), expected_outputs), (by_row, expected)):
-                largest = max(largest, float(apart.max() / of.abs().max().clamp(min=1.0)))
-            states = expected
-        return largest
-
-    def _of_rows(self, inputs: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-        """`run` of some rows, in a tile that holds them."""
-        padding = self.fit(inputs.size(1)) - inputs.size(1)
-        outputs, after = self.run(pad(inputs, (0, 0, 0, padding)), pad(states, (0, 0, 0, padding)))
-        return outputs[:, : inputs.size(1)], after[: inputs.size(1)]
-
-    def _affordable(self, candidates: Sequence[int]) -> Sequence[int]:
-        """Large states are stepped in smaller tiles."""
-        return [rows for rows in candidates if rows * self.layout.size * 4 <= MAX_TILE_BYTES[self.device.type]] or (1,)
-
-    def _agreeing(self, candidates: list[int]) -> tuple[int, ...]:
-        """The candidates under which a probe row has the same bits as under the largest, wherever it stands.
-
-        And whether its timesteps are stepped in one call, or each in a call of its own.
-        """
-        largest = candidates[-1]
-        probe_inputs = self._probe_inputs(largest)
-        for size in candidates:
-            for _ in range(WARM_UP_CALLS):
-                self._probe(probe_inputs[:, :size])
-        reference = self._probe(probe_inputs, at_once=1)
-        agreeing = tuple(size for size in candidates if self._agrees(size, probe_inputs, reference))
-        if not agreeing and self.kind != "torchscript":
-            raise CompiledError("the compiled artifact's bits depend on a row's company, or on the ticks of a call")
-        return agreeing or (largest,)
-
-    def _probe_inputs(self, rows: int) -> Tensor:
-        """Random bits as ±1; those of a row don't depend on the number of rows."""
-        generator = torch.Generator().manual_seed(20161027)
-        return torch.randn(rows, PROBE_TIMESTEPS, self.input_size, generator=generator).sign().transpose(0, 1)
-
-    def _agrees(self, size: int, probe_inputs: Tensor, reference: tuple[Tensor, Tensor]) -> bool:
-        rows = probe_inputs.size(1)
-        # Rows move to other places and among other neighbours in each round.
-        for shift in (0, 1, 3, rows - size):
-            chosen = [(row * 5 + shift) % rows for row in range(size)]
-            outputs, states = self._probe(probe_inputs[:, chosen])
-            if not torch.equal(outputs, reference[0][:, chosen]) or not torch.equal(states, reference[1][chosen]):
-                return False
-        return True
-
-    def _probe(self, inputs: Tensor, at_once: int = PROBE_TIMESTEPS) -> tuple[Tensor, Tensor]:
-        """Outputs and last states of a tile's inputs from zero states, so many timesteps a call."""
-        states = torch.zeros(inputs.size(1), self.layout.size, device=self.device)
-        outputs: list[Tensor] = []
-        for some in torch.split(inputs.contiguous().to(self.device), at_once):
-            output, states = self.run(some, states)
-            outputs.append(output.cpu())
-        return torch.cat(outputs), states.cpu()
-
-    def _worthwhile(self) -> int:
-        """The tile of which two are under way at once, so that the loop serves one while the other is stepped.
-
-        At most half as large as the largest, unless a row costs far more there; and the smallest of the tiles in which
-        a row costs about the same.
-        """
-        of_a_row = {size: (self._tick_seconds[size] + COMPANY_SECONDS) / size for size in self.sizes}
-        best = min(of_a_row.values())
-        halves = {size: cost for size, cost in of_a_row.items() if 2 * size <= self.largest and cost <= FAR_MORE * best}
-        chosen = halves or of_a_row
-        return min(size for size, cost in chosen.items() if cost <= HARDLY_MORE * min(chosen.values()))
-
-    def _time_a_tick(self, size: int) -> float:
-        inputs = torch.zeros(PROBE_TIMESTEPS, size, self.input_size, device=self.device)
-        states = torch.zeros(size, self.layout.size, device=self.device)
-        # On a busy machine the wall clock would count what others do; on a device it is all that there is.
-        clock = time.thread_time if self.device.type == "cpu" else time.perf_counter
-        best = float("inf")
-        for _ in range(5):
-            start = clock()
-            outputs, _ = self.run(inputs, states)
-            outputs.cpu()
-            best = min(best, clock() - start)
-        return best / PROBE_TIMESTEPS
+            packed = torch.from_numpy(state)[None].to(self._device)
+            return {name: values[:, 0].cpu().numpy() for name, values in self._module.interface(packed).items()}
 
 
-def choose_tiles(artifact: Artifact, device: str, cache: Path) -> Tiles:
-    """The compiled artifact's tiles if the cache has it for this host and it proves itself, else TorchScript's.
-
-    `note` of the latter says why. The former has the latter in `others`.
-    """
-    portable = Tiles(artifact, device)
-    try:
-        tiles = Tiles(artifact, device, compiled=load_compiled(artifact, cache, device))
-        difference = tiles.difference(portable)
-        if not difference <= COMPILED_TOLERANCE:
-            raise CompiledError(
-                f"the compiled artifact's outputs differ from TorchScript's by {difference:.3g}; "
-                f"at most {COMPILED_TOLERANCE:g} is allowed"
-            )
-    except CompiledError as exc:
-        portable.note = str(exc)
-        logger.info("the TorchScript artifact is used: %s", exc)
-        return portable
-    tiles.others = (portable,)
-    return tiles
+def _flat(array: Tensor) -> Float32:
+    flat: Float32 = array.reshape(array.shape[0] * array.shape[1], -1).cpu().numpy()
+    return flat

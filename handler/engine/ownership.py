@@ -8,14 +8,12 @@ because the store refuses writes with an old token.
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from dnc_serve.handler.engine.session import Session
+from dnc_serve.handler.engine.session_table import SessionTable
 from dnc_serve.handler.errors import Overtaken, ServeError, StoreUnavailable
-from dnc_serve.handler.store.contract import Lease, LeaseHeld
-
-if TYPE_CHECKING:
-    from dnc_serve.handler.engine.engine import Engine
+from dnc_serve.handler.store.contract import Head, Lease, LeaseHeld, Store
 
 logger = logging.getLogger(__name__)
 
@@ -28,16 +26,33 @@ def _now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-class Leases:
-    """Takes, renews and gives up the sessions of a shared store; with a store of its own a server owns all it knows."""
+class Ownership:
+    """Takes, renews and gives up the sessions of a shared store; with a store of its own a server owns all it knows.
 
-    def __init__(self, engine: "Engine", lease_s: float) -> None:
-        self._engine = engine
+    `register(head)` and `bury(head)` make the engine know a session that the store has, or how it ended;
+    `discard(session, error)` ends it here, refusing what waits for it.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        table: SessionTable,
+        lease_s: float,
+        register: Callable[[Head], Session],
+        bury: Callable[[Head], None],
+        discard: Callable[[Session, ServeError], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._store = store
+        self._table = table
         self._lease_s = lease_s
+        self._register = register
+        self._bury = bury
+        self._discard = discard
         self._held: dict[Session, tuple[Lease, float]] = {}
         self._adopting: dict[str, asyncio.Future[None]] = {}
         self._releasing: dict[str, asyncio.Future[None]] = {}
-        self.shared = engine.journal.store.shared
+        self.shared = store.shared
 
     def check(self, session: Session) -> None:
         """Raises STORE_UNAVAILABLE if the lease has run out: nothing of the session may be shown any more."""
@@ -46,11 +61,11 @@ class Leases:
             raise StoreUnavailable(f"the lease of session {session.session_id!r} ran out before it could be renewed")
 
     async def adopt(self, session_id: str) -> None:
-        """Takes up a session that the shared store knows, if no other server owns it; afterwards the registry has it.
+        """Takes a session that the shared store knows, if no other server owns it; afterwards the registry has it.
 
         Raises SESSION_MOVED with the owner's address, or STORE_UNAVAILABLE. Does nothing for an unknown id.
         """
-        if not self.shared or self._engine.registry.find(session_id) is not None:
+        if not self.shared or self._table.find(session_id) is not None:
             return
         if (adopting := self._adopting.get(session_id)) is None:
             adopting = self._adopting[session_id] = asyncio.ensure_future(self._adopt(session_id))
@@ -58,21 +73,21 @@ class Leases:
         await asyncio.shield(adopting)
 
     async def _adopt(self, session_id: str) -> None:
-        loop, store = self._engine.loop, self._engine.journal.store
+        loop, store = self._loop, self._store
         head = await loop.run_in_executor(None, store.head, session_id)
         if head is None or head.ended:
             if head is not None:
-                self._engine.bury(head)
+                self._bury(head)
             return
         lease, until = await self._acquire(session_id)
         # It may have gone on, or ended, before the lease was ours.
         head = await loop.run_in_executor(None, store.head, session_id)
-        session = self._engine.registry.find(session_id)  # perhaps it was begun here meanwhile
+        session = self._table.find(session_id)  # perhaps it was begun here meanwhile
         if session is None:
             if head is None or head.ended:
                 self._release([lease])
                 return
-            session = self._engine.take_up(head)
+            session = self._register(head)
         self._held[session] = lease, until
 
     async def begin(self, session: Session) -> None:
@@ -80,11 +95,10 @@ class Leases:
         if not self.shared:
             return
         lease, until = await self._acquire(session.session_id)
-        store = self._engine.journal.store
-        head = await self._engine.loop.run_in_executor(None, store.head, session.session_id)
-        present = self._engine.registry.find(session.session_id)  # perhaps another call was faster
+        head = await self._loop.run_in_executor(None, self._store.head, session.session_id)
+        present = self._table.find(session.session_id)  # perhaps another call was faster
         if present is None and head is not None and not head.ended:
-            present = self._engine.take_up(head)
+            present = self._register(head)
         self._held[present or session] = lease, until
         if present is not None:
             raise ServeError(
@@ -96,7 +110,7 @@ class Leases:
             await asyncio.shield(releasing)  # it would take the new lease with it
         started = _now()
         try:
-            lease = await self._engine.loop.run_in_executor(None, self._engine.journal.store.acquire, session_id)
+            lease = await self._loop.run_in_executor(None, self._store.acquire, session_id)
         except LeaseHeld as held:
             raise ServeError(
                 "SESSION_MOVED",
@@ -123,7 +137,7 @@ class Leases:
             return
         started = _now()
         leases = [self._held[session][0] for session in sessions]
-        renewed = await self._engine.loop.run_in_executor(None, self._engine.journal.store.renew, leases)
+        renewed = await self._loop.run_in_executor(None, self._store.renew, leases)
         for session, lease in zip(sessions, renewed, strict=True):
             if session not in self._held:
                 continue
@@ -135,12 +149,8 @@ class Leases:
     def lose(self, session: Session) -> None:
         """Forgets a session that belongs to another server now; its callers are told the owner when they ask again."""
         self._held.pop(session, None)
-        engine = self._engine
-        session.ended = True
-        engine.registry.remove(session)
-        engine.fail_all(session, Overtaken(session.session_id))
-        if not session.running:
-            engine.tiers.forget(session)
+        self._table.remove(session)
+        self._discard(session, Overtaken(session.session_id))
 
     def give_up(self, sessions: list[Session]) -> "asyncio.Future[None]":
         """Leaves sessions, whose states are in the store, to whoever is asked for them next.
@@ -162,7 +172,7 @@ class Leases:
     def _release(self, leases: list[Lease]) -> "asyncio.Future[None]":
         async def release() -> None:
             try:
-                await self._engine.loop.run_in_executor(None, self._engine.journal.store.release, leases)
+                await self._loop.run_in_executor(None, self._store.release, leases)
             except StoreUnavailable as error:
                 logger.warning("leases were not released, and will run out: %s", error)
             finally:

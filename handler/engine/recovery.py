@@ -1,235 +1,316 @@
-"""Sessions whose state is in the store, brought back; and looks at what they were.
+"""Sessions whose state is in the store, loaded again; and views of what they were at earlier positions.
 
-The store is read in worker threads. What was recorded since the snapshot is replayed by the engine like any chunk, in
-the company of others.
+The store is read in threads. What was recorded since the snapshot is replayed by the engine like any chunk, in batches
+with others.
 """
 
 import asyncio
-import time
+import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from dnc_serve.handler.api.arrays import Float32
-from dnc_serve.handler.engine.readers import Readers
-from dnc_serve.handler.engine.requests import Chunk, Peek, Replay, Seen
-from dnc_serve.handler.engine.session import Reply, Session
+from dnc_serve.handler.arrays import Float32
+from dnc_serve.handler.engine.model_runner import ModelRunner
+from dnc_serve.handler.engine.observer import Observer
+from dnc_serve.handler.engine.replies import Reply
+from dnc_serve.handler.engine.requests import Chunk, Done, Inspect, Replay, Request, Reset, StateView
+from dnc_serve.handler.engine.session import Session, Status
+from dnc_serve.handler.engine.state_cache import StateCache
 from dnc_serve.handler.errors import ServeError
-from dnc_serve.handler.store.history import Recovered, earliest_position, find_reply, recover
+from dnc_serve.handler.store.contract import Store
+from dnc_serve.handler.store.history import Recovered, earliest_position, find_reply, find_writer, recover
 from dnc_serve.handler.store.records import Operation
 
-if TYPE_CHECKING:
-    from dnc_serve.handler.engine.engine import Engine
+logger = logging.getLogger(__name__)
 
 # Records are replayed in chunks of about so many timesteps, as long as no reset stands between them.
 REPLAY_TIMESTEPS = 512
+# A store of one file is read by one at a time anyway; another one is on the network.
+THREADS = 2
+# Read by one thread, one after the other: waking it, and the loop again, costs more than reading a state.
+SESSIONS_A_READ = 8
+
+Result = TypeVar("Result")
 
 
-class Loading:
+class Owner(NamedTuple):
+    """What recovery asks of the engine."""
+
+    room: Callable[[], int]  # how many more states may be replayed
+    on_free: Callable[[Session], None]  # its requests may begin
+    fail_all: Callable[[Session, ServeError], None]  # its requests are refused
+    discard: Callable[[Session, ServeError], None]  # it has ended, without a trace
+    submit: Callable[[Session, Request], None]
+    answer: Callable[[Session, Request, Any, ServeError | None], None]
+    reply_again: Callable[[Session, Chunk, Reply], None]
+    runner_of: Callable[[str], ModelRunner]  # by the fingerprint of what it computed
+
+
+class Recovery:
     """Reads the store for the engine."""
 
-    def __init__(self, engine: "Engine") -> None:
-        self._engine = engine
-        self._readers = Readers(engine.loop)
+    def __init__(
+        self, store: Store, cache: StateCache, owner: Owner, observer: Observer,
+        *, state_size: int, sizes: tuple[int, int], fingerprint: str, volatile: bool,
+    ) -> None:  # fmt: skip
+        self._loop = asyncio.get_running_loop()
+        self._store = store
+        self._cache = cache
+        self._owner = owner
+        self._observer = observer
+        self._state_size = state_size
+        self._sizes = sizes  # numbers that go in and come out at each timestep
+        self._fingerprint = fingerprint
+        self._volatile = volatile
+        self._threads = ThreadPoolExecutor(THREADS, "dnc-store-reader")
         self._wanted: deque[Session] = deque()
+        self._views: dict[Session, Callable[[], Recovered]] = {}  # of sessions that are replayed to earlier positions
         self._read_pending = False
         self._reading = 0
-        self._brought: set[Session] = set()  # whose work has not begun
+        self._loaded_not_begun: set[Session] = set()
 
     def close(self) -> None:
         """Returns when the store is read no more."""
-        self._readers.close()
+        self._threads.shutdown()
+
+    # Loading.
 
     def load(self, session: Session) -> None:
-        """Brings the state of a session from the store; its FIFO waits."""
-        session.busy = True
+        """Loads the state of a session from the store; its queue waits."""
+        session.become(Status.WAITING)
         self._wanted.append(session)
-        self.go_on()
+        self.on_capacity()
 
-    def go_on(self) -> None:
+    def on_capacity(self) -> None:
         """There may be room for more states. What is wanted in the same turn of the loop is read together."""
         if self._wanted and not self._read_pending:
             self._read_pending = True
-            self._engine.loop.call_soon(self._read_some)
+            self._loop.call_soon(self._read_some)
 
     def _read_some(self) -> None:
-        """Reads as many states as can be worked on: more would only take memory from others."""
-        engine = self._engine
+        """Reads as many states as can be replayed: more would only take memory from others."""
         self._read_pending = False
-        self._brought = {session for session in self._brought if session.scheduled}
-        room = engine.max_runs - engine.turns.runs - self._reading - len(self._brought)
+        self._loaded_not_begun = {one for one in self._loaded_not_begun if one.status is Status.QUEUED}
+        room = self._owner.room() - self._reading - len(self._loaded_not_begun)
         some = [self._wanted.popleft() for _ in range(min(room, len(self._wanted)))]
         self._reading += len(some)
-        self._readers.ask((self._recovery(session), partial(self._loaded, session)) for session in some)
+        for start in range(0, len(some), SESSIONS_A_READ):
+            part = some[start : start + SESSIONS_A_READ]
+            reads = [self._views.get(session) or self._reading_of(session) for session in part]
+            future = self._loop.run_in_executor(self._threads, _results_of, reads)
+            future.add_done_callback(partial(self._have_read, part))
 
-    def _recovery(self, session: Session, position: int | None = None) -> Callable[[], Recovered]:
+    def _have_read(
+        self, sessions: list[Session], future: "asyncio.Future[list[tuple[Any, ServeError | None]]]"
+    ) -> None:
+        for session, (recovered, error) in zip(sessions, future.result(), strict=True):
+            self._reading -= 1
+            if session.ended:
+                continue
+            try:
+                if error is not None:
+                    raise error
+                self._install(session, recovered)
+            except ServeError as refused:
+                if refused.reason == "CORRUPT_STATE":
+                    session.corrupt = refused.message
+                self._owner.fail_all(session, refused)
+            else:
+                self._loaded_not_begun.add(session)
+            self._owner.on_free(session)
+        self.on_capacity()
+
+    def _reading_of(self, session: Session, position: int | None = None) -> Callable[[], Recovered]:
         """To be called in a thread: the session's state as of now, or at an earlier position."""
-        store, size, last = self._engine.journal.store, self._engine.layout.size, (session.ordinal, session.position)
-        return partial(recover, store, session.session_id, session.incarnation, last, size, position)
-
-    def _loaded(self, session: Session, recovered: Recovered | None, error: ServeError | None) -> None:
-        engine = self._engine
-        self._reading -= 1
-        session.busy = False
-        if session.ended:
-            self.go_on()
-            return
-        try:
-            if error is not None:
-                raise error
-            assert recovered is not None
-            self._install(session, recovered)
-        except ServeError as refused:
-            if refused.reason == "CORRUPT_STATE":
-                session.corrupt = refused.message
-            engine.fail_all(session, refused)
-            self.go_on()
-            return
-        self._brought.add(session)
-        engine.go_on(session)
+        last = session.ordinal, session.position
+        return partial(
+            recover, self._store, session.session_id, session.incarnation, last, self._state_size, position
+        )  # fmt: skip
 
     def _install(self, session: Session, recovered: Recovered) -> None:
         """Gives the session a state, and puts before all that waits for it what is to be applied to that."""
-        engine = self._engine
-        replays = self._replays(session, recovered)
+        replays = self._replays(session, recovered.operations)
         session.replays = len(replays)
-        session.fifo.extendleft(reversed(replays))
-        engine.metrics.snapshot_fallbacks.inc(recovered.fallbacks)
+        session.queue.extendleft(reversed(replays))
+        if recovered.fallbacks:
+            self._observer.fell_back(recovered.fallbacks)
         session.snapshot_ordinal = recovered.snapshot_ordinal
-        session.fingerprint = recovered.fingerprint or engine.fingerprint
-        engine.tiers.admit(session, recovered.state)
-        if replays:
-            session.timesteps_since_snapshot = sum(len(replay.inputs) for replay in replays)
-            marks = [replay.fingerprint for replay in replays if replay.fingerprint]
-            if marks:
-                session.fingerprint = engine.stepper.tiles_for(marks[-1]).fingerprint
-            if any(engine.stepper.tiles_for(mark).fingerprint != mark for mark in marks):
-                session.replayed_elsewhere = True
-                engine.metrics.replayed_elsewhere.inc()
+        session.fingerprint = recovered.fingerprint or self._fingerprint
+        if session in self._views:
+            session.snapshot_ordinal = session.ordinal  # never to be stored
+        self._cache.admit(session, recovered.state)
+        session.timesteps_since_snapshot = sum(len(replay.inputs) for replay in replays)
+        fingerprints = [replay.fingerprint for replay in replays if replay.fingerprint]
+        if fingerprints:
+            session.fingerprint = self._owner.runner_of(fingerprints[-1]).fingerprint
+        if any(self._owner.runner_of(one).fingerprint != one for one in fingerprints):
+            session.replayed_elsewhere = True
+            self._observer.replayed_elsewhere(session)
 
-    def _replays(self, session: Session, recovered: Recovered) -> list[Replay]:
-        """The operations since the snapshot, consecutive chunks joined that the same artifact computed.
+    def _replays(self, session: Session, operations: Sequence[Operation]) -> list[Replay]:
+        """The operations since the snapshot, consecutive chunks joined that the same code computed.
 
         Raises CORRUPT_STATE for operations of a model of other sizes.
         """
-        replays: list[Replay] = []
-        pending: list[tuple[Float32, Float32]] = []
-        reset, fingerprint = "", ""
-        failed = False
-        engine = self._engine
 
         def done(result: object, error: ServeError | None) -> None:
-            nonlocal failed
             session.replays -= 1
-            if error is not None and not failed:  # the others fail with it, and tell it here again
-                failed = True
-                engine.fail_all(session, error)
+            if error is not None:  # the other replays fail with it, and tell it here again
+                self._owner.fail_all(session, error)
 
-        def close() -> None:
-            nonlocal reset, fingerprint
-            if pending or reset:
-                inputs = [inputs for inputs, _ in pending] or [np.zeros((0, engine.input_size), np.float32)]
-                outputs = [outputs for _, outputs in pending] or [np.zeros((0, engine.output_size), np.float32)]
-                replays.append(Replay(np.concatenate(inputs), np.concatenate(outputs), reset, fingerprint, done))
-            pending.clear()
-            reset, fingerprint = "", ""
-
+        groups: list[list[Operation]] = []
         timesteps = 0
-        for operation in recovered.operations:
+        for operation in operations:
             self._check_sizes(session, operation)
-            others = bool(pending) and len(operation.inputs) > 0 and operation.fingerprint != fingerprint
-            if operation.reset or others or timesteps >= REPLAY_TIMESTEPS:
-                close()
+            joins = (
+                groups
+                and not operation.reset
+                and timesteps < REPLAY_TIMESTEPS
+                and operation.fingerprint == groups[-1][-1].fingerprint
+            )
+            if joins:
+                groups[-1].append(operation)
+            else:
+                groups.append([operation])
                 timesteps = 0
-                reset = operation.reset
-            if len(operation.inputs):
-                pending.append((operation.inputs, operation.outputs))
-                timesteps += len(operation.inputs)
-                fingerprint = operation.fingerprint
-        close()
-        return replays
+            timesteps += len(operation.inputs)
+        return [
+            Replay(_joined(group, "inputs"), _joined(group, "outputs"), group[0].reset, group[0].fingerprint, done)
+            for group in groups
+        ]
 
     def _check_sizes(self, session: Session, operation: Operation) -> None:
-        expected, got = (self._engine.input_size, self._engine.output_size), operation.sizes
-        if len(operation.inputs) and got != expected:
+        if len(operation.inputs) and operation.sizes != self._sizes:
+            got, expected = operation.sizes, self._sizes
             raise ServeError(
                 "CORRUPT_STATE",
                 f"session {session.session_id!r} can't be recovered: record {operation.ordinal} has {got[0]} inputs, "
                 f"{got[1]} outputs; the model {expected[0]} and {expected[1]}",
             )
 
+    # What was answered before.
+
     def find_reply(self, session: Session, chunk: Chunk) -> None:
-        """Looks up what an earlier chunk was answered with, in the journal; the FIFO waits."""
-        session.busy = True
-        engine = self._engine
+        """Looks up in the store what an earlier chunk was answered with; the queue waits."""
         position = chunk.position
         assert position is not None
 
-        def found(reply: Reply | None, error: ServeError | None) -> None:
-            session.busy = False
-            if session.fifo and session.fifo[0] is chunk:
-                session.fifo.popleft()
-                if error is None and (reply is None or not reply.answers(chunk)):
-                    error = session.conflict(position, "another chunk was applied")
-                if error is not None or reply is None:
-                    engine.answer(session, chunk, None, error)
-                else:
-                    engine.answer_again(session, chunk, reply)
-            engine.go_on(session)
+        def read() -> Reply | None:
+            if self._volatile:
+                raise ServeError(
+                    "REPLY_GONE",
+                    f"the reply of session {session.session_id!r} at position {position} is no longer kept",
+                )
+            found = find_reply(self._store, session.session_id, session.incarnation, session.ordinal, position)
+            if found is None:
+                return None
+            is_reset = found.reset == "experience"
+            return Reply(found.start, found.inputs, is_reset, found.experience, found.outputs, found.writer_id)
 
-        self._readers.ask([(partial(self._reply, session, position), found)])
+        def then(reply: Reply | None) -> None:
+            self._owner.reply_again(session, chunk, session.check_reply(chunk, reply))
 
-    def _reply(self, session: Session, position: int) -> Reply | None:
-        journal = self._engine.journal
-        if journal.volatile:
-            raise ServeError(
-                "REPLY_GONE", f"the reply of session {session.session_id!r} at position {position} is no longer kept"
-            )
-        operation = find_reply(journal.store, session.session_id, session.incarnation, session.ordinal, position)
-        if operation is None:
-            return None
-        return Reply(
-            operation.start, operation.inputs, operation.reset == "experience", operation.experience, operation.outputs
-        )
+        self._look_up(session, chunk, read, then)
+
+    def find_reset(self, session: Session, reset: Reset) -> None:
+        """Looks up in the store who ended an experience; the queue waits."""
+        experience = reset.experience
+        assert experience is not None
+
+        def read() -> int | None:
+            if self._volatile:
+                return None
+            return find_writer(self._store, session.session_id, session.incarnation, session.ordinal, experience)
+
+        def then(writer_id: int | None) -> None:
+            session.check_ended_by(reset, writer_id)
+            self._owner.answer(session, reset, False, None)
+
+        self._look_up(session, reset, read, then)
+
+    def _look_up(
+        self, session: Session, request: Request, read: Callable[[], Result], then: Callable[[Result], None]
+    ) -> None:
+        """Reads the store for the request that stands first; `then` answers it with what was found, or raises."""
+        session.become(Status.WAITING)
+
+        def found(future: "asyncio.Future[tuple[Any, ServeError | None]]") -> None:
+            result, error = future.result()
+            if session.queue and session.queue[0] is request:
+                session.queue.popleft()
+                try:
+                    if error is not None:
+                        raise error
+                    then(result)
+                except ServeError as refusal:
+                    self._owner.answer(session, request, None, refusal)
+            self._owner.on_free(session)
+
+        self._loop.run_in_executor(self._threads, _result_of, read).add_done_callback(found)
+
+    # Back in time.
 
     async def earliest_position(self, session: Session) -> int | None:
-        """The earliest position that `look_back` reaches; None if there is none but the present one."""
-        store = self._engine.journal.store
-        return await self._readers.run(partial(earliest_position, store, session.session_id, session.incarnation))
+        """The earliest position that can be viewed; None if there is none but the present one."""
+        read = partial(earliest_position, self._store, session.session_id, session.incarnation)
+        return await self._loop.run_in_executor(self._threads, read)
 
-    async def look_back(self, session: Session, position: int) -> Seen:
-        """The session as it was when it last stood at an earlier position.
+    async def view_at(self, session: Session, past: Session, position: int) -> StateView:
+        """The session as it was when it last stood at an earlier position. `past` is a new session with its identity,
+        known to nobody, that is replayed up to there.
 
         Raises POSITION_GONE, STEP_GAP for one that lies ahead, CORRUPT_STATE.
         """
-        engine = self._engine
         if position > session.position:
             raise session.gap(position)
-        if engine.journal.volatile:
+        if self._volatile:
             raise ServeError("POSITION_GONE", "durability is off: no earlier position is kept")
-        recovered = await self._readers.run(self._recovery(session, position))
-        # A session of its own, known to nobody, is replayed up to there and looked at.
-        past = engine.new_session(session.session_id, session.owner, session.incarnation)
-        last = recovered.operations[-1] if recovered.operations else recovered
-        past.position, past.experience, past.ordinal = last.position, last.experience, last.ordinal
-        past.created_at, past.last_used_at = session.created_at, time.time()
-        seen: asyncio.Future[Seen] = engine.loop.create_future()
+        viewed: asyncio.Future[StateView] = self._loop.create_future()
+        past.created_at = session.created_at
+        recovery = self._reading_of(session, position)
 
-        def done(result: Seen, error: ServeError | None) -> None:
-            if not seen.done():
-                seen.set_exception(error) if error is not None else seen.set_result(result)
+        def read() -> Recovered:
+            recovered = recovery()
+            last = recovered.operations[-1] if recovered.operations else recovered
+            past.position, past.experience, past.ordinal = last.position, last.experience, last.ordinal
+            return recovered
 
-        # The replays come before it, and are not counted against the queue.
-        engine.submit(past, Peek(done))
+        self._views[past] = read
         try:
-            self._install(past, recovered)
-            past.snapshot_ordinal = past.ordinal  # never to be stored
-            return await seen
+            self._owner.submit(past, Inspect(_settles(viewed)))
+            return await viewed
         finally:
-            past.ended = True
-            engine.fail_all(past, ServeError("CANCELLED", "nobody looks any more"))
-            if not past.running:
-                engine.tiers.forget(past)
+            del self._views[past]
+            self._owner.discard(past, ServeError("CANCELLED", "nobody waits for the view any more"))
+
+
+def _joined(group: Sequence[Operation], which: str) -> Float32:
+    joined: Float32 = np.concatenate([getattr(operation, which) for operation in group])
+    return joined
+
+
+def _settles(future: "asyncio.Future[Any]") -> Done:
+    def done(result: Any, error: ServeError | None) -> None:
+        if not future.done():
+            future.set_exception(error) if error is not None else future.set_result(result)
+
+    return done
+
+
+def _result_of(read: Callable[[], Result]) -> tuple[Result | None, ServeError | None]:
+    try:
+        return read(), None
+    except ServeError as error:
+        return None, error
+    except Exception as exc:  # whatever it was, whoever asked is to be answered
+        logger.exception("reading the store failed")
+        return None, ServeError("INTERNAL", f"reading the store failed: {exc}")
+
+
+def _results_of(reads: Sequence[Callable[[], Any]]) -> list[tuple[Any, ServeError | None]]:
+    return [_result_of(read) for read in reads]

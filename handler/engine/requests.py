@@ -1,41 +1,68 @@
-"""What can stand in a session's FIFO.
+"""What can stand in a session's queue.
 
-    Work       who asked, until when, and whom to tell
-    ├── Chunk  timesteps to apply
-    ├── Replay timesteps that the journal says were applied
-    ├── Reset  of the experience, or of all
-    ├── Peek   a consistent look at head and state
+    Request        who asked, until when, and whom to tell
+    ├── Chunk      timesteps to apply
+    ├── Replay     timesteps that the journal says were applied
+    ├── Reset      of the experience, or of all
+    ├── Inspect    a consistent view of head and state
     └── Delete
 
-Each is answered exactly once, by `finish` or `fail`.
+Each is answered exactly once, by `done(result, error)` on the engine's loop.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from dnc_serve.handler.api.arrays import Float32
+from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.store.contract import Head
-
-if TYPE_CHECKING:
-    from dnc_serve.handler.engine.session import Session
 
 Done = Callable[[Any, ServeError | None], None]
 
 
-class Work:
-    """One request to one session. `done(result, error)` is called once, on the engine's loop."""
+class Standing(Protocol):
+    """Where a session stands, as far as a request may have to know it."""
 
-    __slots__ = ("arrived_at", "cancelled", "course", "deadline", "done", "door")
+    position: int
 
-    def __init__(self, done: Done, door: str = "stream", deadline: float | None = None) -> None:
+    def gap(self, position: int) -> ServeError: ...
+
+
+class ErrorState:
+    """What one sender, who doesn't wait for answers, asks of one session.
+
+    Once something has failed, what followed it would be applied where it doesn't belong. So that nothing is skipped, it
+    is refused, until something names the position where the session stands. What was sent behind the failed without
+    knowing of it may name that position by chance, where somebody else took the session there: it says `pipelined`.
+    """
+
+    __slots__ = ("failed",)
+
+    def __init__(self) -> None:
+        self.failed = False
+
+    def check(self, session: Standing, request: "Request") -> None:
+        """Raises STEP_GAP for a request that stands first and may not begin."""
+        if self.failed:
+            position = request.position if isinstance(request, Chunk | Reset) and not request.pipelined else None
+            if position is None:
+                raise session.gap(session.position)
+            self.failed = position != session.position
+
+
+class Request:
+    """One request to one session. `endpoint` is where it came in; `deadline` is of `time.monotonic()`."""
+
+    __slots__ = ("arrived_at", "cancelled", "deadline", "done", "endpoint", "error_state")
+
+    def __init__(self, done: Done, endpoint: str = "stream", deadline: float | None = None) -> None:
         self.done = done
-        self.door = door
-        self.deadline = deadline  # time.monotonic()
+        self.endpoint = endpoint
+        self.deadline = deadline
         self.cancelled = False
-        self.course: Course | None = None
+        self.error_state: ErrorState | None = None
         self.arrived_at = time.perf_counter()
 
     def check_wanted(self) -> None:
@@ -45,19 +72,13 @@ class Work:
         if self.deadline is not None and time.monotonic() >= self.deadline:
             raise ServeError("DEADLINE_EXCEEDED", "the deadline passed before the commit; nothing was applied")
 
-    def finish(self, result: Any) -> None:
-        self.done(result, None)
 
-    def fail(self, error: ServeError) -> None:
-        self.done(None, error)
-
-
-class Chunk(Work):
+class Chunk(Request):
     """Timesteps [T, I] to apply at a position, or wherever the session stands."""
 
     __slots__ = (
-        "debug", "experience", "incarnation", "inputs", "position", "reset_experience", "started_at", "stepped_at",
-        "traceparent",
+        "debug", "experience", "incarnation", "inputs", "owner", "pipelined", "position", "request_id",
+        "reset_experience", "started_at", "stepped_at", "trace_id", "traceparent", "writer_id",
     )  # fmt: skip
 
     def __init__(
@@ -71,10 +92,14 @@ class Chunk(Work):
         reset_experience: bool = False,
         debug: bool = False,
         traceparent: str = "",
-        door: str = "stream",
+        writer_id: int = 0,
+        pipelined: bool = False,
+        endpoint: str = "stream",
         deadline: float | None = None,
+        owner: str = "",
+        request_id: int = 0,
     ) -> None:
-        super().__init__(done, door, deadline)
+        super().__init__(done, endpoint, deadline)
         self.inputs = inputs
         self.incarnation = incarnation
         self.position = position
@@ -82,10 +107,15 @@ class Chunk(Work):
         self.reset_experience = reset_experience
         self.debug = debug
         self.traceparent = traceparent
-        self.started_at = self.stepped_at = 0.0
+        self.writer_id = writer_id
+        self.pipelined = pipelined
+        self.trace_id = ""  # of the trace that it stands in, once its spans were recorded
+        self.owner = owner
+        self.request_id = request_id
+        self.started_at = self.stepped_at = 0.0  # time.perf_counter()
 
 
-class Replay(Work):
+class Replay(Request):
     """Timesteps that were applied before, with the outputs they gave: to be had again, and compared."""
 
     __slots__ = ("expected", "fingerprint", "inputs", "reset")
@@ -95,13 +125,13 @@ class Replay(Work):
         self.inputs = inputs
         self.expected = expected  # [T, O]
         self.reset = reset  # "", "experience" or "all": what came first
-        self.fingerprint = fingerprint  # what gave the outputs; empty where there are no timesteps
+        self.fingerprint = fingerprint  # of the code that gave the outputs; empty where there are no timesteps
 
 
-class Reset(Work):
+class Reset(Request):
     """Ends an experience. Scope "experience" zeroes the memory tensors, "all" the whole state."""
 
-    __slots__ = ("experience", "incarnation", "position", "scope")
+    __slots__ = ("experience", "incarnation", "pipelined", "position", "scope", "writer_id")
 
     def __init__(
         self,
@@ -111,29 +141,33 @@ class Reset(Work):
         incarnation: int | None = None,
         position: int | None = None,
         experience: int | None = None,
-        door: str = "unary",
+        writer_id: int = 0,
+        pipelined: bool = False,
+        endpoint: str = "unary",
         deadline: float | None = None,
     ) -> None:
-        super().__init__(done, door, deadline)
+        super().__init__(done, endpoint, deadline)
         self.scope = scope
         self.incarnation = incarnation
         self.position = position
         self.experience = experience
+        self.writer_id = writer_id
+        self.pipelined = pipelined
 
 
-class Peek(Work):
-    """A look at head and state, in order with the chunks."""
+class Inspect(Request):
+    """A view of head and state, in order with the chunks."""
 
     __slots__ = ("with_state",)
 
     def __init__(
-        self, done: Done, *, with_state: bool = True, door: str = "unary", deadline: float | None = None
+        self, done: Done, *, with_state: bool = True, endpoint: str = "unary", deadline: float | None = None
     ) -> None:
-        super().__init__(done, door, deadline)
+        super().__init__(done, endpoint, deadline)
         self.with_state = with_state
 
 
-class Delete(Work):
+class Delete(Request):
     """Ends the session after all that stands before it."""
 
     __slots__ = ("incarnation", "why")
@@ -144,28 +178,7 @@ class Delete(Work):
         self.why = why
 
 
-class Course:
-    """What one sender asks of one session without waiting for answers.
-
-    Once something has failed, what followed it would be applied where it doesn't belong. So that nothing is skipped, it
-    is refused, until something names the position where the session stands.
-    """
-
-    __slots__ = ("broken",)
-
-    def __init__(self) -> None:
-        self.broken = False
-
-    def check(self, session: "Session", work: Work) -> None:
-        """Raises STEP_GAP for work that stands first and may not be begun."""
-        if self.broken:
-            position = work.position if isinstance(work, Chunk | Reset) else None
-            if position is None:
-                raise session.gap(session.position)
-            self.broken = position != session.position
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Applied:
     """The result of a chunk."""
 
@@ -179,8 +192,8 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """The result of a look: where the session stood, and its state if asked for."""
+class StateView:
+    """The result of an inspection: where the session stood, and its state [S] if asked for."""
 
     head: Head
     fingerprint: str

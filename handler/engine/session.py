@@ -1,4 +1,4 @@
-"""A session as the engine knows it, and the rules by which a request fits it or not.
+"""A session: who it is, where it stands, what waits for it, and the rules of exactly once.
 
 Nothing here runs the model or writes anything: these are the facts and the decisions.
 """
@@ -6,18 +6,13 @@ Nothing here runs the model or writes anything: these are the facts and the deci
 import re
 import secrets
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
 
-from dnc_serve.handler.api.arrays import Float32
-from dnc_serve.handler.engine.host_rows import NO_ROW
+from dnc_serve.handler.arrays import Float32
+from dnc_serve.handler.engine.replies import Replies, Reply
+from dnc_serve.handler.engine.requests import Chunk, Request, Reset
 from dnc_serve.handler.errors import ServeError
-from dnc_serve.handler.store.contract import Head, Lease
-
-if TYPE_CHECKING:
-    from dnc_serve.handler.engine.requests import Chunk, Reset, Work
+from dnc_serve.handler.store.contract import Head
 
 MAX_ID_LENGTH = 128
 _ID = re.compile(rf"[A-Za-z0-9._~:@-]{{1,{MAX_ID_LENGTH}}}")
@@ -49,115 +44,88 @@ class Tier(Enum):
     STORE = "store"
 
 
-@dataclass(slots=True)
-class Reply:
-    """What an applied chunk was answered with, and what tells the same chunk from another."""
+class Status(Enum):
+    """What a session is doing; `TRANSITIONS` says what may follow what."""
 
-    start: int  # the position that the chunk named
-    inputs: Float32  # [T, I]
-    reset_experience: bool
-    experience: int  # after the chunk
-    outputs: Float32  # [T, O]
-    debug: dict[str, Float32] | None = None
+    IDLE = "idle"  # nothing waits for it
+    QUEUED = "queued"  # a request waits for its turn
+    RUNNING = "running"  # a chunk of it is stepped or written
+    WAITING = "waiting"  # for the store: no request may begin
+    ENDING = "ending"  # it ended while a chunk of it was stepped or written
+    ENDED = "ended"
+
+
+TRANSITIONS: dict[Status, frozenset[Status]] = {
+    Status.IDLE: frozenset({Status.QUEUED, Status.WAITING, Status.ENDED}),
+    Status.QUEUED: frozenset({Status.IDLE, Status.RUNNING, Status.WAITING, Status.ENDED}),
+    Status.RUNNING: frozenset({Status.IDLE, Status.QUEUED, Status.ENDING}),
+    Status.WAITING: frozenset({Status.IDLE, Status.QUEUED, Status.ENDED}),
+    Status.ENDING: frozenset({Status.ENDED}),
+    Status.ENDED: frozenset(),
+}
+
+
+class Session:
+    """One session. Who may write what is said beside the fields; everybody may read."""
+
+    __slots__ = (
+        "bytes_since_snapshot", "corrupt", "created_at", "digest", "durable_position", "experience", "fingerprint",
+        "host_state", "incarnation", "last_used_at", "ordinal", "owner", "passing_snapshots", "position", "queue",
+        "replayed_elsewhere", "replays", "replies", "row", "session_id", "snapshot_ordinal", "status",
+        "timesteps_since_snapshot",
+    )  # fmt: skip
+
+    def __init__(
+        self, session_id: str, incarnation: int, digest: str, owner: str, now: float, replies: Replies
+    ) -> None:
+        self.session_id = session_id
+        self.incarnation = incarnation
+        self.owner = owner
+        self.created_at = now
+        # Where it stands: `write_ahead.py`, once a record of it is written.
+        self.digest = digest  # of the model that it belongs to
+        self.position = 0
+        self.experience = 0
+        self.ordinal = 0  # of its last record
+        self.durable_position = 0
+        self.fingerprint = ""  # of the code that computed its state
+        self.last_used_at = now
+        self.replies = replies
+        # Where its state is, at most one of the two: `state_cache.py`.
+        self.row: int | None = None
+        self.host_state: Float32 | None = None
+        # Its snapshots in the store, and what was applied since the newest: `snapshots.py`.
+        self.snapshot_ordinal = -1
+        self.passing_snapshots: tuple[int, ...] = ()  # ordinals of those that were taken before they were due
+        self.timesteps_since_snapshot = 0
+        self.bytes_since_snapshot = 0
+        # How its state was recovered: `recovery.py`.
+        self.replays = 0  # that its state still lacks
+        self.replayed_elsewhere = False  # by other code than what computed it first
+        self.corrupt = ""  # why its state can't be trusted
+        # What waits for it: `engine.py`.
+        self.queue: deque[Request] = deque()
+        self.status = Status.IDLE
+
+    def become(self, status: Status) -> None:
+        """Changes the status; whoever asks for a transition that may not be has made a mistake."""
+        assert status in TRANSITIONS[self.status], f"{self.session_id}: {self.status} → {status}"
+        self.status = status
 
     @property
-    def nbytes(self) -> int:
-        debug_bytes = sum(array.nbytes for array in self.debug.values()) if self.debug else 0
-        return self.inputs.nbytes + self.outputs.nbytes + debug_bytes
-
-    def answers(self, chunk: "Chunk") -> bool:
-        """Whether the chunk is the one that this reply was given to."""
-        return (
-            self.reset_experience == chunk.reset_experience
-            and self.inputs.shape == chunk.inputs.shape
-            and self.inputs.tobytes() == chunk.inputs.tobytes()
-        )
-
-
-class Replies:
-    """The latest replies of a session, bounded in number and bytes."""
-
-    def __init__(self, at_most: int, at_most_bytes: int) -> None:
-        self._replies: deque[Reply] = deque()
-        self._bytes = 0
-        self._at_most = at_most
-        self._at_most_bytes = at_most_bytes
-
-    def add(self, reply: Reply) -> None:
-        self._replies.append(reply)
-        self._bytes += reply.nbytes
-        while len(self._replies) > self._at_most or (self._bytes > self._at_most_bytes and len(self._replies) > 1):
-            self._bytes -= self._replies.popleft().nbytes
-
-    def clear(self) -> None:
-        """Forgets them all; the journal has them still."""
-        self._replies.clear()
-        self._bytes = 0
-
-    def reaches(self, start: int) -> bool:
-        """Whether replies from this position on are all kept."""
-        return bool(self._replies) and self._replies[0].start <= start
-
-    def find(self, start: int) -> Reply | None:
-        for reply in reversed(self._replies):
-            if reply.start == start:
-                return reply
-            if reply.start < start:
-                break
-        return None
-
-
-@dataclass(eq=False, slots=True)
-class Session:
-    """Identity, where it stands, where its state is, and what waits for it."""
-
-    session_id: str
-    incarnation: int
-    digest: str
-    owner: str
-    created_at: float
-    last_used_at: float
-    replies: Replies
-    position: int = 0
-    experience: int = 0
-    ordinal: int = 0
-    durable_position: int = 0
-    fingerprint: str = ""
-    # The state is in exactly one of: a row of the slab, an array in host memory, the store.
-    row: int | None = None
-    host: Float32 | None = None
-    host_row: int = NO_ROW  # in the block of host memory
-    # The newest snapshot in the store, and what has been applied since.
-    snapshot_ordinal: int = -1
-    passing_snapshots: tuple[int, ...] = ()  # ordinals of those that were taken before they were due
-    timesteps_since_snapshot: int = 0
-    bytes_since_snapshot: int = 0
-    replays: int = 0  # that its state still lacks
-    fifo: "deque[Work]" = field(default_factory=deque)
-    scheduled: bool = False  # in the engine's rotation
-    running: bool = False  # a chunk of it is under way
-    busy: bool = False  # the store has been asked something: no work may start
-    ended: bool = False
-    replayed_elsewhere: bool = False
-    corrupt: str = ""  # why its state can't be trusted
-    lease: Lease | None = None
-    watchers: "list[Callable[[Session], None]] | None" = None
+    def ended(self) -> bool:
+        return self.status is Status.ENDED or self.status is Status.ENDING
 
     @property
     def tier(self) -> Tier:
         if self.row is not None:
             return Tier.SLOT
-        return Tier.HOST if self.host is not None else Tier.STORE
+        return Tier.HOST if self.host_state is not None else Tier.STORE
 
     @property
-    def storable(self) -> bool:
+    def has_whole_state(self) -> bool:
         """Whether the state in memory is the one at its ordinal: not in the middle of a recovery."""
         return self.tier is not Tier.STORE and not self.replays and not self.corrupt
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing waits for it and nothing holds it."""
-        return not (self.fifo or self.running or self.busy)
 
     def head(self) -> Head:
         """Its head as the store keeps it."""
@@ -173,6 +141,8 @@ class Session:
             ordinal=self.ordinal,
         )
 
+    # The rules of exactly once.
+
     def check_incarnation(self, incarnation: int | None) -> None:
         """Raises SESSION_REPLACED for a request to an earlier session of this id."""
         if incarnation is not None and incarnation != self.incarnation:
@@ -183,6 +153,63 @@ class Session:
                 incarnation=self.incarnation,
                 got=incarnation,
             )
+
+    def judge_chunk(self, chunk: Chunk) -> "Verdict | Reply":
+        """Whether a chunk is to be applied, or the reply that it got when it was.
+
+        Raises SESSION_REPLACED, STEP_GAP or STEP_CONFLICT.
+        """
+        self.check_incarnation(chunk.incarnation)
+        position = chunk.position
+        if position is None or position == self.position:
+            if chunk.experience is not None and chunk.experience > self.experience:
+                raise self.gap(self.position)  # a reset that it follows has not been applied
+            if chunk.experience is not None and chunk.experience < self.experience:
+                raise self.conflict(self.position, "a reset came that it doesn't know of")
+            return Verdict.APPLY
+        if position > self.position:
+            raise self.gap(position)
+        reply = self.replies.find(position)
+        if reply is None:
+            if self.replies.reaches(position):
+                raise self.conflict(position, "no chunk began: this one overlaps others")
+            return Verdict.ASK_STORE
+        return self.check_reply(chunk, reply)
+
+    def judge_reset(self, reset: Reset) -> "Verdict":
+        """Whether a reset is to be applied, or the experience that it names has ended already.
+
+        Raises SESSION_REPLACED, STEP_GAP or STEP_CONFLICT.
+        """
+        self.check_incarnation(reset.incarnation)
+        if reset.experience is not None and reset.experience < self.experience:
+            writer_id = self.replies.ended_by(reset.experience)
+            if writer_id is None:
+                return Verdict.ASK_STORE
+            self.check_ended_by(reset, writer_id)
+            return Verdict.DUPLICATE
+        if reset.experience is not None and reset.experience > self.experience:
+            raise self.gap(self.position if reset.position is None else reset.position)
+        if reset.position is not None and reset.position > self.position:
+            raise self.gap(reset.position)
+        if reset.position is not None and reset.position < self.position:
+            raise self.conflict(reset.position, "it went on before this reset came")
+        return Verdict.APPLY
+
+    def check_reply(self, chunk: Chunk, reply: Reply | None) -> Reply:
+        """The reply, if it was given to this chunk; raises STEP_CONFLICT."""
+        if reply is not None and reply.answers(chunk):
+            return reply
+        assert chunk.position is not None
+        whose = "another" if reply is None or reply.writer_id == chunk.writer_id else "another writer's"
+        raise self.conflict(chunk.position, f"{whose} chunk was applied")
+
+    def check_ended_by(self, reset: Reset, writer_id: int | None) -> None:
+        """Raises STEP_CONFLICT for a reset of an experience that another writer ended; None stands for a writer that
+        nobody knows any more."""
+        if writer_id is not None and writer_id != reset.writer_id:
+            position = self.position if reset.position is None else reset.position
+            raise self.conflict(position, f"another writer ended experience {reset.experience}")
 
     def gap(self, position: int) -> ServeError:
         """STEP_GAP: what was sent lies ahead of where the session stands."""
@@ -207,49 +234,8 @@ class Session:
 
 
 class Verdict(Enum):
-    """What becomes of a request that is first in its session's FIFO."""
+    """What becomes of a request that is first in its session's queue."""
 
     APPLY = "apply"
-    DONE_BEFORE = "done before"
-    ASK_JOURNAL = "ask the journal"
-
-
-def judge_chunk(session: Session, chunk: "Chunk") -> tuple[Verdict, Reply | None]:
-    """Whether a chunk is to be applied, or was applied before.
-
-    Raises SESSION_REPLACED, STEP_GAP or STEP_CONFLICT.
-    """
-    session.check_incarnation(chunk.incarnation)
-    if chunk.position is None or chunk.position == session.position:
-        if chunk.experience is not None and chunk.experience > session.experience:
-            raise session.gap(session.position)  # a reset that it follows has not been applied
-        if chunk.experience is not None and chunk.experience < session.experience:
-            raise session.conflict(session.position, "a reset came that it doesn't know of")
-        return Verdict.APPLY, None
-    if chunk.position > session.position:
-        raise session.gap(chunk.position)
-    reply = session.replies.find(chunk.position)
-    if reply is None:
-        if session.replies.reaches(chunk.position):
-            raise session.conflict(chunk.position, "no chunk began: this one overlaps others")
-        return Verdict.ASK_JOURNAL, None
-    if not reply.answers(chunk):
-        raise session.conflict(chunk.position, "another chunk was applied")
-    return Verdict.DONE_BEFORE, reply
-
-
-def judge_reset(session: Session, reset: "Reset") -> Verdict:
-    """Whether a reset is to be applied, or the experience that it names has ended already.
-
-    Raises SESSION_REPLACED, STEP_GAP or STEP_CONFLICT.
-    """
-    session.check_incarnation(reset.incarnation)
-    if reset.experience is not None and reset.experience < session.experience:
-        return Verdict.DONE_BEFORE
-    if reset.experience is not None and reset.experience > session.experience:
-        raise session.gap(session.position if reset.position is None else reset.position)
-    if reset.position is not None and reset.position > session.position:
-        raise session.gap(reset.position)
-    if reset.position is not None and reset.position < session.position:
-        raise session.conflict(reset.position, "it went on before this reset came")
-    return Verdict.APPLY
+    DUPLICATE = "duplicate"
+    ASK_STORE = "ask the store"  # whether it was applied before, and what it was answered

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sortedcontainers import SortedList
 
-from dnc_serve.handler.engine.session import Session
+from dnc_serve.handler.engine.session import Session, Status
 from dnc_serve.handler.errors import ServeError
 
 
@@ -32,7 +32,7 @@ class Tombstone:
         )
 
 
-class Registry:
+class SessionTable:
     """Living sessions by id, and tombstones, bounded in number.
 
     Nothing here walks over all sessions: a page costs what it holds, and a look for those whose time is up what it
@@ -133,7 +133,7 @@ class Registry:
             for session in self._sessions.values():
                 if session.last_used_at > now - idle_s:
                     break
-                if session.idle:
+                if session.status is Status.IDLE:
                     yield session, "idle"
         if age_s:
             for _, session_id in self._by_age.irange(maximum=(now - age_s, "\U0010ffff")):

@@ -1,7 +1,7 @@
 """Where states are: device slots → host memory → store, the least recently used moving down.
 
-Limits are in slots and in bytes. A state that work runs on is never moved, and one that
-work waits for goes no further than to host memory.
+Limits are in slots and in bytes. A state that a chunk runs on is never moved, and one that a request waits for goes no
+further than to host memory.
 """
 
 import time
@@ -9,58 +9,101 @@ from collections import OrderedDict
 from collections.abc import Callable
 from itertools import islice
 
-from dnc_serve.handler.api.arrays import Float32
-from dnc_serve.handler.engine.host_rows import HostRows
+import numpy as np
+import torch
+
+from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.engine.journal import Outcomes
-from dnc_serve.handler.engine.session import Session
-from dnc_serve.handler.engine.slab import Slab
+from dnc_serve.handler.engine.observer import Observer
+from dnc_serve.handler.engine.session import Session, Status
 from dnc_serve.handler.errors import ServeError, StoreUnavailable
-from dnc_serve.handler.metrics import Metrics
 
 # After a store was found unavailable, memory is not offered to it again so soon.
 RETRY_S = 1.0
-# So many states over the budget don't wait for the end of the turn.
+# So many states over the budget don't wait for the end of the loop's turn.
 MOST_IN_EXCESS = 64
+# So many at once, and a little more than needed, so that the next ones find room without a write of their own.
+SPARE_STATES = 64
 
-Store = Callable[[list[Session], Callable[[Outcomes], None]], None]
-Wake = Callable[[Session], None]
-Later = Callable[[Callable[[], None]], object]
+StoreStates = Callable[[list[Session], Callable[[Outcomes], None]], None]
 
 
-class Tiers:
-    """Moves states between the slab, host memory and the store.
+class StateRows:
+    """Rows of packed state on the device: those of resident sessions, and working rows of chunks under way."""
 
-    `store(sessions, then)` writes snapshots of sessions in host memory, and calls `then` with one error or None for
-    each; `wake(session)` is called for each of them after that, because work may have come in the meantime. With
-    `later(call)` a call comes right after this turn of the loop: what leaves memory in one turn goes into one write.
+    def __init__(self, rows: int, state_size: int, device: torch.device) -> None:
+        self.states = torch.zeros(rows, state_size, device=device)
+        # The same memory, where that is the host's.
+        self.array: Float32 | None = self.states.numpy() if device.type == "cpu" else None
+        self._free = list(range(rows - 1, -1, -1))
+
+    def take(self) -> int:
+        """A free row, its content undefined; there must be one."""
+        return self._free.pop()
+
+    def give(self, row: int) -> None:
+        """The row is free again."""
+        self._free.append(row)
+
+    def read(self, row: int) -> Float32:
+        """A copy of a row [S] in host memory."""
+        if self.array is not None:
+            return self.array[row].copy()
+        copy: Float32 = self.states[row].cpu().numpy()
+        return copy
+
+    def write(self, row: int, state: Float32 | None) -> None:
+        """Sets a row from host memory; None is the zero state."""
+        if state is None:
+            self.zero(row)
+        elif self.array is not None:
+            self.array[row] = state
+        else:
+            self.states[row].copy_(torch.from_numpy(np.ascontiguousarray(state)))
+
+    def copy(self, source: int, target: int) -> None:
+        """Copies one row to another."""
+        self.states[target].copy_(self.states[source])
+
+    def zero(self, row: int, start: int = 0) -> None:
+        """Zeroes a row from one of its numbers on."""
+        self.states[row, start:].zero_()
+
+
+class StateCache:
+    """Moves states between device slots, host memory and the store.
+
+    `store_states(sessions, then)` writes snapshots of sessions in host memory, and calls `then` with one error or None
+    for each; `on_free(session)` is called for each of them after that, because requests may have come meanwhile.
+    `later(call)` makes a call right after this turn of the loop: what leaves memory in one turn goes into one write.
     """
 
     def __init__(
         self,
-        slab: Slab,
+        rows: StateRows,
+        *,
         slots: int,
         host_bytes: int,
         row_bytes: int,
-        store: Store,
-        wake: Wake,
-        later: Later,
-        metrics: Metrics,
-        *,
-        journaled: bool,
+        store_states: StoreStates,
+        on_free: Callable[[Session], None],
+        later: Callable[[Callable[[], None]], object],
+        observer: Observer,
+        keeps_replies: bool,
     ) -> None:
-        self.slab = slab
-        self._slots = slots
-        self._host_limit = host_bytes
+        self.rows = rows
+        self._max_slots = slots
+        self._max_host = host_bytes // row_bytes
         self._row_bytes = row_bytes
-        self._store = store
-        self._wake = wake
+        self._store_states = store_states
+        self._on_free = on_free
         self._later = later
-        self._metrics = metrics
-        self._journaled = journaled  # replies of sessions in the store can be had from there
+        self._observer = observer
+        self._keeps_replies = keeps_replies  # because the store has none
         # Least recently used first.
         self._in_slots: OrderedDict[Session, None] = OrderedDict()
         self._in_host: OrderedDict[Session, None] = OrderedDict()
-        self._host_rows = HostRows(host_bytes // row_bytes, row_bytes // 4)
+        self._spare: list[Float32] = []  # memory of states that left: all are alike, and no holes grow between them
         self._storing = 0
         self._shrink_pending = False
         self._retry_at = 0.0  # time.monotonic()
@@ -70,61 +113,98 @@ class Tiers:
         return len(self._in_slots)
 
     @property
-    def host_sessions(self) -> int:
+    def host_used(self) -> int:
         return len(self._in_host)
-
-    @property
-    def host_used_bytes(self) -> int:
-        return len(self._in_host) * self._row_bytes
 
     def admit(self, session: Session, state: Float32 | None) -> None:
         """A state has come from the store, or is new (None: zeros): it goes to a slot, or to host memory if all slots
         are in use."""
-        if self._has_room():
+        if self._find_slot():
             self._place(session, state)
         else:
             self._keep_in_host(session, state)
 
-    def lift(self, session: Session) -> bool:
-        """Brings a session from host memory to a slot; False if every slot is in use by running work."""
+    def promote(self, session: Session) -> bool:
+        """Brings a session from host memory to a slot; False if every slot is in use by running chunks."""
         if session.row is not None:
             return True
-        if not self._has_room():
+        if not self._find_slot():
             return False
-        self._place(session, session.host)
+        self._place(session, session.host_state)
         self._leave_host(session)
         return True
 
     def swap(self, session: Session, row: int) -> None:
         """Commits: the session's state is the one in `row` from now on."""
         assert session.row is not None
-        self.slab.give(session.row)
+        self.rows.give(session.row)
         session.row = row
         self._in_slots.move_to_end(session)
 
     def read(self, session: Session) -> Float32:
         """A copy of the state [S] of a session that is in a slot or in host memory."""
         if session.row is not None:
-            return self.slab.read(session.row)
-        assert session.host is not None
-        return session.host.copy()
+            return self.rows.read(session.row)
+        assert session.host_state is not None
+        return session.host_state.copy()
 
     def write(self, session: Session, state: Float32 | None) -> None:
         """Replaces the state of a session that is in a slot or in host memory."""
         if session.row is not None:
-            self.slab.write(session.row, state)
+            self.rows.write(session.row, state)
         else:
-            assert session.host is not None
-            session.host[:] = 0.0 if state is None else state
+            assert session.host_state is not None
+            session.host_state[:] = 0.0 if state is None else state
 
     def forget(self, session: Session) -> None:
         """The session's state is not needed any more here."""
         if session.row is not None:
-            self.slab.give(session.row)
+            self.rows.give(session.row)
             del self._in_slots[session]
             session.row = None
-        elif session.host is not None:
+        elif session.host_state is not None:
             self._leave_host(session)
+
+    def _find_slot(self) -> bool:
+        """Whether a slot is free, after moving down the least recently used session if need be."""
+        if len(self._in_slots) < self._max_slots:
+            return True
+        for session in self._in_slots:
+            if session.status not in (Status.RUNNING, Status.ENDING, Status.WAITING):
+                state = self.read(session)
+                self.forget(session)
+                self._keep_in_host(session, state)
+                self._observer.evicted("slot")
+                return True
+        return False
+
+    def _place(self, session: Session, state: Float32 | None) -> None:
+        session.row = self.rows.take()
+        self.rows.write(session.row, state)
+        self._in_slots[session] = None
+
+    def _keep_in_host(self, session: Session, state: Float32 | None) -> None:
+        memory = self._spare.pop() if self._spare else np.empty(self._row_bytes // 4, np.float32)
+        memory[:] = 0.0 if state is None else state
+        session.host_state = memory
+        self._in_host[session] = None
+        if self._excess >= MOST_IN_EXCESS:
+            self.shrink()
+        elif self._excess > 0 and not self._shrink_pending:
+            self._shrink_pending = True
+            self._later(self.shrink)
+
+    def _leave_host(self, session: Session) -> None:
+        assert session.host_state is not None
+        if len(self._spare) + len(self._in_host) <= self._max_host:
+            self._spare.append(session.host_state)
+        session.host_state = None
+        del self._in_host[session]
+
+    @property
+    def _excess(self) -> int:
+        """By how many states host memory is over its budget, without those that are being written."""
+        return len(self._in_host) - self._storing - self._max_host
 
     def shrink(self) -> None:
         """Moves states from host memory to the store until the host budget holds, many in one write.
@@ -135,26 +215,24 @@ class Tiers:
         excess = self._excess
         if excess <= 0 or time.monotonic() < self._retry_at:
             return
-        # A little more than needed, so that the next ones find room without a write of their own.
-        wanted = excess + min(64, len(self._in_host) // 8)
-        leaving = list(islice((session for session in self._in_host if session.idle), wanted))
+        wanted = excess + min(SPARE_STATES, len(self._in_host) // 8)
+        leaving = list(islice((one for one in self._in_host if one.status is Status.IDLE), wanted))
         if not leaving:
             return
         for session in leaving:
-            session.busy = True
+            session.become(Status.WAITING)
         self._storing += len(leaving)
 
         def stored(outcomes: Outcomes) -> None:
             self._storing -= len(leaving)
             for session, error in zip(leaving, outcomes, strict=True):
-                session.busy = False
                 if error is not None:
                     self._stays(session, error)
-                elif session.host is not None and not session.fifo:
+                elif session.host_state is not None and not session.queue:
                     self._leaves(session)
-                self._wake(session)
+                self._on_free(session)
 
-        self._store(leaving, stored)
+        self._store_states(leaving, stored)
 
     def _stays(self, session: Session, error: ServeError) -> None:
         """The store did not take the session."""
@@ -166,43 +244,6 @@ class Tiers:
     def _leaves(self, session: Session) -> None:
         """The store has all that memory has."""
         self.forget(session)
-        if self._journaled:
+        if not self._keeps_replies:
             session.replies.clear()
-        self._metrics.evictions.labels("host").inc()
-
-    @property
-    def _excess(self) -> int:
-        """By how many states host memory is over its budget, without those that are being written."""
-        return len(self._in_host) - self._storing - self._host_limit // self._row_bytes
-
-    def _leave_host(self, session: Session) -> None:
-        self._host_rows.give(session.host_row)
-        session.host = None
-        del self._in_host[session]
-
-    def _keep_in_host(self, session: Session, state: Float32 | None) -> None:
-        session.host, session.host_row = self._host_rows.keep(state)
-        self._in_host[session] = None
-        if self._excess >= MOST_IN_EXCESS:
-            self.shrink()
-        elif self._excess > 0 and not self._shrink_pending:
-            self._shrink_pending = True
-            self._later(self.shrink)
-
-    def _has_room(self) -> bool:
-        """Whether a slot is free, after moving down the least recently used session if need be."""
-        if len(self._in_slots) < self._slots:
-            return True
-        for session in self._in_slots:
-            if not (session.running or session.busy):
-                state = self.slab.read(session.row)  # type: ignore[arg-type]
-                self.forget(session)
-                self._keep_in_host(session, state)
-                self._metrics.evictions.labels("slot").inc()
-                return True
-        return False
-
-    def _place(self, session: Session, state: Float32 | None) -> None:
-        session.row = self.slab.take()
-        self.slab.write(session.row, state)
-        self._in_slots[session] = None
+        self._observer.evicted("host")

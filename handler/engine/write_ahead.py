@@ -1,154 +1,228 @@
-"""From a finished run to its answer: check, write ahead, commit."""
+"""The only writer of where sessions stand: a record is written, then the session goes on, then whoever asked is told.
 
-import logging
+    record_chunks   chunks whose timesteps were stepped, many in one group
+    reset, begin, end
+
+Each refusal of the store leaves the session where it stood. A session that another server has taken over is given up.
+"""
+
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.engine.batch_scheduler import Run
-from dnc_serve.handler.engine.journal import Outcomes
-from dnc_serve.handler.engine.requests import Applied, Chunk, Replay
-from dnc_serve.handler.engine.session import Reply, Session
+from dnc_serve.handler.engine.journal import Journal, Outcomes
+from dnc_serve.handler.engine.observer import Committed
+from dnc_serve.handler.engine.replies import Reply
+from dnc_serve.handler.engine.requests import Applied, Chunk, Reset
+from dnc_serve.handler.engine.session import Session
+from dnc_serve.handler.engine.session_table import SessionTable, Tombstone
+from dnc_serve.handler.engine.state_cache import StateCache
 from dnc_serve.handler.errors import Overtaken, ServeError
-from dnc_serve.handler.store.contract import Append, Mutation
-from dnc_serve.handler.store.records import encode_record
+from dnc_serve.handler.store.contract import Append, Begin, End, Keep, Mutation
+from dnc_serve.handler.store.records import encode_record, encode_snapshot
 
-if TYPE_CHECKING:
-    from dnc_serve.handler.engine.engine import Engine
-
-logger = logging.getLogger(__name__)
-
-# Replays under another artifact than the original must come this close, relative to the largest output if it exceeds 1.
-REPLAY_TOLERANCE = 1e-5
+NO_TIMESTEPS: Float32 = np.zeros((0, 0), np.float32)
 
 
-class Commits:
-    """Commits chunks, in groups."""
+class WriteAhead:
+    """Writes records through the journal, and commits what they say.
 
-    def __init__(self, engine: "Engine") -> None:
-        self._engine = engine
+    `overtaken(session)` is called when the store says that another server has the session.
+    """
 
-    def commit(self, runs: list[Run]) -> None:
-        """Takes finished runs to their answers, in one group."""
-        engine = self._engine
-        good: list[Run] = []
-        for run in runs:
-            try:
-                if isinstance(run.work, Replay):
-                    self._check_replay(run, run.work)
-                    self._finish_replay(run)
-                    continue
-                run.work.check_wanted()
-                if not run.finite or not np.isfinite(run.outputs.sum()):
-                    self._check_finite(run)
-                if isinstance(run.work, Chunk) and run.work.debug:  # before the record: it may fail
-                    run.debug = engine.stepper.debug(run)
-                good.append(run)
-            except ServeError as error:
-                engine.drop(run, error)
-            except RuntimeError:
-                logger.exception("debug arrays could not be computed")
-                engine.drop(run, ServeError("INTERNAL", "the debug arrays could not be computed; nothing was applied"))
-        if not good:
+    def __init__(
+        self,
+        journal: Journal,
+        table: SessionTable,
+        cache: StateCache,
+        overtaken: Callable[[Session], None],
+        *,
+        digest: str,
+        fingerprint: str,
+        experience_offset: int,
+        state_size: int,
+    ) -> None:
+        self._journal = journal
+        self._table = table
+        self._cache = cache
+        self._overtaken = overtaken
+        self._digest = digest
+        self._fingerprint = fingerprint
+        self._mark = fingerprint.encode()
+        self._experience_offset = experience_offset
+        self._state_size = state_size
+
+    def record_chunks(
+        self,
+        runs: list[Run],
+        committed: Callable[[list[Committed]], None],
+        refused: Callable[[Run, ServeError], None],
+    ) -> None:
+        """Records finished chunks in one group, and commits each that the store took."""
+        if self._journal.volatile:
+            committed([self._commit_chunk(run, time.time()) for run in runs])
             return
-        if engine.journal.volatile:
-            self._committed(good, [None] * len(good))
-            return
-        now, stepped_at = time.time(), time.perf_counter()
-        for run in good:
-            if isinstance(run.work, Chunk):
-                run.work.stepped_at = stepped_at
-        mutations: list[Mutation] = [self._append(run, now) for run in good]
-        marks = [(run.session, run.session.position + len(run.work.inputs)) for run in good]
-        engine.journal.write(mutations, lambda outcomes: self._committed(good, outcomes), marks)
+        now = time.time()
+        mutations = [Append(self._record_of(run, now)) for run in runs]
 
-    def _append(self, run: Run, now: float) -> Append:
-        session, chunk = run.session, run.work
+        def written(outcomes: Outcomes) -> None:
+            group = []
+            for run, error in zip(runs, outcomes, strict=True):
+                if error is None:
+                    group.append(self._commit_chunk(run, now))
+                else:
+                    self._lost(run.session, error)
+                    refused(run, error)
+            committed(group)
+            durable[:] = [(one.session, one.applied.position) for one in group if one.applied is not None]
+
+        durable: list[tuple[Session, int]] = []
+        self._journal.write(mutations, written, lambda: _now_durable(durable))
+
+    def _record_of(self, run: Run, now: float):  # type: ignore[no-untyped-def]
+        session, chunk = run.session, run.request
         assert isinstance(chunk, Chunk)
         record = encode_record(
             session.session_id, session.incarnation, session.ordinal + 1, session.position + len(chunk.inputs),
-            session.experience + chunk.reset_experience, now, self._engine.fingerprint, chunk.inputs, run.outputs,
-            "experience" if chunk.reset_experience else "",
+            session.experience + chunk.reset_experience, now, self._fingerprint, chunk.inputs, run.outputs,
+            "experience" if chunk.reset_experience else "", chunk.writer_id,
         )  # fmt: skip
         session.bytes_since_snapshot += len(record.body)
-        return Append(record)
+        return record
 
-    def _committed(self, runs: list[Run], outcomes: Outcomes) -> None:
-        engine = self._engine
+    def _commit_chunk(self, run: Run, now: float) -> Committed:
+        """The session stands behind the chunk from now on."""
+        session, chunk, outputs = run.session, run.request, run.outputs
+        assert isinstance(chunk, Chunk) and outputs is not None
+        start, timesteps = session.position, len(chunk.inputs)
+        self._cache.swap(session, run.row)
+        session.position = start + timesteps
+        session.ordinal += 1
+        if chunk.reset_experience:
+            session.experience += 1
+        session.fingerprint = self._fingerprint
+        session.timesteps_since_snapshot += timesteps
+        session.replies.add(
+            Reply(
+                start, chunk.inputs, chunk.reset_experience, session.experience, outputs, chunk.writer_id, run.debug
+            )
+        )  # fmt: skip
+        self._table.touch(session, now)
+        applied = Applied(
+            session.incarnation, session.position, session.durable_position, session.experience, outputs,
+            replayed=False, debug=run.debug,
+        )  # fmt: skip
+        return Committed(session, chunk, applied)
+
+    def reset(self, session: Session, reset: Reset, then: Callable[[ServeError | None], None]) -> None:
+        """Records and applies a reset: of the experience, for which the state must be in memory, or of all, under the
+        present model."""
         now = time.time()
-        for run, error in zip(runs, outcomes, strict=True):
-            if error is not None:
-                if isinstance(error, Overtaken):
-                    engine.leases.lose(run.session)
-                engine.drop(run, error)
-                continue
-            session, chunk = run.session, run.work
-            assert isinstance(chunk, Chunk)
-            engine.tiers.swap(session, run.work_row)
-            start = session.position
-            session.position += len(chunk.inputs)
-            session.ordinal += 1
-            session.experience += chunk.reset_experience
-            session.fingerprint = engine.fingerprint
-            session.timesteps_since_snapshot += len(chunk.inputs)
-            session.replies.add(
-                Reply(start, chunk.inputs, chunk.reset_experience, session.experience, run.outputs, run.debug)
-            )
-            engine.registry.touch(session, now)
-            engine.metrics.timesteps.inc(len(chunk.inputs))
-            if chunk.reset_experience:
-                engine.metrics.resets.labels("experience").inc()
-            result = Applied(
-                session.incarnation, session.position, session.durable_position, session.experience, run.outputs,
-                replayed=False, debug=run.debug,
+        record = encode_record(
+            session.session_id, session.incarnation, session.ordinal + 1, session.position, session.experience + 1,
+            now, self._fingerprint, None, None, reset.scope, reset.writer_id,
+        )  # fmt: skip
+        mutations: list[Mutation] = [Append(record, self._digest if reset.scope == "all" else None)]
+        if reset.scope == "all":
+            # What came before may be of another model, or damaged: a recovery begins here.
+            zeros = np.zeros(self._state_size, np.float32)
+            snapshot = encode_snapshot(
+                session.session_id, session.incarnation, record.ordinal, record.position, record.experience, now,
+                self._fingerprint, zeros,
             )  # fmt: skip
-            engine.answer(session, chunk, result, None)
-            self.changed(session)
-            engine.release(run)
-        engine.snapshots.take_some()
+            mutations.append(Keep(snapshot))
 
-    def changed(self, session: Session) -> None:
-        """The session stands elsewhere than before: a snapshot may be due, and watchers want to know."""
-        self._engine.snapshots.count(session)
-        for tell in session.watchers or ():
-            tell(session)
-
-    # Checks.
-
-    def _check_finite(self, run: Run) -> None:
-        """Raises NON_FINITE_RESULT, naming the timestep or the tensor."""
-        bad = np.argwhere(~np.isfinite(run.outputs))
-        if len(bad):
-            raise _not_finite(f"output {int(bad[0][1])} at timestep {int(bad[0][0])}", "outputs", int(bad[0][0]))
-        state = self._engine.working_state(run)
-        for field in self._engine.layout.fields:
-            if not np.isfinite(state[field.offset : field.offset + field.size]).all():
-                raise _not_finite(f"{field.name} after timestep {len(run.work.inputs) - 1}", field.name, run.done - 1)
-
-    def _check_replay(self, run: Run, replay: Replay) -> None:
-        if run.tiles.fingerprint == replay.fingerprint:
-            same = run.outputs.tobytes() == replay.expected.tobytes()
-        else:
-            allowed = REPLAY_TOLERANCE * max(1.0, float(np.abs(replay.expected).max()))
-            same = bool(np.abs(run.outputs - replay.expected).max() <= allowed)
-        if not same:
-            difference = float(np.abs(run.outputs - replay.expected).max())
-            run.session.corrupt = (
-                f"session {run.session.session_id!r}: a replay of its journal gave other outputs than were recorded, "
-                f"by up to {difference:.3g}"
+        def apply() -> None:
+            if session.ended:  # its lease was lost meanwhile: its state is another server's
+                return
+            if reset.scope == "all":
+                self._reset_all(session)
+            else:
+                state = self._cache.read(session)
+                state[self._experience_offset :] = 0.0
+                self._cache.write(session, state)
+            session.ordinal += 1
+            session.experience += 1
+            session.replies.add(
+                Reply(session.position, NO_TIMESTEPS, True, session.experience, NO_TIMESTEPS, reset.writer_id)
             )
-            raise ServeError("CORRUPT_STATE", run.session.corrupt)
+            self._table.touch(session, now)
 
-    def _finish_replay(self, run: Run) -> None:
-        engine, session = self._engine, run.session
-        engine.tiers.swap(session, run.work_row)
-        engine.metrics.timesteps_recovered.inc(len(run.work.inputs))
-        engine.answer(session, run.work, None, None)
-        engine.release(run)
+        self.record(session, mutations, apply, then)
+
+    def _reset_all(self, session: Session) -> None:
+        session.digest = self._digest
+        session.fingerprint = self._fingerprint
+        session.corrupt = ""
+        if session.row is None and session.host_state is None:
+            self._cache.admit(session, None)
+        else:
+            self._cache.write(session, None)
+
+    def begin(
+        self, session: Session, state: Float32 | None, then: Callable[[ServeError | None], None]
+    ) -> None:
+        """Records a new session with a state [S] (None: zeros), which is admitted to memory."""
+        snapshot = None
+        if state is not None:
+            snapshot = encode_snapshot(
+                session.session_id, session.incarnation, session.ordinal, session.position, session.experience,
+                time.time(), session.fingerprint, state,
+            )  # fmt: skip
+        if not self._journal.volatile:
+            session.snapshot_ordinal = session.ordinal  # zeros need no snapshot
+
+        def apply() -> None:
+            if not session.ended:
+                self._cache.admit(session, state)
+
+        self.record(session, [Begin(session.head(), snapshot)], apply, then)
+
+    def end(self, session: Session, why: str, then: Callable[[ServeError | None], None]) -> None:
+        """Records the session's end: its state goes, a tombstone stays."""
+        now = time.time()
+        end = End(session.session_id, session.incarnation, why, now)
+
+        def apply() -> None:
+            self._table.remove(session)
+            self._table.bury(session.session_id, Tombstone(session.incarnation, session.owner, why, now))
+            self._cache.forget(session)
+
+        if self._journal.volatile and session.snapshot_ordinal >= 0:  # the store knows only what was spilled
+            self._journal.write([end], lambda outcomes: None)
+        self.record(session, [end], apply, then)
+
+    def record(
+        self,
+        session: Session,
+        mutations: Sequence[Mutation],
+        apply: Callable[[], None],
+        then: Callable[[ServeError | None], None],
+    ) -> None:
+        """Writes mutations of one session; if the store takes them they are applied, and `then` is told in any case."""
+
+        def written(outcomes: Outcomes) -> None:
+            error = next((outcome for outcome in outcomes if outcome is not None), None)
+            if error is None:
+                apply()
+            else:
+                self._lost(session, error)
+            then(error)
+
+        if self._journal.volatile:
+            written([])
+            return
+        position = session.position
+        self._journal.write(mutations, written, lambda: _now_durable([(session, position)]))
+
+    def _lost(self, session: Session, error: ServeError) -> None:
+        if isinstance(error, Overtaken):
+            self._overtaken(session)
 
 
-def _not_finite(what: str, tensor: str, timestep: int) -> ServeError:
-    return ServeError(
-        "NON_FINITE_RESULT", f"{what} is not finite; the chunk was not applied", tensor=tensor, timestep=timestep
-    )
+def _now_durable(positions: list[tuple[Session, int]]) -> None:
+    for session, position in positions:
+        session.durable_position = max(session.durable_position, position)

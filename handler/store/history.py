@@ -7,7 +7,7 @@ import logging
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from dnc_serve.handler.api.arrays import Float32
+from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.store.contract import SnapshotInfo, Store
 from dnc_serve.handler.store.records import Damaged, Operation, decode_record, decode_snapshot

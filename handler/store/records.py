@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dnc_serve.handler.api.arrays import Float32
+from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.store.contract import Record, Snapshot
 
 VERSION = 1

@@ -1,0 +1,158 @@
+"""TorchScript, stepped in tiles: a few fixed numbers of rows whose bits agree.
+
+Kernels are chosen by shape, so a matrix product over 1 row and one over 64 rows may round differently; over the sizes
+used here they don't, and each server proves that for its own artifact and processor before it serves.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnc_serve.handler.arrays import Float32
+from dnc_serve.handler.engine.model_runner import Inspection, ModelRunner, Stepped, fingerprint_of
+from dnc_serve.model.export import Artifact
+
+if TYPE_CHECKING:
+    from dnc_serve.handler.engine.state_cache import StateRows
+
+CANDIDATES = (1, 2, 4, 8, 12, 16, 32, 64)
+# So many ticks tell whether one call of many gives the bits of many calls of one.
+PROBE_TIMESTEPS = 9
+# The states of a tile take so much at most, or it has one row. A tick needs a few times as much beside them, and out of
+# a processor's cache each row costs several times more; a GPU has none that would hold them anyway.
+MAX_TILE_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
+# TorchScript's executor may change its code after the first calls.
+WARM_UP_CALLS = 3
+
+
+class TileRunner(Inspection):
+    """A `ModelRunner`. A tile is inputs [T, rows, I], states [rows, S] as `StateLayout` packs them."""
+
+    kind = "torchscript"
+    lets_others_run = True
+
+    def __init__(self, artifact: Artifact, device: str, candidates: Sequence[int] = CANDIDATES) -> None:
+        torch.set_num_threads(1)  # spinning threads cost more than they bring, and the count must not change
+        torch.set_flush_denormal(True)
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        self.device = torch.device(device)
+        self.layout = artifact.layout
+        self.input_size = artifact.config.input_size
+        self.output_size = artifact.config.outputs
+        self.note = ""
+        self._code = artifact.module.to(self.device)
+        self.row_counts = self._agreeing(sorted(self._affordable(candidates)))
+        self.max_rows = self.row_counts[-1]
+        self._tick_seconds = {size: self._time_a_tick(size) for size in self.row_counts}
+        self.fingerprint = fingerprint_of(self.kind, artifact, self.device, str(self.max_rows))
+        super().__init__(artifact, self.device, self.row_counts[0])
+
+    def of_fingerprint(self, fingerprint: str) -> ModelRunner:
+        return self
+
+    def seconds(self, rows: int) -> float:
+        return self._tick_seconds[self._fit(rows)]
+
+    def step(
+        self, rows: "StateRows", sources: Sequence[int], targets: Sequence[int], inputs: Sequence[Float32]
+    ) -> Stepped:
+        # Those with the most ticks first, so that what is still to be stepped stands at the front of the tile.
+        order = sorted(range(len(inputs)), key=lambda place: -len(inputs[place]))
+        outputs = [np.empty((len(each), self.output_size), np.float32) for each in inputs]
+        states = torch.zeros(self._fit(len(order)), self.layout.size, device=self.device)
+        torch.index_select(rows.states, 0, self._numbers(sources[i] for i in order), out=states[: len(order)])
+        done, active = 0, len(order)
+        while active:
+            ticks = len(inputs[order[active - 1]]) - done
+            tile = np.zeros((ticks, self._fit(active), self.input_size), np.float32)
+            for place, i in enumerate(order[:active]):
+                tile[:, place] = inputs[i][done : done + ticks]
+            stepped, after = self.run(torch.from_numpy(tile).to(self.device), states[: tile.shape[1]])
+            states[:active] = after[:active]
+            output = stepped.cpu().numpy()
+            for place, i in enumerate(order[:active]):
+                outputs[i][done : done + ticks] = output[:, place]
+            done += ticks
+            while active and len(inputs[order[active - 1]]) == done:
+                active -= 1
+        rows.states.index_copy_(0, self._numbers(targets[i] for i in order), states[: len(order)])
+        sums = states[: len(order)].sum(dim=1).isfinite().tolist()  # a sum is finite only if all its terms are
+        finite = [False] * len(order)
+        for place, i in enumerate(order):
+            finite[i] = sums[place]
+        return outputs, finite
+
+    def run(self, inputs: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Steps a tile through T timesteps: outputs [T, rows, O] and the states after the last."""
+        with torch.inference_mode():
+            outputs, states = self._code(inputs, states)
+        return outputs, states
+
+    def _fit(self, rows: int) -> int:
+        """The smallest tile that holds so many rows."""
+        return next(size for size in self.row_counts if size >= rows)
+
+    def _numbers(self, rows: Iterable[int]) -> Tensor:
+        return torch.tensor(list(rows), device=self.device)
+
+    # What is proved at the start.
+
+    def _affordable(self, candidates: Sequence[int]) -> Sequence[int]:
+        """Large states are stepped in smaller tiles."""
+        return [rows for rows in candidates if rows * self.layout.size * 4 <= MAX_TILE_BYTES[self.device.type]] or (1,)
+
+    def _agreeing(self, candidates: list[int]) -> tuple[int, ...]:
+        """The candidates under which a probe row has the same bits as under the largest, wherever it stands.
+
+        And whether its timesteps are stepped in one call, or each in a call of its own.
+        """
+        largest = candidates[-1]
+        probe_inputs = probe(largest, self.input_size)
+        for size in candidates:
+            for _ in range(WARM_UP_CALLS):
+                self._from_zero(probe_inputs[:, :size])
+        reference = self._from_zero(probe_inputs, at_once=1)
+        return tuple(size for size in candidates if self._agrees(size, probe_inputs, reference)) or (largest,)
+
+    def _agrees(self, size: int, probe_inputs: Tensor, reference: tuple[Tensor, Tensor]) -> bool:
+        rows = probe_inputs.size(1)
+        # Rows move to other places and among other neighbours in each round.
+        for shift in (0, 1, 3, rows - size):
+            chosen = [(row * 5 + shift) % rows for row in range(size)]
+            outputs, states = self._from_zero(probe_inputs[:, chosen])
+            if not torch.equal(outputs, reference[0][:, chosen]) or not torch.equal(states, reference[1][chosen]):
+                return False
+        return True
+
+    def _from_zero(self, inputs: Tensor, at_once: int = PROBE_TIMESTEPS) -> tuple[Tensor, Tensor]:
+        """Outputs and last states of a tile's inputs from zero states, so many timesteps a call."""
+        states = torch.zeros(inputs.size(1), self.layout.size, device=self.device)
+        outputs: list[Tensor] = []
+        for some in torch.split(inputs.contiguous().to(self.device), at_once):
+            output, states = self.run(some, states)
+            outputs.append(output.cpu())
+        return torch.cat(outputs), states.cpu()
+
+    def _time_a_tick(self, size: int) -> float:
+        inputs = torch.zeros(PROBE_TIMESTEPS, size, self.input_size, device=self.device)
+        states = torch.zeros(size, self.layout.size, device=self.device)
+        # On a busy machine the wall clock would count what others do; on a device it is all that there is.
+        clock = time.thread_time if self.device.type == "cpu" else time.perf_counter
+        best = float("inf")
+        for _ in range(5):
+            start = clock()
+            outputs, _ = self.run(inputs, states)
+            outputs.cpu()
+            best = min(best, clock() - start)
+        return best / PROBE_TIMESTEPS
+
+
+def probe(rows: int, input_size: int, timesteps: int = PROBE_TIMESTEPS) -> Tensor:
+    """Random bits as ±1 [T, rows, I]; those of a row don't depend on the number of rows."""
+    generator = torch.Generator().manual_seed(20161027)
+    return torch.randn(rows, timesteps, input_size, generator=generator).sign().transpose(0, 1)
