@@ -139,6 +139,8 @@ class Operations:
             reset_experience=message.reset_experience,
             debug=message.debug,
             traceparent=message.traceparent,
+            writer_id=message.writer_id,
+            pipelined=message.pipelined,
             door=caller.door,
             deadline=caller.deadline,
         )
@@ -166,6 +168,8 @@ class Operations:
             incarnation=message.incarnation if message.HasField("incarnation") else None,
             position=message.position if message.HasField("position") else None,
             experience=message.experience if message.HasField("experience") else None,
+            writer_id=message.writer_id,
+            pipelined=message.pipelined,
             door=caller.door,
             deadline=caller.deadline,
         )

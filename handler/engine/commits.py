@@ -69,7 +69,7 @@ class Commits:
         record = encode_record(
             session.session_id, session.incarnation, session.ordinal + 1, session.position + len(chunk.inputs),
             session.experience + chunk.reset_experience, now, self._engine.fingerprint, chunk.inputs, run.outputs,
-            "experience" if chunk.reset_experience else "",
+            "experience" if chunk.reset_experience else "", chunk.writer_id,
         )  # fmt: skip
         session.bytes_since_snapshot += len(record.body)
         return Append(record)
@@ -93,8 +93,11 @@ class Commits:
             session.fingerprint = engine.fingerprint
             session.timesteps_since_snapshot += len(chunk.inputs)
             session.replies.add(
-                Reply(start, chunk.inputs, chunk.reset_experience, session.experience, run.outputs, run.debug)
-            )
+                Reply(
+                    start, chunk.inputs, chunk.reset_experience, session.experience, run.outputs, run.debug,
+                    chunk.writer_id,
+                )
+            )  # fmt: skip
             engine.registry.touch(session, now)
             engine.metrics.timesteps.inc(len(chunk.inputs))
             if chunk.reset_experience:

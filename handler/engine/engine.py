@@ -263,7 +263,11 @@ class Engine:
         return True
 
     def _begin_reset(self, session: Session, reset: Reset) -> None:
-        if judge_reset(session, reset) is Verdict.DONE_BEFORE:
+        verdict = judge_reset(session, reset)
+        if verdict is Verdict.ASK_JOURNAL:
+            self.loading.find_reset(session, reset)
+            return
+        if verdict is Verdict.DONE_BEFORE:
             session.fifo.popleft()
             self.answer(session, reset, False, None)
             return

@@ -9,7 +9,7 @@ import numpy as np
 
 from dnc_serve.handler.doors.codec import Float32
 from dnc_serve.handler.engine.registry import Tombstone
-from dnc_serve.handler.engine.sessions import Session, Tier
+from dnc_serve.handler.engine.sessions import Reply, Session, Tier
 from dnc_serve.handler.engine.work import Delete, Reset
 from dnc_serve.handler.errors import Overtaken, ServeError
 from dnc_serve.handler.journal.journal import Outcomes
@@ -18,6 +18,9 @@ from dnc_serve.handler.journal.stores.contract import Append, Begin, End, Keep, 
 
 if TYPE_CHECKING:
     from dnc_serve.handler.engine.engine import Engine
+
+
+_NO_TIMESTEPS = np.zeros((0, 0), np.float32)
 
 
 class Lifecycle:
@@ -106,6 +109,11 @@ class Lifecycle:
                     apply()
                 session.ordinal += 1
                 session.experience += 1
+                session.replies.add(
+                    Reply(
+                        session.position, _NO_TIMESTEPS, True, session.experience, _NO_TIMESTEPS, None, reset.writer_id
+                    )
+                )
                 engine.registry.touch(session, time.time())
                 engine.metrics.resets.labels(reset.scope).inc()
                 self._engine.commits.changed(session)
@@ -128,7 +136,7 @@ class Lifecycle:
         engine = self._engine
         record = encode_record(
             session.session_id, session.incarnation, session.ordinal + 1, session.position, session.experience + 1,
-            time.time(), engine.fingerprint, None, None, reset.scope,
+            time.time(), engine.fingerprint, None, None, reset.scope, reset.writer_id,
         )  # fmt: skip
         mutations: list[Mutation] = [Append(record, engine.digest if reset.scope == "all" else None)]
         if reset.scope == "all":

@@ -9,17 +9,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dnc_serve.handler.doors.codec import Float32
 from dnc_serve.handler.engine.readers import Readers
 from dnc_serve.handler.engine.sessions import Reply, Session
-from dnc_serve.handler.engine.work import Chunk, Peek, Replay, Seen
+from dnc_serve.handler.engine.work import Chunk, Peek, Replay, Reset, Seen, Work
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.journal.records import Operation
-from dnc_serve.handler.journal.recovery import Recovered, earliest_position, find_reply, recover
+from dnc_serve.handler.journal.recovery import Recovered, earliest_position, find_reply, find_writer, recover
 
 if TYPE_CHECKING:
     from dnc_serve.handler.engine.engine import Engine
@@ -163,24 +163,40 @@ class Loading:
 
     def find_reply(self, session: Session, chunk: Chunk) -> None:
         """Looks up what an earlier chunk was answered with, in the journal; the FIFO waits."""
+        assert chunk.position is not None
+
+        def then(reply: Reply | None) -> None:
+            self._engine.answer_again(session, chunk, session.check_reply(chunk, reply))
+
+        self._look_up(session, chunk, partial(self._reply, session, chunk.position), then)
+
+    def find_reset(self, session: Session, reset: Reset) -> None:
+        """Looks up in the journal who ended an experience; the FIFO waits."""
+        assert reset.experience is not None
+
+        def then(writer_id: int | None) -> None:
+            session.check_ended_by(reset, writer_id)
+            self._engine.answer(session, reset, False, None)
+
+        self._look_up(session, reset, partial(self._writer, session, reset.experience), then)
+
+    def _look_up(self, session: Session, work: Work, read: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """Reads the journal for the work that stands first; `then` answers it with what was found, or raises."""
         session.busy = True
-        engine = self._engine
-        position = chunk.position
-        assert position is not None
 
-        def found(reply: Reply | None, error: ServeError | None) -> None:
+        def found(result: Any, error: ServeError | None) -> None:
             session.busy = False
-            if session.fifo and session.fifo[0] is chunk:
+            if session.fifo and session.fifo[0] is work:
                 session.fifo.popleft()
-                if error is None and (reply is None or not reply.answers(chunk)):
-                    error = session.conflict(position, "another chunk was applied")
-                if error is not None or reply is None:
-                    engine.answer(session, chunk, None, error)
-                else:
-                    engine.answer_again(session, chunk, reply)
-            engine.go_on(session)
+                try:
+                    if error is not None:
+                        raise error
+                    then(result)
+                except ServeError as refusal:
+                    self._engine.answer(session, work, None, refusal)
+            self._engine.go_on(session)
 
-        self._readers.ask([(partial(self._reply, session, position), found)])
+        self._readers.ask([(read, found)])
 
     def _reply(self, session: Session, position: int) -> Reply | None:
         journal = self._engine.journal
@@ -192,8 +208,15 @@ class Loading:
         if operation is None:
             return None
         return Reply(
-            operation.start, operation.inputs, operation.reset == "experience", operation.experience, operation.outputs
-        )
+            operation.start, operation.inputs, operation.reset == "experience", operation.experience, operation.outputs,
+            None, operation.writer_id,
+        )  # fmt: skip
+
+    def _writer(self, session: Session, experience: int) -> int | None:
+        journal = self._engine.journal
+        if journal.volatile:
+            return None
+        return find_writer(journal.store, session.session_id, session.incarnation, session.ordinal, experience)
 
     async def earliest_position(self, session: Session) -> int | None:
         """The earliest position that `look_back` reaches; None if there is none but the present one."""

@@ -51,7 +51,8 @@ class Tier(Enum):
 
 @dataclass(slots=True)
 class Reply:
-    """What an applied chunk was answered with, and what tells the same chunk from another."""
+    """What an applied chunk was answered with, and what tells the same chunk from another. A reset is kept as one
+    without timesteps."""
 
     start: int  # the position that the chunk named
     inputs: Float32  # [T, I]
@@ -59,6 +60,7 @@ class Reply:
     experience: int  # after the chunk
     outputs: Float32  # [T, O]
     debug: dict[str, Float32] | None = None
+    writer_id: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -68,7 +70,8 @@ class Reply:
     def answers(self, chunk: "Chunk") -> bool:
         """Whether the chunk is the one that this reply was given to."""
         return (
-            self.reset_experience == chunk.reset_experience
+            self.writer_id == chunk.writer_id
+            and self.reset_experience == chunk.reset_experience
             and self.inputs.shape == chunk.inputs.shape
             and self.inputs.tobytes() == chunk.inputs.tobytes()
         )
@@ -100,10 +103,19 @@ class Replies:
 
     def find(self, start: int) -> Reply | None:
         for reply in reversed(self._replies):
-            if reply.start == start:
+            if reply.start == start and len(reply.inputs):
                 return reply
             if reply.start < start:
                 break
+        return None
+
+    def ended_by(self, experience: int) -> int | None:
+        """The writer that ended an experience, if that is kept."""
+        for reply in reversed(self._replies):
+            if reply.experience <= experience:
+                break
+            if reply.experience == experience + 1 and reply.reset_experience:
+                return reply.writer_id
         return None
 
 
@@ -205,6 +217,21 @@ class Session:
             got=position,
         )
 
+    def check_reply(self, chunk: "Chunk", reply: Reply | None) -> Reply:
+        """The reply, if it was given to this chunk; raises STEP_CONFLICT."""
+        if reply is not None and reply.answers(chunk):
+            return reply
+        assert chunk.position is not None
+        whose = "another" if reply is None or reply.writer_id == chunk.writer_id else "another writer's"
+        raise self.conflict(chunk.position, f"{whose} chunk was applied")
+
+    def check_ended_by(self, reset: "Reset", writer_id: int | None) -> None:
+        """Raises STEP_CONFLICT for a reset of an experience that another writer ended; None stands for a writer that
+        nobody knows any more."""
+        if writer_id is not None and writer_id != reset.writer_id:
+            position = self.position if reset.position is None else reset.position
+            raise self.conflict(position, f"another writer ended experience {reset.experience}")
+
 
 class Verdict(Enum):
     """What becomes of a request that is first in its session's FIFO."""
@@ -233,9 +260,7 @@ def judge_chunk(session: Session, chunk: "Chunk") -> tuple[Verdict, Reply | None
         if session.replies.reaches(chunk.position):
             raise session.conflict(chunk.position, "no chunk began: this one overlaps others")
         return Verdict.ASK_JOURNAL, None
-    if not reply.answers(chunk):
-        raise session.conflict(chunk.position, "another chunk was applied")
-    return Verdict.DONE_BEFORE, reply
+    return Verdict.DONE_BEFORE, session.check_reply(chunk, reply)
 
 
 def judge_reset(session: Session, reset: "Reset") -> Verdict:
@@ -245,6 +270,10 @@ def judge_reset(session: Session, reset: "Reset") -> Verdict:
     """
     session.check_incarnation(reset.incarnation)
     if reset.experience is not None and reset.experience < session.experience:
+        writer_id = session.replies.ended_by(reset.experience)
+        if writer_id is None:
+            return Verdict.ASK_JOURNAL
+        session.check_ended_by(reset, writer_id)
         return Verdict.DONE_BEFORE
     if reset.experience is not None and reset.experience > session.experience:
         raise session.gap(session.position if reset.position is None else reset.position)

@@ -56,8 +56,8 @@ class Chunk(Work):
     """Timesteps [T, I] to apply at a position, or wherever the session stands."""
 
     __slots__ = (
-        "debug", "experience", "incarnation", "inputs", "position", "reset_experience", "started_at", "stepped_at",
-        "traceparent",
+        "debug", "experience", "incarnation", "inputs", "pipelined", "position", "reset_experience", "started_at",
+        "stepped_at", "traceparent", "writer_id",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +71,8 @@ class Chunk(Work):
         reset_experience: bool = False,
         debug: bool = False,
         traceparent: str = "",
+        writer_id: int = 0,
+        pipelined: bool = False,
         door: str = "stream",
         deadline: float | None = None,
     ) -> None:
@@ -82,6 +84,8 @@ class Chunk(Work):
         self.reset_experience = reset_experience
         self.debug = debug
         self.traceparent = traceparent
+        self.writer_id = writer_id
+        self.pipelined = pipelined
         self.started_at = self.stepped_at = 0.0
 
 
@@ -101,7 +105,7 @@ class Replay(Work):
 class Reset(Work):
     """Ends an experience. Scope "experience" zeroes the memory tensors, "all" the whole state."""
 
-    __slots__ = ("experience", "incarnation", "position", "scope")
+    __slots__ = ("experience", "incarnation", "pipelined", "position", "scope", "writer_id")
 
     def __init__(
         self,
@@ -111,6 +115,8 @@ class Reset(Work):
         incarnation: int | None = None,
         position: int | None = None,
         experience: int | None = None,
+        writer_id: int = 0,
+        pipelined: bool = False,
         door: str = "unary",
         deadline: float | None = None,
     ) -> None:
@@ -119,6 +125,8 @@ class Reset(Work):
         self.incarnation = incarnation
         self.position = position
         self.experience = experience
+        self.writer_id = writer_id
+        self.pipelined = pipelined
 
 
 class Peek(Work):
@@ -148,7 +156,8 @@ class Course:
     """What one sender asks of one session without waiting for answers.
 
     Once something has failed, what followed it would be applied where it doesn't belong. So that nothing is skipped, it
-    is refused, until something names the position where the session stands.
+    is refused, until something names the position where the session stands. What was sent behind the failed without
+    knowing of it may name that position by chance, where somebody else took the session there: it says `pipelined`.
     """
 
     __slots__ = ("broken",)
@@ -159,7 +168,7 @@ class Course:
     def check(self, session: "Session", work: Work) -> None:
         """Raises STEP_GAP for work that stands first and may not be begun."""
         if self.broken:
-            position = work.position if isinstance(work, Chunk | Reset) else None
+            position = work.position if isinstance(work, Chunk | Reset) and not work.pipelined else None
             if position is None:
                 raise session.gap(session.position)
             self.broken = position != session.position
