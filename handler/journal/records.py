@@ -38,7 +38,7 @@ class Operation:
     inputs: Float32  # [T, I]
     outputs: Float32  # [T, O]
     fingerprint: str
-    writer_id: int = 0
+    writer_id: int
 
     @property
     def start(self) -> int:
@@ -65,7 +65,7 @@ def encode_record(
     inputs: Float32 | None,
     outputs: Float32 | None,
     reset: str,
-    writer_id: int = 0,
+    writer_id: int,
 ) -> Record:
     """The record of a chunk (inputs [T, I], outputs [T, O], perhaps after a reset), or of a reset alone (None)."""
     mark = fingerprint.encode()

@@ -176,7 +176,7 @@ def forge_outputs_of_record(database: sqlite3.Connection, session: Session, ordi
     operation = decode_record(Record(session.session_id, session.incarnation, ordinal, 2, 2, 0.0, body))
     forged = encode_record(
         session.session_id, session.incarnation, ordinal, 2, 2, 0.0, operation.fingerprint, operation.inputs,
-        operation.outputs + np.float32(0.5), operation.reset,
+        operation.outputs + np.float32(0.5), operation.reset, operation.writer_id,
     )  # fmt: skip
     database.execute("UPDATE records SET body = ? WHERE rowid = ?", (forged.body, rowid))
 
