@@ -45,7 +45,7 @@ PARTS = {
     ),
     "turn: judge, begin, choose company": ("engine.turns:Turns._turn", "engine.turns:Turns._begin_runs"),
     "gather": ("engine.slab:Slab.gather", "engine.stepper:gather_inputs"),
-    "step: the model": ("engine.tiles:Tiles.run",),
+    "step: the model": ("engine.runner:Tiles.run",),
     "step: around it": ("engine.stepper:Stepper.step",),
     "scatter": ("engine.slab:Slab.scatter", "engine.turns:Turns._settle"),
     "commit: checks, swap, metrics": (

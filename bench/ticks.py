@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from dnc_serve.handler.engine.model_runner import Tiles, choose_tiles
+from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.model.compiled import CompileBar, compile_artifact
 from dnc_serve.model.config import DNCConfig
 from dnc_serve.model.export import export, load_artifact
@@ -80,7 +80,7 @@ def measure(run: Path, temporary: Path, cache: Path) -> dict[str, Any]:
     }
 
 
-def tiled(tiles: Tiles, rows: int, ticks: int) -> Call:
+def tiled(tiles: TileRunner, rows: int, ticks: int) -> Call:
     """A call that steps a session's state on, in the smallest tile for so many rows."""
     tile = tiles.fit(rows)
     inputs, states = torch.randn(ticks, tile, tiles.input_size).sign(), torch.zeros(tile, tiles.layout.size)

@@ -63,13 +63,26 @@ class AsyncClient:
             await session.close()
         await self.calls.hosts.close()
 
-    def session(self, id: str | None = None, *, allow_existing: bool = True, create: bool = True) -> AsyncSession:
+    def session(
+        self,
+        id: str | None = None,
+        *,
+        allow_existing: bool = True,
+        create: bool = True,
+        writer_id: int | None = None,
+        position: int | None = None,
+        experience: int | None = None,
+    ) -> AsyncSession:
         """A session with a stream of its own; one with a random id if none is given.
 
         Enter it with `async with`, or await it; it is created, or taken up where it was left. Without
         `allow_existing` one that is there raises SessionExists, without `create` one that isn't SessionNotFound.
+        `writer_id`, `position` and `experience`, as an earlier handle had them, go on in its place.
         """
-        return AsyncSession(self, id, self._open_pipe, allow_existing=allow_existing, create=create)
+        return AsyncSession(
+            self, id, self._open_pipe, allow_existing=allow_existing, create=create, writer_id=writer_id,
+            position=position, experience=experience,
+        )  # fmt: skip
 
     def multiplex(self, streams: int = DEFAULT_STREAMS) -> "AsyncMultiplex":
         """Many sessions on a few streams, for whoever has more sessions than a server takes streams.
@@ -148,9 +161,21 @@ class AsyncMultiplex:
         for session in self._sessions:
             await session.close()
 
-    def session(self, id: str | None = None, *, allow_existing: bool = True, create: bool = True) -> AsyncSession:
+    def session(
+        self,
+        id: str | None = None,
+        *,
+        allow_existing: bool = True,
+        create: bool = True,
+        writer_id: int | None = None,
+        position: int | None = None,
+        experience: int | None = None,
+    ) -> AsyncSession:
         """As `AsyncClient.session`, on one of the common streams."""
-        session = AsyncSession(self._client, id, self._open_pipe, allow_existing=allow_existing, create=create)
+        session = AsyncSession(
+            self._client, id, self._open_pipe, allow_existing=allow_existing, create=create, writer_id=writer_id,
+            position=position, experience=experience,
+        )  # fmt: skip
         self._sessions.append(session)
         return session
 

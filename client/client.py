@@ -57,13 +57,25 @@ class Client:
                 self._thread.run(self._client.close())
                 self._thread.stop()
 
-    def session(self, id: str | None = None, *, allow_existing: bool = True, create: bool = True) -> "Session":
+    def session(
+        self,
+        id: str | None = None,
+        *,
+        allow_existing: bool = True,
+        create: bool = True,
+        writer_id: int | None = None,
+        position: int | None = None,
+        experience: int | None = None,
+    ) -> "Session":
         """A session, created or taken up where it was left; one with a random id if none is given.
 
         Without `allow_existing` one that is there raises SessionExists, without `create` one that isn't
-        SessionNotFound.
+        SessionNotFound. `writer_id`, `position` and `experience`, as an earlier handle had them, go on in its place.
         """
-        session = self._client.session(id, allow_existing=allow_existing, create=create)
+        session = self._client.session(
+            id, allow_existing=allow_existing, create=create, writer_id=writer_id, position=position,
+            experience=experience,
+        )  # fmt: skip
         return Session(self._thread, self._thread.run(session.open()))
 
     def multiplex(self, streams: int = DEFAULT_STREAMS) -> "Multiplex":
@@ -113,6 +125,11 @@ class Session:
     def incarnation(self) -> int:
         """What tells it from an earlier session of the same id."""
         return self._session.incarnation
+
+    @property
+    def writer_id(self) -> int:
+        """Whom the server tells what this handle sent; kept, a new handle may go on in its place."""
+        return self._session.writer_id
 
     @property
     def position(self) -> int:
@@ -226,9 +243,21 @@ class Multiplex:
         """Leaves all its sessions and ends the streams."""
         self._thread.run(self._multiplex.close())
 
-    def session(self, id: str | None = None, *, allow_existing: bool = True, create: bool = True) -> Session:
+    def session(
+        self,
+        id: str | None = None,
+        *,
+        allow_existing: bool = True,
+        create: bool = True,
+        writer_id: int | None = None,
+        position: int | None = None,
+        experience: int | None = None,
+    ) -> Session:
         """As `Client.session`, on one of the common streams."""
-        session = self._multiplex.session(id, allow_existing=allow_existing, create=create)
+        session = self._multiplex.session(
+            id, allow_existing=allow_existing, create=create, writer_id=writer_id, position=position,
+            experience=experience,
+        )  # fmt: skip
         return Session(self._thread, self._thread.run(session.open()))
 
     def step(self, inputs: Mapping[Session, Any]) -> dict[Session, Float32 | DncError]:

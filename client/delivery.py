@@ -109,6 +109,7 @@ class Delivery:
                 # An earlier sending may still wait in the pipe, and must keep its id: its refusal is not this one's.
                 entry.request = copy.copy(entry.request)
             _message(entry).request_id = entry.request_id
+            _message(entry).pipelined = entry.pipelined
             pipe.send(entry.request)
 
     async def settled(self, entry: Entry) -> None:

@@ -135,7 +135,7 @@ class StepGap(PositionError):
 
 
 class StepConflict(PositionError):
-    """Other timesteps were applied at that position."""
+    """Other timesteps, or another writer's, were applied at that position; `resync` goes on behind them."""
 
 
 class ReplyGone(PositionError):

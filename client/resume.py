@@ -46,6 +46,7 @@ class Entry:
     request: Any
     nbytes: int
     request_id: int = 0  # of the latest sending
+    pipelined: bool = False  # whether that went out behind others without an answer
     outputs: bytes = b""
     result: Any = None  # the answer, until somebody takes it
     failure: DncError | None = None
@@ -153,6 +154,7 @@ class Ledger:
         """Takes what is to be sent now, in order; each gets a fresh request id."""
         while self._sent < len(self._entries) and not self._refused and self._may_follow():
             entry = self._entries[self._sent]
+            entry.pipelined = self._sent > self._confirmed
             self._sent += 1
             self._last_request_id += 1
             entry.request_id = self._last_request_id

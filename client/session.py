@@ -34,6 +34,10 @@ class AsyncSession:
     Calls may overlap: they are applied in the order in which they were made. A `step` that fails counts as not made:
     `position` is as before, and the same step with the same inputs may be made again, whatever became of the first
     one; the server applies it once.
+
+    What it sends bears its `writer_id`: another handle that streams the same inputs from the same position gets
+    StepConflict, in this process or elsewhere. Whoever keeps `writer_id`, `position` and `experience` can go on from
+    there with a new handle, also after a crash of this process: what the server has applied since is answered again.
     """
 
     def __init__(
@@ -44,8 +48,16 @@ class AsyncSession:
         *,
         allow_existing: bool = True,
         create: bool = True,
+        writer_id: int | None = None,
+        position: int | None = None,
+        experience: int | None = None,
     ) -> None:
         self.id = new_session_id() if session_id is None else session_id
+        self.writer_id = new_writer_id() if writer_id is None else _checked("writer_id", writer_id, 1)
+        self._from = (
+            None if position is None else _checked("position", position, 0),
+            None if experience is None else _checked("experience", experience, 0),
+        )
         self.created = False
         self.incarnation = 0
         self._client = client
@@ -60,13 +72,13 @@ class AsyncSession:
 
     async def open(self) -> Self:
         """Creates the session, or takes it up. Raises SessionExists or SessionNotFound where only one is allowed."""
-        if not self._create:
-            await self.resync()
-            return self
-        request = pb.CreateSessionRequest(session_id=self.id, allow_existing=self._allow_existing)
-        response = await self._client.calls.unary("CreateSession", request, self._route, self.id)
-        self.created = self._begins_here = response.created
-        await self.take_up(SessionInfo.from_wire(response.session))
+        if self._create:
+            request = pb.CreateSessionRequest(session_id=self.id, allow_existing=self._allow_existing)
+            response = await self._client.calls.unary("CreateSession", request, self._route, self.id)
+            self.created = self._begins_here = response.created
+        else:
+            response = await self._unary("GetSession", pb.GetSessionRequest(session_id=self.id))
+        await self.take_up(SessionInfo.from_wire(response.session), *self._from)
         return self
 
     async def _make_again(self) -> int:
@@ -81,13 +93,13 @@ class AsyncSession:
         self.incarnation = info.incarnation
         return info.incarnation
 
-    async def take_up(self, info: SessionInfo) -> None:
-        """Goes on from where the server says that the session stands."""
+    async def take_up(self, info: SessionInfo, position: int | None = None, experience: int | None = None) -> None:
+        """Goes on from where the server says that the session stands, or from an earlier place."""
         model = self._model = await self._client.model()
         self.incarnation = info.incarnation
         ledger = Ledger(
-            info.position,
-            info.experience,
+            info.position if position is None else position,
+            info.experience if experience is None else experience,
             window=model.max_in_flight_chunks,
             keep_bytes=0 if model.durability == "off" else KEEP_BYTES,
         )
@@ -228,6 +240,7 @@ class AsyncSession:
         chunk.traceparent = traceparent()
         chunk.session_id = self.id
         chunk.incarnation = self.incarnation
+        chunk.writer_id = self.writer_id
         chunk.position = ledger.position
         chunk.inputs.shape.extend(piece.shape)
         chunk.inputs.data = piece.tobytes()
@@ -265,6 +278,7 @@ class AsyncSession:
                 position=ledger.position,
                 experience=ledger.experience,
                 scope=_SCOPES[scope],
+                writer_id=self.writer_id,
             )
             group = [ledger.enter(pb.StreamRequest(reset=reset), 0, resets=True)]
             delivery.push()
@@ -398,6 +412,17 @@ class AsyncSession:
 def new_session_id() -> str:
     """A random id."""
     return secrets.token_hex(8)
+
+
+def new_writer_id() -> int:
+    """A random 64-bit number other than 0, which stands for all who name none."""
+    return secrets.randbits(64) or 1
+
+
+def _checked(name: str, value: int, least: int) -> int:
+    if not isinstance(value, int) or not least <= value < 1 << 64:
+        raise BadRequest(f"{name} is {value!r}, expected an integer from {least} to 2^64 - 1")
+    return value
 
 
 def assemble(parts: Iterable[pb.DumpPart]) -> dict[str, Float32]:

@@ -10,11 +10,6 @@ Every refusal is one class, because callers tell them apart by `reason`; the tab
 
 from typing import Any
 
-from google.protobuf import any_pb2, duration_pb2
-from google.rpc import error_details_pb2, status_pb2
-
-from dnc_serve.proto.reasons import DOMAIN, REASONS
-
 
 class ServeError(Exception):
     """A request is refused, and nothing of it was applied.
@@ -26,19 +21,9 @@ class ServeError(Exception):
     def __init__(self, reason: str, message: str, *, retry_after_s: float | None = None, **metadata: Any) -> None:
         super().__init__(message)
         self.reason = reason
-        self.code = REASONS[reason]
         self.message = message
         self.retry_after_s = retry_after_s
         self.metadata = {key: str(value) for key, value in metadata.items()}
-
-    def to_status(self) -> status_pb2.Status:
-        """The `google.rpc.Status` that goes over the wire."""
-        details = [_packed(error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=self.metadata))]
-        if self.retry_after_s is not None:
-            delay = duration_pb2.Duration()
-            delay.FromMilliseconds(int(self.retry_after_s * 1000))
-            details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
-        return status_pb2.Status(code=self.code.value[0], message=self.message, details=details)
 
 
 class StoreUnavailable(ServeError):
@@ -55,9 +40,3 @@ class Overtaken(ServeError):
         super().__init__(
             "NOT_READY", f"another server has taken session {session_id!r} over: ask again", retry_after_s=0.05
         )
-
-
-def _packed(message: Any) -> any_pb2.Any:
-    packed = any_pb2.Any()
-    packed.Pack(message)
-    return packed

@@ -23,20 +23,21 @@ from prometheus_client import start_http_server
 
 from dnc_serve.handler.api.access import Access
 from dnc_serve.handler.api.listener import SERVING, Door
+from dnc_serve.handler.api.logs import ChunkLog
 from dnc_serve.handler.api.operations import Operations
 from dnc_serve.handler.api.rows import answer_calls
 from dnc_serve.handler.api.self_test import self_test
 from dnc_serve.handler.api.service import DncService
 from dnc_serve.handler.config import TOKENS_VARIABLE, ServeConfig
-from dnc_serve.handler.engine.durability import empty, make_store
 from dnc_serve.handler.engine.engine import Engine
 from dnc_serve.handler.engine.journal import Journal
-from dnc_serve.handler.engine.maintenance import Upkeep
-from dnc_serve.handler.engine.model_runner import choose_tiles
+from dnc_serve.handler.engine.maintenance import Maintenance
+from dnc_serve.handler.engine.observer import Observers
 from dnc_serve.handler.engine.session_table import SessionTable
+from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError, StoreUnavailable
-from dnc_serve.handler.garbage import Garbage
 from dnc_serve.handler.metrics import Metrics
+from dnc_serve.handler.store import empty, make_store
 from dnc_serve.handler.tracing import make_tracing
 from dnc_serve.model.export import load_artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2
@@ -106,54 +107,54 @@ class DncServer:
         sys.setswitchinterval(SWITCH_SECONDS)
         self._metrics = Metrics()
         artifact = load_artifact(self._artifact_folder, self._device)
-        tiles = choose_tiles(artifact, self._device, config.compiled_dir)
+        runner = TileRunner(artifact, self._device)
         door = self._door = Door(config)
         door.bind()
         self._cleanup.push_async_callback(door.close, 0)
         store = make_store(config, config.advertise or door.address)
         await self._loop.run_in_executor(None, store.open)
         self._cleanup.callback(store.close)
-        journal = Journal(store, config.durability, config.sync_interval_ms / 1000, self._loop, self._metrics)
+        tracing = make_tracing(config.otlp_endpoint)
+        if tracing is not None:
+            self._cleanup.callback(tracing.close)
+        # Tracing comes before the metrics: they show which trace a value was seen in.
+        observers = Observers([*([tracing] if tracing else []), self._metrics, ChunkLog()])
+        journal = Journal(store, config.durability, config.sync_interval_ms / 1000, observers)
         self._cleanup.callback(journal.close)
-        registry = SessionTable(config.max_sessions, config.max_tombstones)
-        engine = self._engine = Engine(
-            tiles, journal, registry, config, self._metrics, digest=artifact.digest, fingerprint=tiles.fingerprint
-        )
+        table = SessionTable(config.max_sessions, config.max_tombstones)
+        engine = self._engine = Engine(runner, journal, table, config, observers, digest=artifact.digest)
         self._cleanup.callback(engine.close)
         if journal.volatile:
             await self._loop.run_in_executor(None, empty, store)
         elif not store.shared:
             await self._loop.run_in_executor(None, store.sync)
-            await self._loop.run_in_executor(None, engine.take_up_all)
-        self._operations = Operations(engine, artifact, secrets.token_hex(8))
+            await self._loop.run_in_executor(None, engine.register_all)
+        self._operations = Operations(engine, artifact, secrets.token_hex(8), self._metrics)
         self._access = Access(config.tokens, os.environ.get(TOKENS_VARIABLE, ""))
-        engine.tracing = make_tracing(config.otlp_endpoint)
-        if engine.tracing is not None:
-            self._cleanup.callback(engine.tracing.close)
         self._service = DncService(self._operations, self._access)
         await door.open(self._service)
         await self_test(door.private_address, self._operations, self._access)
         door.close_private()
-        metrics_address = self._open_metrics(engine)
-        garbage = Garbage()
-        for for_ever in (Upkeep(engine, self._access, garbage).run(), *([engine.ownership.run()] if store.shared else [])):
+        maintenance = Maintenance(engine, self._access.reload)
+        metrics_address = self._open_metrics(engine, maintenance)
+        for for_ever in (maintenance.run(), *([engine.ownership.run()] if store.shared else [])):
             self._cleanup.callback(self._loop.create_task(for_ever).cancel)
-        garbage.settle()  # what torch and gRPC brought stays
         await door.set_health(SERVING)
         return Addresses(door.address, metrics_address)
 
-    def _open_metrics(self, engine: Engine) -> str:
+    def _open_metrics(self, engine: Engine, maintenance: Maintenance) -> str:
         config, metrics = self._config, self._metrics
         metrics.start_over()  # the self-test is not counted
-        tiers = engine.tiers
+        cache = engine.cache
         counts = {
-            "slot": lambda: tiers.slots_used,
-            "host": lambda: tiers.host_sessions,
-            "store": lambda: max(0, len(engine.table) - tiers.slots_used - tiers.host_sessions),
+            "slot": lambda: cache.slots_used,
+            "host": lambda: cache.host_used,
+            "store": lambda: max(0, len(engine.table) - cache.slots_used - cache.host_used),
         }
         for tier, count in counts.items():
             metrics.sessions.labels(tier).set_function(count)
             metrics.state_bytes.labels(tier).set_function(partial(_bytes_of, count, engine.row_bytes))
+        metrics.journal_bytes.set_function(lambda: maintenance.journal_bytes)
         metrics.queued.set_function(lambda: engine.queued)
         metrics.streams.set_function(lambda: len(self._service.streams))
         metrics.build_info.labels(
@@ -178,7 +179,7 @@ class DncServer:
             await asyncio.sleep(0.01)
         if not self._engine.journal.volatile:
             try:
-                await self._engine.snapshots.store_all()
+                await self._engine.snapshots.store_all(list(self._engine.table))
                 await self._engine.journal.flush()
                 if self._engine.ownership.shared:
                     await self._engine.ownership.give_up(list(self._engine.table))

@@ -1,21 +1,24 @@
 """Spans of traced chunks, sent to an OpenTelemetry collector.
 
-A chunk that names its caller's span in `traceparent` gets four spans in that trace: the chunk at our door and, in it,
-the wait in the queue, the ticks, and the journal. Chunks without one cost nothing.
+A chunk that names its caller's span in `traceparent` gets four spans in that trace: the chunk at its endpoint and, in
+it, the wait in the queue, the ticks, and the journal. Chunks without one cost nothing.
 """
 
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from dnc_serve.handler.engine.requests import Chunk
+from dnc_serve.handler.engine.observer import Committed, Observer
+from dnc_serve.handler.engine.requests import Applied, Chunk
+from dnc_serve.handler.engine.session import Session
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 
-class Tracing:
-    """Makes spans out of a chunk's times."""
+class Tracing(Observer):
+    """Makes spans out of a chunk's times; leaves the trace's id with the chunk, for exemplars."""
 
     def __init__(self, provider: "TracerProvider") -> None:
         from opentelemetry import trace
@@ -25,11 +28,19 @@ class Tracing:
         self._tracer = provider.get_tracer("dnc_serve", version("dnc-serve"))
         self._in_span = trace.set_span_in_context
         self._propagator = TraceContextTextMapPropagator()
-        # Works keep times of the performance counter; spans want those of the wall clock.
+        # Chunks keep times of the performance counter; spans want those of the wall clock.
         self._epoch_ns = time.time_ns() - time.perf_counter_ns()
 
-    def record(self, chunk: Chunk, session_id: str, position: int) -> str:
-        """Emits the spans of an answered chunk; returns the trace's id, for exemplars."""
+    def committed(self, group: Sequence[Committed]) -> None:
+        for session, request, applied in group:
+            if isinstance(request, Chunk) and request.traceparent and applied is not None:
+                self._record(request, session.session_id, applied.position)
+
+    def replied_again(self, session: Session, chunk: Chunk, applied: Applied) -> None:
+        if chunk.traceparent:
+            self._record(chunk, session.session_id, applied.position)
+
+    def _record(self, chunk: Chunk, session_id: str, position: int) -> None:
         caller = self._propagator.extract({"traceparent": chunk.traceparent})
         times = [chunk.arrived_at, chunk.started_at, chunk.stepped_at, time.perf_counter()]
         stamps = [self._epoch_ns + int(at * 1e9) for at in times]
@@ -39,7 +50,7 @@ class Tracing:
                 "dnc.session": session_id,
                 "dnc.position": position,
                 "dnc.timesteps": len(chunk.inputs),
-                "dnc.door": chunk.door,
+                "dnc.endpoint": chunk.endpoint,
             }
         )
         inside = self._in_span(span)
@@ -47,7 +58,7 @@ class Tracing:
             if start >= stamps[0] and end >= start:
                 self._tracer.start_span(name, inside, start_time=start).end(end)
         span.end(stamps[-1])
-        return f"{span.get_span_context().trace_id:032x}"
+        chunk.trace_id = f"{span.get_span_context().trace_id:032x}"
 
     def close(self) -> None:
         """Sends what is left."""

@@ -42,7 +42,7 @@ class Descriptions:
             durability=config.durability,
             max_chunk_timesteps=config.max_chunk_timesteps,
             max_in_flight_chunks=min(config.reply_window_chunks, config.max_queued_chunks),
-            tile_rows=engine.runner.sizes,
+            tile_rows=engine.runner.row_counts,
         )
 
     async def session(self, session: Session) -> pb.Session:
@@ -76,18 +76,18 @@ class Descriptions:
         return description
 
 
-def chunk_result(chunk: pb.Chunk, applied: Applied) -> pb.ChunkResult:
+def chunk_result(session_id: str, request_id: int, applied: Applied) -> pb.ChunkResult:
     """The answer to a chunk."""
     outputs = applied.outputs
     result = pb.ChunkResult(
-        session_id=chunk.session_id,
+        session_id=session_id,
         incarnation=applied.incarnation,
         position=applied.position,
         durable_position=applied.durable_position,
         experience=applied.experience,
         outputs=pb.Array(shape=outputs.shape, data=outputs.tobytes(), dtype=pb.DATA_TYPE_FLOAT32),
         replayed=applied.replayed,
-        request_id=chunk.request_id,
+        request_id=request_id,
     )
     for name, array in (applied.debug or {}).items():
         result.debug[name].CopyFrom(encode_array(array))

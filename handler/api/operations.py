@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dnc_serve.handler.api.access import Grant
-from dnc_serve.handler.api.access_log import log_chunk
-from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.api.arrays import decode_inputs
 from dnc_serve.handler.api.descriptions import Descriptions, chunk_result
 from dnc_serve.handler.api.views import Shown, checked_names, thinned, whole
+from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.engine.engine import Engine
-from dnc_serve.handler.engine.requests import Chunk, Delete, Inspect, Reset, StateView, Work
+from dnc_serve.handler.engine.requests import Chunk, Delete, Done, Inspect, Request, Reset, StateView
 from dnc_serve.handler.engine.session import Session, check_id, new_incarnation
 from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.metrics import Metrics
 from dnc_serve.model.export import Artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
@@ -33,10 +33,10 @@ _SCOPES = {
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls, through which door, and until when (`time.monotonic()`) an answer is wanted."""
+    """Who calls, at which endpoint, and until when (`time.monotonic()`) an answer is wanted."""
 
     grant: Grant = field(default_factory=Grant)
-    door: str = "unary"
+    endpoint: str = "unary"
     deadline: float | None = None
 
     @property
@@ -48,8 +48,9 @@ class Caller:
 class Operations:
     """What a caller may ask for."""
 
-    def __init__(self, engine: Engine, artifact: Artifact, server_epoch: str) -> None:
+    def __init__(self, engine: Engine, artifact: Artifact, server_epoch: str, metrics: Metrics) -> None:
         self.engine = engine
+        self.metrics = metrics
         self.draining = False
         self.descriptions = Descriptions(engine, artifact, server_epoch)
         self._artifact = artifact
@@ -105,25 +106,19 @@ class Operations:
 
     async def step(self, request: pb.StepRequest, caller: Caller) -> pb.StepResponse:
         await self.engine.ownership.adopt(check_id(request.chunk.session_id))
-        session, chunk, future = self._awaited(request.chunk, caller)
+        session = self.session(request.chunk.session_id, caller)
+        future = self.engine.loop.create_future()
+        chunk = self.chunk(request.chunk, caller, _resolve(future))
         self.engine.submit(session, chunk)
         try:
             applied = await future
         except BaseException:
             chunk.cancelled = True
             raise
-        return pb.StepResponse(result=chunk_result(request.chunk, applied))
+        return pb.StepResponse(result=chunk_result(request.chunk.session_id, request.chunk.request_id, applied))
 
-    def _awaited(self, message: pb.Chunk, caller: Caller) -> tuple[Session, Chunk, Any]:
-        future = self.engine.loop.create_future()
-        session, chunk = self.chunk(message, caller, _resolve(future))
-        return session, chunk, future
-
-    def chunk(
-        self, message: pb.Chunk, caller: Caller, done: Callable[[Any, ServeError | None], None]
-    ) -> tuple[Session, Chunk]:
+    def chunk(self, message: pb.Chunk, caller: Caller, done: Done) -> Chunk:
         """Decodes and checks a chunk; it is not submitted yet."""
-        session = self.session(message.session_id, caller)
         config = self.engine.config
         inputs = decode_inputs(message.inputs, self.engine.runner.input_size, config.max_chunk_timesteps)
         if message.debug:
@@ -131,7 +126,7 @@ class Operations:
         self._check_serving()
         caller.grant.check_writes()
         caller.grant.spend(len(inputs))
-        chunk = Chunk(
+        return Chunk(
             inputs,
             done,
             incarnation=message.incarnation if message.HasField("incarnation") else None,
@@ -140,11 +135,13 @@ class Operations:
             reset_experience=message.reset_experience,
             debug=message.debug,
             traceparent=message.traceparent,
+            writer_id=message.writer_id,
+            pipelined=message.pipelined,
             endpoint=caller.endpoint,
             deadline=caller.deadline,
+            owner=caller.owner,
+            request_id=message.request_id,
         )
-        log_chunk(chunk, message, caller)
-        return session, chunk
 
     async def reset_session(self, request: pb.ResetSessionRequest, caller: Caller) -> pb.ResetSessionResponse:
         message = request.reset
@@ -152,7 +149,7 @@ class Operations:
         changed = await self._do(session, lambda done: self.reset(message, caller, done))
         return pb.ResetSessionResponse(result=self.reset_result(message, session, changed))
 
-    def reset(self, message: pb.Reset, caller: Caller, done: Callable[[Any, ServeError | None], None]) -> Reset:
+    def reset(self, message: pb.Reset, caller: Caller, done: Done) -> Reset:
         """Decodes a reset; it is not submitted yet."""
         self._check_serving()
         caller.grant.check_writes()
@@ -167,6 +164,8 @@ class Operations:
             incarnation=message.incarnation if message.HasField("incarnation") else None,
             position=message.position if message.HasField("position") else None,
             experience=message.experience if message.HasField("experience") else None,
+            writer_id=message.writer_id,
+            pipelined=message.pipelined,
             endpoint=caller.endpoint,
             deadline=caller.deadline,
         )
@@ -243,7 +242,7 @@ class Operations:
         await begun
         return session
 
-    async def _do(self, session: Session, make: Callable[[Callable[[Any, ServeError | None], None]], Work]) -> Any:
+    async def _do(self, session: Session, make: Callable[[Done], Request]) -> Any:
         future = self.engine.loop.create_future()
         work = make(_resolve(future))
         self.engine.submit(session, work)
@@ -273,7 +272,7 @@ class Operations:
             )
 
 
-def _resolve(future: Any) -> Callable[[Any, ServeError | None], None]:
+def _resolve(future: Any) -> Done:
     def done(result: Any, error: ServeError | None) -> None:
         if future.done():
             return

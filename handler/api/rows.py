@@ -6,10 +6,11 @@ import time
 from collections.abc import Sequence
 
 from dnc_serve.handler.api.access import Access
-from dnc_serve.handler.api.access_log import log_answer, log_refusal
 from dnc_serve.handler.api.copies import Copies
 from dnc_serve.handler.api.dumps import whole_dump
+from dnc_serve.handler.api.logs import log_answer, log_refusal
 from dnc_serve.handler.api.operations import Caller, Operations
+from dnc_serve.handler.api.status import status_of
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
@@ -33,7 +34,7 @@ async def _answer(operations: Operations, access: Access, call: pb.Call | ServeE
         caller = Caller(access.grant_of_token(call.token), "torchserve", deadline)
         async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
             result = await _dispatch(operations, call, caller)
-        log_answer(request, caller, started_at)
+        log_answer(request, caller.owner, caller.endpoint, started_at)
         return result
     except TimeoutError:
         refused = ServeError("DEADLINE_EXCEEDED", "the server did not come to an answer in time")
@@ -43,8 +44,8 @@ async def _answer(operations: Operations, access: Access, call: pb.Call | ServeE
         logger.exception("a call failed")
         refused = ServeError("INTERNAL", "the server made a mistake; its log says which")
     log_refusal(request, refused)
-    operations.engine.metrics.errors.labels(refused.reason).inc()
-    return pb.CallResult(status=refused.to_status())
+    operations.metrics.errors.labels(refused.reason).inc()
+    return pb.CallResult(status=status_of(refused))
 
 
 async def _dispatch(operations: Operations, call: pb.Call, caller: Caller) -> pb.CallResult:

@@ -12,13 +12,14 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 
 from dnc_serve.handler.api.access import Access
-from dnc_serve.handler.api.access_log import log_answer, log_refusal
 from dnc_serve.handler.api.blob import check_size
 from dnc_serve.handler.api.copies import Copies
 from dnc_serve.handler.api.dumps import dump_parts
+from dnc_serve.handler.api.logs import log_answer, log_refusal
 from dnc_serve.handler.api.operations import PART_BYTES, Caller, Operations
+from dnc_serve.handler.api.status import code_of, status_of
 from dnc_serve.handler.api.stream import OpenStreams, SessionStream
-from dnc_serve.handler.api.watch import watch
+from dnc_serve.handler.api.watch import Feeds, watch
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
@@ -36,7 +37,8 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
         self._operations = operations
         self._copies = Copies(operations)
         self._access = access
-        self.streams = OpenStreams(operations.engine.config.max_streams, operations.engine.metrics)
+        self._feeds = Feeds(operations.engine)
+        self.streams = OpenStreams(operations.engine.config.max_streams)
 
     async def CreateSession(
         self, request: pb.CreateSessionRequest, context: Context
@@ -74,7 +76,7 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
             with self.streams.open() as register:
                 stream = SessionStream(self._operations, caller, context)
                 register(stream)
-                await stream.serve(request_iterator)
+                await stream.serve()
 
         await self._answer(context, None, serve, "stream")
 
@@ -88,7 +90,7 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
 
     async def WatchMemory(self, request: pb.WatchMemoryRequest, context: Context) -> None:
         async def send(caller: Caller) -> None:
-            async for frame in watch(self._operations, request, caller):
+            async for frame in watch(self._operations, self._feeds, request, caller):
                 await context.write(frame)
 
         await self._answer(context, request, send, "watch")
@@ -129,7 +131,7 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
         return session_id, bytes(blob)
 
     async def _answer(
-        self, context: Context, request: Any, call: Callable[[Caller], Awaitable[Answer]], door: str = "unary"
+        self, context: Context, request: Any, call: Callable[[Caller], Awaitable[Answer]], endpoint: str = "unary"
     ) -> Answer | None:
         """Finds out who calls, and turns what is raised into the call's status.
 
@@ -141,9 +143,9 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
                 raise request
             remaining = context.time_remaining()
             deadline = None if remaining is None else time.monotonic() + remaining
-            caller = Caller(self._access.grant_of(context.invocation_metadata()), door, deadline)
+            caller = Caller(self._access.grant_of(context.invocation_metadata()), endpoint, deadline)
             answer = await call(caller)
-            log_answer(request, caller, started_at)
+            log_answer(request, caller.owner, endpoint, started_at)
             return answer
         except ServeError as error:
             refused = error
@@ -156,7 +158,7 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
             logger.exception("a call failed")
             refused = ServeError("INTERNAL", "the server made a mistake; its log says which")
         log_refusal(request, refused)
-        self._operations.engine.metrics.errors.labels(refused.reason).inc()
-        details = (("grpc-status-details-bin", refused.to_status().SerializeToString()),)
-        await context.abort(refused.code, refused.message, details)
+        self._operations.metrics.errors.labels(refused.reason).inc()
+        details = (("grpc-status-details-bin", status_of(refused).SerializeToString()),)
+        await context.abort(code_of(refused), refused.message, details)
         return None

@@ -1,13 +1,13 @@
 """A bidirectional stream: chunks, resets and dumps for one or many sessions, answered in order for each session.
 
-The reader stops reading while too much is unanswered, so that gRPC's flow control holds the sender back; the writer
-waits for a slow reader without holding up anybody else.
+The reader stops reading while too much is unanswered, so that gRPC's flow control holds the sender back; replies wait
+for a slow reader without holding up anybody else.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,40 +15,40 @@ import grpc
 
 from dnc_serve.handler.api.descriptions import chunk_result
 from dnc_serve.handler.api.dumps import dump_parts
-from dnc_serve.handler.api.lines import Encode, Lines, Place
 from dnc_serve.handler.api.operations import Caller, Operations
+from dnc_serve.handler.api.session_queue import Encoded, PendingReply, SessionQueues
+from dnc_serve.handler.api.status import status_of
 from dnc_serve.handler.api.views import Shown
-from dnc_serve.handler.engine.requests import Inspect, StateView, Work
+from dnc_serve.handler.engine.requests import Inspect, StateView
 from dnc_serve.handler.engine.session import Session, check_id
 from dnc_serve.handler.errors import ServeError
-from dnc_serve.handler.metrics import Metrics
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
 # Messages of one stream that may be unanswered, over all its sessions.
 MAX_UNANSWERED = 1024
-# What one message carries at most to a client that takes several answers in one.
+# What one message carries at most to a client that takes several replies in one.
 BATCH_MESSAGES = 256
 BATCH_BYTES = 1 << 20
-# Sessions of one stream of which something failed; forgetting one might skip what failed, so the stream ends instead.
-MAX_BROKEN = 16_384
-# How soon a reader that waits for room in a session's FIFO looks again, if others keep it full.
-LOOK_AGAIN_SECONDS = 0.02
-GO_AWAY_RETRY_SECONDS = 0.5
+# Sessions of one stream that are kept in mind; forgetting one of which something failed might skip what failed, so the
+# stream ends instead.
+MAX_SESSIONS = 16_384
+# How soon a reader that waits for room in a session's queue looks again, if others keep it full.
+LOOK_AGAIN_S = 0.02
+GO_AWAY_RETRY_S = 0.5
 
-Asked = pb.Chunk | pb.Reset | pb.Dump
 Dumped = tuple[StateView, dict[str, Shown]]
+Message = pb.StreamRequest | ServeError
 
 
 class OpenStreams:
     """The streams that are open, bounded in number."""
 
-    def __init__(self, at_most: int, metrics: Metrics) -> None:
+    def __init__(self, at_most: int) -> None:
         self._at_most = at_most
         self._open: set[SessionStream] = set()
         self._count = 0
-        self._metrics = metrics
 
     @contextmanager
     def open(self) -> "Iterator[Callable[[SessionStream], None]]":
@@ -58,7 +58,6 @@ class OpenStreams:
                 "QUEUE_FULL", f"{self._count} streams are open, at most {self._at_most} may be", retry_after_s=1.0
             )
         self._count += 1
-        self._metrics.streams.set(self._count)
         mine: list[SessionStream] = []
 
         def register(stream: SessionStream) -> None:
@@ -70,7 +69,6 @@ class OpenStreams:
         finally:
             self._open.difference_update(mine)
             self._count -= 1
-            self._metrics.streams.set(self._count)
 
     def go_away(self, reason: str) -> None:
         """Tells every client to go on elsewhere, or later."""
@@ -89,222 +87,245 @@ class SessionStream:
         self._engine = operations.engine
         self._caller = caller
         self._context = context
-        self._outbox: deque[Encode] = deque()
-        self._something_to_write = asyncio.Event()
-        self._room = asyncio.Event()
-        self._lines = Lines(self._put)
+        self._outbox: deque[Encoded] = deque()
+        self._queues = SessionQueues(self._put)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writing = False
         self._unanswered = 0
-        self._reading = True
+        self._progress = asyncio.Event()  # something was written, or there is nobody any more to write to
+        self._gone = False
+        self._leaving: asyncio.Future[None] = self._engine.loop.create_future()
         self._batches = False  # whether the client sends several messages in one, and so is answered
 
-    async def serve(self, messages: AsyncIterator[pb.StreamRequest]) -> None:
+    async def serve(self) -> None:
         """Runs until the client is done and everything is answered, or the client is gone."""
-        reader = asyncio.create_task(self._read(messages))
+        reading = asyncio.ensure_future(self._read())
         try:
-            while True:
-                while self._outbox:
-                    await self._write_some()
-                if not self._reading and not self._unanswered:
-                    break
-                self._something_to_write.clear()
-                await self._something_to_write.wait()
+            await asyncio.wait((reading, self._leaving), return_when=asyncio.FIRST_COMPLETED)
+            await self._until(lambda: not self._unanswered)
         finally:
-            reader.cancel()
+            reading.cancel()
             for task in self._tasks:
                 task.cancel()
-            self._lines.abandon()
-        if reader.done() and not reader.cancelled():
-            reader.result()
-
-    async def _write_some(self) -> None:
-        """Writes the next answer, or as many as are ready to a client that sends several messages in one itself."""
-        batch: list[pb.StreamResponse] = []
-        size = answered = 0
-        while self._outbox and answered < BATCH_MESSAGES and size < BATCH_BYTES:
-            for response in self._outbox.popleft()():
-                batch.append(response)
-                size += response.ByteSize()
-                if not self._batches or size >= BATCH_BYTES:
-                    await self._write(batch)
-                    batch = []
-            answered += 1
-            if not self._batches:
-                break
-        if batch:
-            await self._write(batch)
-        self._unanswered -= answered
-        self._room.set()
-
-    async def _write(self, responses: list[pb.StreamResponse]) -> None:
-        if len(responses) == 1:
-            await self._context.write(responses[0])
-        else:
-            await self._context.write(pb.StreamResponse(batch=pb.ResponseBatch(responses=responses)))
+            self._queues.abandon()
+        if reading.done() and not reading.cancelled():
+            reading.result()
 
     def go_away(self, reason: str) -> None:
         """Reads no more, answers what was read, and ends, telling the client why."""
-        message = pb.StreamResponse(go_away=pb.GoAway(reason=reason, retry_after_seconds=GO_AWAY_RETRY_SECONDS))
+        message = pb.StreamResponse(go_away=pb.GoAway(reason=reason, retry_after_seconds=GO_AWAY_RETRY_S))
         self._unanswered += 1
-        self._put(lambda: iter((message,)))
+        self._put(self._encode(message))
         self._stop_reading()
 
-    async def _read(self, messages: AsyncIterator[pb.StreamRequest]) -> None:
-        try:
-            async for message in messages:
-                for one in self._unpacked(message):
-                    if not self._reading:
-                        return
-                    self._unanswered += 1
-                    await self._find_room(await self._take(one))
-        finally:
-            self._stop_reading()
-
-    def _unpacked(self, message: pb.StreamRequest | ServeError) -> Sequence[pb.StreamRequest | ServeError]:
-        if isinstance(message, ServeError) or message.WhichOneof("message") != "batch":
-            return (message,)
-        self._batches = True
-        return message.batch.requests
-
-    async def _find_room(self, session_id: str) -> None:
-        """Returns when more may be read: until then, gRPC's flow control holds the sender back."""
-        while self._unanswered >= MAX_UNANSWERED:
-            self._room.clear()
-            await self._room.wait()
-        while self._is_full(session_id):
-            # Whoever else fills the session's queue doesn't tell us when there is room again.
-            await asyncio.sleep(LOOK_AGAIN_SECONDS)
-
     def _stop_reading(self) -> None:
-        self._reading = False
-        self._something_to_write.set()
+        if not self._leaving.done():
+            self._leaving.set_result(None)
 
-    def _is_full(self, session_id: str) -> bool:
-        session = self._engine.table.find(session_id)
-        return session is not None and len(session.fifo) >= self._engine.config.max_queued_chunks
+    # Messages come in.
 
-    async def _take(self, message: pb.StreamRequest | ServeError) -> str:
-        """Submits one message and returns its session's id; whatever is wrong with it is answered in-band."""
-        if isinstance(message, ServeError):  # it could not be read
-            self._refuse(self._lines.join("", 0), message)
-            return ""
-        kind = message.WhichOneof("message")
+    async def _read(self) -> None:
+        while (message := await self._context.read()) is not grpc.aio.EOF:
+            if not isinstance(message, ServeError) and message.HasField("batch"):
+                if not self._batches:
+                    self._batches = True
+                    self._queues.forget_templates()
+                for one in message.batch.requests:
+                    await self._take(one)
+            else:
+                await self._take(message)
+            if self._leaving.done():
+                return
+
+    async def _take(self, message: Message) -> None:
+        """Submits one message; whatever is wrong with it is answered in-band. Returns when more may be read."""
+        if self._leaving.done():
+            return
+        self._unanswered += 1
+        kind = None if isinstance(message, ServeError) else message.WhichOneof("message")
         if kind is None or kind == "batch":
             got = "none" if kind is None else "a batch within a batch"
             error = ServeError("BAD_REQUEST", f"a stream message holds a chunk, a reset or a dump; got {got}")
-            self._refuse(self._lines.join("", 0), error)
-            return ""
-        asked: Asked = getattr(message, kind)
-        session_id = asked.session_id
-        place = self._lines.join(session_id, asked.request_id)
+            self._refuse(self._join("", 0), message if isinstance(message, ServeError) else error)
+            return
+        asked = getattr(message, kind)
+        pending = self._join(asked.session_id, asked.request_id)
         try:
-            if self._engine.table.find(session_id) is None:
-                await self._engine.ownership.adopt(check_id(session_id))
-            if isinstance(asked, pb.Dump) and asked.HasField("position"):
-                self._look_back(asked, place)
+            session = await self._session_of(pending)
+            if kind == "chunk":
+                self._submit_chunk(session, asked, pending)
+            elif kind == "reset":
+                self._submit_reset(session, asked, pending)
             else:
-                self._submit(asked, place)
+                self._submit_dump(session, asked, pending)
         except ServeError as error:
-            self._refuse(place, error)
-        return session_id
+            self._refuse(pending, error)
+            return
+        except Exception:  # unanswered, it would keep the stream from its end
+            logger.exception("a message on a stream could not be taken")
+            self._refuse(pending, ServeError("INTERNAL", "the server made a mistake; its log says which"))
+            return
+        if self._unanswered >= MAX_UNANSWERED:
+            await self._until(lambda: self._unanswered < MAX_UNANSWERED)
+        while len(session.queue) >= self._engine.config.max_queued_chunks and not self._leaving.done():
+            # Whoever else fills the session's queue doesn't tell us when there is room again.
+            await asyncio.sleep(LOOK_AGAIN_S)
 
-    def _submit(self, asked: Asked, place: Place) -> None:
-        if isinstance(asked, pb.Chunk):
-            session, work = self._chunk(asked, place)
-        elif isinstance(asked, pb.Reset):
-            session, work = self._reset(asked, place)
-        else:
-            session, work = self._dump(asked, place)
-        work.course = place.line
-        self._engine.submit(session, work)
-        place.work = work
+    def _join(self, session_id: str, request_id: int) -> PendingReply:
+        """The last place in the session's queue."""
+        if len(self._queues) > MAX_SESSIONS:
+            self._queues.forget_idle()
+            if len(self._queues) > MAX_SESSIONS:
+                self.go_away("too many sessions failed on this stream")
+        queue = self._queues[session_id]
+        pending = PendingReply(queue, request_id)
+        queue.pending.append(pending)
+        return pending
 
-    def _chunk(self, message: pb.Chunk, place: Place) -> tuple[Session, Work]:
+    async def _session_of(self, pending: PendingReply) -> Session:
+        queue = pending.queue
+        session = queue.session
+        if session is None or session.ended:
+            if self._engine.table.find(queue.session_id) is None:
+                await self._engine.ownership.adopt(check_id(queue.session_id))
+            session = queue.session = self._operations.session(queue.session_id, self._caller)
+        return session
+
+    def _submit_chunk(self, session: Session, message: pb.Chunk, pending: PendingReply) -> None:
         def done(applied: Any, error: ServeError | None) -> None:
             if error is not None:
-                self._refuse(place, error)
+                self._refuse(pending, error)
+            elif applied.debug is not None:
+                response = pb.StreamResponse(chunk=chunk_result(message.session_id, message.request_id, applied))
+                self._queues.reply(pending, self._encode(response))
             else:
-                self._lines.answer(place, lambda: iter((pb.StreamResponse(chunk=chunk_result(message, applied)),)))
+                encoded = pending.queue.encode_chunk(applied, pending.request_id, in_batch=self._batches)
+                self._queues.reply(pending, encoded)
 
-        return self._operations.chunk(message, self._caller, done)
+        chunk = self._operations.chunk(message, self._caller, done)
+        chunk.error_state = pending.queue
+        self._engine.submit(session, chunk)
+        pending.request = chunk
 
-    def _reset(self, message: pb.Reset, place: Place) -> tuple[Session, Work]:
-        session = self._operations.session(message.session_id, self._caller)
-
+    def _submit_reset(self, session: Session, message: pb.Reset, pending: PendingReply) -> None:
         def done(changed: Any, error: ServeError | None) -> None:
             if error is not None:
-                self._refuse(place, error)
+                self._refuse(pending, error)
             else:
                 result = self._operations.reset_result(message, session, changed)
-                self._lines.answer(place, lambda: iter((pb.StreamResponse(reset=result),)))
+                self._queues.reply(pending, self._encode(pb.StreamResponse(reset=result)))
 
-        return session, self._operations.reset(message, self._caller, done)
+        reset = self._operations.reset(message, self._caller, done)
+        reset.error_state = pending.queue
+        self._engine.submit(session, reset)
+        pending.request = reset
 
-    def _dump(self, message: pb.Dump, place: Place) -> tuple[Session, Work]:
-        session = self._operations.session(message.session_id, self._caller)
+    def _submit_dump(self, session: Session, message: pb.Dump, pending: PendingReply) -> None:
+        if message.HasField("position"):
+            # An earlier position may be that of the chunk right before it. What follows need not wait for the dump,
+            # only for its reply, and skips nothing if it fails.
+            def dump_past() -> Awaitable[Dumped]:
+                return self._operations.dump(message, self._caller)
 
-        async def dump(seen: StateView) -> Dumped:
-            return seen, await self._operations.shown(message, seen)
+            self._queues.start_when_first(pending, lambda: self._show(message, pending, dump_past, fails=False))
+            return
 
-        def done(seen: Any, error: ServeError | None) -> None:
+        async def dump(view: StateView) -> Dumped:
+            return view, await self._operations.shown(message, view)
+
+        def done(view: Any, error: ServeError | None) -> None:
             if error is not None:
-                self._refuse(place, error)
+                self._refuse(pending, error)
             else:
-                self._show(message, place, lambda: dump(seen))
+                self._show(message, pending, lambda: dump(view))
 
-        return session, Inspect(done, endpoint=self._caller.endpoint)
-
-    def _look_back(self, message: pb.Dump, place: Place) -> None:
-        """A dump of an earlier position, which may be that of the chunk right before it; what follows need not wait
-        for it, only for its answer, and skips nothing if it fails."""
-
-        def dump() -> Awaitable[Dumped]:
-            return self._operations.dump(message, self._caller)
-
-        self._lines.start_when_first(place, lambda: self._show(message, place, dump, breaks=False))
+        inspect = Inspect(done, endpoint=self._caller.endpoint)
+        inspect.error_state = pending.queue
+        self._engine.submit(session, inspect)
+        pending.request = inspect
 
     def _show(
-        self, message: pb.Dump, place: Place, dump: Callable[[], Awaitable[Dumped]], *, breaks: bool = True
+        self, message: pb.Dump, pending: PendingReply, dump: Callable[[], Awaitable[Dumped]], *, fails: bool = True
     ) -> None:
-        """Answers with a dump when it is there."""
+        """Replies with a dump when it is there."""
 
         async def show() -> None:
             try:
-                seen, arrays = await dump()
+                view, arrays = await dump()
             except ServeError as error:
-                self._refuse(place, error, breaks=breaks)
+                self._refuse(pending, error, fails=fails)
                 return
-            except Exception:  # unanswered, it would keep the stream from its end
+            except Exception:
                 logger.exception("a dump failed")
                 mistake = ServeError("INTERNAL", "the server made a mistake; its log says which")
-                self._refuse(place, mistake, breaks=breaks)
+                self._refuse(pending, mistake, fails=fails)
                 return
-            self._lines.answer(
-                place, lambda: (pb.StreamResponse(dump=part) for part in dump_parts(message, seen, arrays))
-            )
+            parts = dump_parts(message, view, arrays)
+            self._queues.reply(pending, (self._encode(pb.StreamResponse(dump=part)) for part in parts))
 
         task = asyncio.create_task(show())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _refuse(self, place: Place, error: ServeError, *, breaks: bool = True) -> None:
+    def _refuse(self, pending: PendingReply, error: ServeError, *, fails: bool = True) -> None:
         """Answers one message with an error; the stream goes on."""
-        session_id, request_id = place.line.session_id, place.request_id
-        self._engine.metrics.errors.labels(error.reason).inc()
+        session_id, request_id = pending.queue.session_id, pending.request_id
+        self._operations.metrics.errors.labels(error.reason).inc()
         logger.debug(
             "a message on a stream was refused: %s",
             error.message,
             extra={"reason": error.reason, "session": session_id, "request_id": request_id},
         )
-        response = pb.StreamResponse(
-            error=pb.StreamError(session_id=session_id, request_id=request_id, status=error.to_status())
-        )
+        refusal = pb.StreamError(session_id=session_id, request_id=request_id, status=status_of(error))
         # Nothing can ever follow for an id that is none.
-        breaks = breaks and bool(session_id) and error.reason != "BAD_ID"
-        self._lines.answer(place, lambda: iter((response,)), failed=breaks)
-        if len(self._lines) > MAX_BROKEN and self._reading:
-            self.go_away("too many sessions failed on this stream")
+        fails = fails and bool(session_id) and error.reason != "BAD_ID"
+        self._queues.reply(pending, self._encode(pb.StreamResponse(error=refusal)), failed=fails)
 
-    def _put(self, encode: Encode) -> None:
-        self._outbox.append(encode)
-        self._something_to_write.set()
+    # Replies go out.
+
+    def _encode(self, response: pb.StreamResponse) -> bytes:
+        if self._batches:
+            response = pb.StreamResponse(batch=pb.ResponseBatch(responses=[response]))
+        return response.SerializeToString()
+
+    def _put(self, reply: Encoded) -> None:
+        self._outbox.append(reply)
+        if not self._writing:
+            self._writing = True
+            task = self._engine.loop.create_task(self._write())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _write(self) -> None:
+        """Writes what is in the outbox, until nothing is."""
+        try:
+            while self._outbox:
+                reply = self._outbox.popleft()
+                answered = 1
+                if not isinstance(reply, bytes):
+                    for part in reply:
+                        await self._context.write(part)
+                elif self._batches:
+                    batch, size = [reply], len(reply)
+                    while self._outbox and isinstance(self._outbox[0], bytes):
+                        if len(batch) >= BATCH_MESSAGES or size >= BATCH_BYTES:
+                            break
+                        batch.append(self._outbox.popleft())  # type: ignore[arg-type]
+                        size += len(batch[-1])
+                    answered = len(batch)
+                    await self._context.write(b"".join(batch))  # encoded messages that follow each other are one
+                else:
+                    await self._context.write(reply)
+                self._unanswered -= answered
+                self._progress.set()
+        except (grpc.aio.InternalError, grpc.aio.UsageError):
+            self._gone = True
+            self._progress.set()
+            self._stop_reading()
+        finally:
+            self._writing = False
+
+    async def _until(self, reached: Callable[[], bool]) -> None:
+        while not (reached() or self._gone):
+            self._progress.clear()
+            await self._progress.wait()

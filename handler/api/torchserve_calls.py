@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
 
 from dnc_serve.handler.api.call_json import call_from_json, result_to_json
+from dnc_serve.handler.api.status import status_of
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
@@ -58,7 +59,7 @@ def answer(call_server: CallServer, rows: list[Row], context: Any) -> list[bytes
     except Exception:
         logger.exception("a batch failed")
         failed = ServeError("INTERNAL", "the server made a mistake; its log says which")
-        results = [pb.CallResult(status=failed.to_status()) for _ in rows]
+        results = [pb.CallResult(status=status_of(failed)) for _ in rows]
     return [_encoded(result, as_json[index], context, index) for index, result in enumerate(results)]
 
 
@@ -134,7 +135,7 @@ def _encoded(result: pb.CallResult, as_json: bool, context: Any, index: int) -> 
 
 
 def _encoded_error(error: ServeError, as_json: bool, context: Any, index: int) -> bytes:
-    return _encoded(pb.CallResult(status=error.to_status()), as_json, context, index)
+    return _encoded(pb.CallResult(status=status_of(error)), as_json, context, index)
 
 
 def _header(context: Any, index: int, name: str) -> str:

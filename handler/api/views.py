@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.engine.engine import Engine
@@ -78,9 +77,7 @@ def interface(engine: Engine, state: Float32) -> dict[str, Float32]:
     """
     if not _array(engine.layout, state, "controller_hidden").any():
         return {}
-    with torch.inference_mode():
-        packed = torch.from_numpy(state)[None].to(engine.runner.device)
-        return {name: values[:, 0].cpu().numpy() for name, values in engine.runner.interface(packed).items()}
+    return engine.runner.interface(state)
 
 
 def thin(array: Float32, max_cells: int) -> Float32:

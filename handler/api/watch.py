@@ -9,13 +9,14 @@ more they cost.
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from dnc_serve.handler.api.arrays import encode_array
 from dnc_serve.handler.api.operations import Caller, Operations
 from dnc_serve.handler.api.views import checked_names, thinned
 from dnc_serve.handler.engine.engine import Engine
+from dnc_serve.handler.engine.observer import Committed, Observer
 from dnc_serve.handler.engine.requests import Inspect, StateView
 from dnc_serve.handler.engine.session import Session
 from dnc_serve.handler.errors import ServeError
@@ -33,7 +34,9 @@ CHECK_SECONDS = 1.0
 FULL_QUEUE_PAUSE_SECONDS = 0.05
 
 
-async def watch(operations: Operations, request: pb.WatchMemoryRequest, caller: Caller) -> AsyncIterator[bytes]:
+async def watch(
+    operations: Operations, feeds: "Feeds", request: pb.WatchMemoryRequest, caller: Caller
+) -> AsyncIterator[bytes]:
     """A frame now and after each change, at most so many a second, each an encoded `WatchMemoryResponse`.
 
     Raises BAD_REQUEST for a wrong rate or name, SESSION_NOT_FOUND (and the like) when the session ends, SESSION_MOVED
@@ -43,8 +46,7 @@ async def watch(operations: Operations, request: pb.WatchMemoryRequest, caller: 
     names = checked_names(operations.engine.layout, request.names)
     max_cells = min(request.max_cells or DEFAULT_MAX_CELLS, MAX_FRAME_CELLS // len(names))
     interval_s = 1.0 / _checked_rate(request.max_frames_per_second)
-    feed = Feed.of(operations.engine, session)
-    feed.watchers += 1
+    feed = feeds.join(session)
     seen_changes = -1
     try:
         while True:
@@ -59,8 +61,7 @@ async def watch(operations: Operations, request: pb.WatchMemoryRequest, caller: 
             await asyncio.sleep(max(began + interval_s - time.monotonic(), feed.cost_s / COST_SHARE))
             await _check_there(operations, session, caller)
     finally:
-        feed.watchers -= 1
-        feed.leave_if_unwatched()
+        feeds.leave(feed)
 
 
 @dataclass(slots=True)
@@ -73,42 +74,58 @@ class Look:
     frames: "dict[tuple[tuple[str, ...], int], asyncio.Task[bytes]]" = field(default_factory=dict)
 
 
+class Feeds(Observer):
+    """A feed for each session that is watched; it listens to the engine while there is any."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._feeds: dict[Session, Feed] = {}
+
+    def join(self, session: Session) -> "Feed":
+        """The session's feed, for one more watcher."""
+        if not self._feeds:
+            self._engine.observers.add(self)
+        feed = self._feeds.setdefault(session, Feed(self._engine, session))
+        feed.watchers += 1
+        return feed
+
+    def leave(self, feed: "Feed") -> None:
+        """One watcher less."""
+        feed.watchers -= 1
+        if not feed.watchers:
+            del self._feeds[feed.session]
+            if not self._feeds:
+                self._engine.observers.remove(self)
+
+    def committed(self, group: Sequence[Committed]) -> None:
+        for session, _, _ in group:
+            if (feed := self._feeds.get(session)) is not None:
+                feed.tell()
+
+    def ended(self, session: Session, why: str) -> None:
+        if (feed := self._feeds.get(session)) is not None:
+            feed.tell()
+
+
 class Feed:
-    """What the watchers of one session share. It stands among the session's watchers while there are any."""
+    """What the watchers of one session share."""
 
     def __init__(self, engine: Engine, session: Session) -> None:
         self.watchers = 0
         self.cost_s = 0.0  # processor time that the latest frame took
         self._engine = engine
-        self._session = session
+        self.session = session
         self._changes = 0
         self._waiting: list[asyncio.Future[None]] = []
         self._check: asyncio.TimerHandle | None = None
         self._look: Look | None = None
         self._turns: deque[asyncio.Future[None]] = deque()
 
-    @classmethod
-    def of(cls, engine: Engine, session: Session) -> "Feed":
-        """The session's feed, made if there is none."""
-        if session.watchers is None:
-            session.watchers = []
-        for watcher in session.watchers:
-            if isinstance(watcher, cls):
-                return watcher
-        feed = cls(engine, session)
-        session.watchers.append(feed)
-        return feed
-
-    def __call__(self, session: Session) -> None:
+    def tell(self) -> None:
         """The session has changed."""
         self._changes += 1
         if self._waiting:
             self._wake()
-
-    def leave_if_unwatched(self) -> None:
-        """Costs the session nothing any more once nobody watches."""
-        if not self.watchers and self._session.watchers is not None and self in self._session.watchers:
-            self._session.watchers.remove(self)
 
     async def changed_since(self, changes: int) -> bool:
         """Whether the session has changed since, waiting for it a while."""
@@ -151,7 +168,7 @@ class Feed:
 
         while True:
             try:
-                engine.submit(self._session, Inspect(deliver, endpoint="watch"))
+                engine.submit(self.session, Inspect(deliver, endpoint="watch"))
                 break
             except ServeError as error:
                 if error.reason != "QUEUE_FULL":
@@ -185,7 +202,7 @@ class Feed:
             self._engine.loop.call_soon(self._next_turn)
 
     async def _make(self, seen: StateView, names: tuple[str, ...], max_cells: int) -> bytes:
-        tier = f"TIER_{self._session.tier.name}"
+        tier = f"TIER_{self.session.tier.name}"
         frame, self.cost_s = await asyncio.to_thread(_encoded, self._engine, seen, tier, names, max_cells)
         return frame
 

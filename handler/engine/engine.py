@@ -15,9 +15,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import torch
-
 from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.engine.batch_scheduler import Batch, BatchScheduler, Run
@@ -285,7 +282,9 @@ class Engine:
             self._refuse_first(session, request, error)
         except Exception:  # a mistake: it may cost this request, and nobody else's
             logger.exception("a request to session %r could not be begun", session.session_id)
-            self._refuse_first(session, request, ServeError("INTERNAL", "the server made a mistake; nothing was applied"))
+            self._refuse_first(
+                session, request, ServeError("INTERNAL", "the server made a mistake; nothing was applied")
+            )
         return True
 
     def _refuse_first(self, session: Session, request: Request, error: ServeError) -> None:
@@ -471,9 +470,10 @@ class Engine:
             if not session.ended:
                 session.become(Status.ENDED)
             self.answer(session, request, True, None)
-            self.fail_all(session, Tombstone(session.incarnation, session.owner, request.why, time.time()).refusal(
-                session.session_id
-            ))
+            self.fail_all(
+                session,
+                Tombstone(session.incarnation, session.owner, request.why, time.time()).refusal(session.session_id),
+            )
             self.observers.ended(session, request.why)
             self.on_free(session)  # others may have waited for its slot
 

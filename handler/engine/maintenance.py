@@ -59,7 +59,9 @@ class Maintenance:
         """Ends sessions that were idle for too long, or are too old."""
         engine, config = self._engine, self._engine.config
         overdue = engine.table.overdue(time.time(), config.idle_timeout_s, config.max_age_s)
-        ending = ((session, why) for session, why in overdue if not any(isinstance(one, Delete) for one in session.queue))
+        ending = (
+            (session, why) for session, why in overdue if not any(isinstance(one, Delete) for one in session.queue)
+        )
         for session, why in islice(ending, ENDED_AT_ONCE):
             with suppress(ServeError):  # a full queue now; the others need not wait for that
                 engine.submit(session, Delete(lambda result, error: None, why=why))

@@ -162,9 +162,7 @@ class WriteAhead:
         else:
             self._cache.write(session, None)
 
-    def begin(
-        self, session: Session, state: Float32 | None, then: Callable[[ServeError | None], None]
-    ) -> None:
+    def begin(self, session: Session, state: Float32 | None, then: Callable[[ServeError | None], None]) -> None:
         """Records a new session with a state [S] (None: zeros), which is admitted to memory."""
         snapshot = None
         if state is not None:

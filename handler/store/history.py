@@ -5,7 +5,7 @@ Runs in a worker thread; the engine replays the operations.
 
 import logging
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.errors import ServeError
@@ -37,14 +37,11 @@ class Recovered:
                 break
             timesteps = position - operation.start
             if timesteps < len(operation.inputs):
-                operation = Operation(
-                    ordinal=operation.ordinal,
+                operation = replace(
+                    operation,
                     position=position,
-                    experience=operation.experience,
-                    reset=operation.reset,
                     inputs=operation.inputs[:timesteps],
                     outputs=operation.outputs[:timesteps],
-                    fingerprint=operation.fingerprint,
                 )
             kept.append(operation)
         self.operations = kept
@@ -158,3 +155,18 @@ def find_reply(store: Store, session_id: str, incarnation: int, last_ordinal: in
         f"the reply of session {session_id!r} at position {position} is no longer kept",
         got=position,
     )
+
+
+def find_writer(store: Store, session_id: str, incarnation: int, last_ordinal: int, experience: int) -> int | None:
+    """The writer that ended an experience; None if the journal doesn't tell any more."""
+    snapshots = store.snapshots(session_id, incarnation)
+    after = max((info.ordinal for info in snapshots if info.experience <= experience), default=0)
+    up_to = min((info.ordinal for info in snapshots if info.experience > experience), default=last_ordinal)
+    for record in store.records(session_id, incarnation, after, up_to):
+        if record.experience > experience:
+            with suppress(Damaged):
+                operation = decode_record(record)
+                # Where the records before it were pruned, it is one that only follows the reset.
+                return operation.writer_id if operation.reset and operation.experience == experience + 1 else None
+            break
+    return None

@@ -13,10 +13,11 @@ import numpy as np
 from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.store.contract import Record, Snapshot
 
-VERSION = 1
+RECORD_VERSION = 2
+SNAPSHOT_VERSION = 1
 _CRC = struct.Struct("<I")
-# version, kind, timesteps, input size, output size, fingerprint length
-_RECORD = struct.Struct("<BBIIIB")
+# version, kind, timesteps, input size, output size, writer id, fingerprint length
+_RECORD = struct.Struct("<BBIIIQB")
 # version, fingerprint length, number of floats
 _SNAPSHOT = struct.Struct("<BBQ")
 _KINDS = ("chunk", "chunk after reset", "reset experience", "reset all")
@@ -37,6 +38,7 @@ class Operation:
     inputs: Float32  # [T, I]
     outputs: Float32  # [T, O]
     fingerprint: str
+    writer_id: int
 
     @property
     def start(self) -> int:
@@ -63,15 +65,16 @@ def encode_record(
     inputs: Float32 | None,
     outputs: Float32 | None,
     reset: str,
+    writer_id: int,
 ) -> Record:
     """The record of a chunk (inputs [T, I], outputs [T, O], perhaps after a reset), or of a reset alone (None)."""
     mark = fingerprint.encode()
     if inputs is None or outputs is None:
         kind = 3 if reset == "all" else 2
-        parts = [_RECORD.pack(VERSION, kind, 0, 0, 0, len(mark)), mark]
+        parts = [_RECORD.pack(RECORD_VERSION, kind, 0, 0, 0, writer_id, len(mark)), mark]
     else:
         header = _RECORD.pack(
-            VERSION, 1 if reset else 0, len(inputs), inputs.shape[1], outputs.shape[1], len(mark)
+            RECORD_VERSION, 1 if reset else 0, len(inputs), inputs.shape[1], outputs.shape[1], writer_id, len(mark)
         )  # fmt: skip
         parts = [header, mark, inputs.tobytes(), outputs.tobytes()]
     payload = b"".join(parts)
@@ -83,9 +86,9 @@ def decode_record(record: Record) -> Operation:
     """Raises `Damaged` unless the record is exactly what was written."""
     payload = _checked(record, record.body)
     try:
-        version, kind, timesteps, input_size, output_size, mark_length = _RECORD.unpack_from(payload)
-        if version != VERSION:
-            raise Damaged(f"record {record.ordinal} has version {version}, expected {VERSION}")
+        if payload[0] != RECORD_VERSION:
+            raise Damaged(f"record {record.ordinal} has version {payload[0]}, expected {RECORD_VERSION}")
+        _, kind, timesteps, input_size, output_size, writer_id, mark_length = _RECORD.unpack_from(payload)
         start = _RECORD.size + mark_length
         fingerprint = bytes(payload[_RECORD.size : start]).decode()
         values = np.frombuffer(payload, "<f4", offset=start)
@@ -98,6 +101,7 @@ def decode_record(record: Record) -> Operation:
             inputs=inputs.reshape(timesteps, input_size),
             outputs=outputs.reshape(timesteps, output_size),
             fingerprint=fingerprint,
+            writer_id=writer_id,
         )
     except (struct.error, ValueError, IndexError) as exc:
         raise Damaged(f"record {record.ordinal} can't be read: {exc}") from exc
@@ -115,7 +119,7 @@ def encode_snapshot(
 ) -> Snapshot:
     """A snapshot of a packed state [S]."""
     mark = fingerprint.encode()
-    payload = _SNAPSHOT.pack(VERSION, len(mark), state.size) + mark + state.tobytes()
+    payload = _SNAPSHOT.pack(SNAPSHOT_VERSION, len(mark), state.size) + mark + state.tobytes()
     crc = zlib.crc32(payload, zlib.crc32(f"{session_id}/{incarnation}/{ordinal}/{position}/{experience}".encode()))
     return Snapshot(session_id, incarnation, ordinal, position, experience, at, _CRC.pack(crc) + payload)
 
@@ -127,7 +131,7 @@ def decode_snapshot(snapshot: Snapshot) -> tuple[Float32, str]:
         version, mark_length, size = _SNAPSHOT.unpack_from(payload)
         start = _SNAPSHOT.size + mark_length
         state = np.frombuffer(payload, "<f4", offset=start)
-        if version != VERSION or state.size != size:
+        if version != SNAPSHOT_VERSION or state.size != size:
             raise Damaged(f"snapshot {snapshot.ordinal} has version {version} and {state.size} of {size} numbers")
         return state.copy(), bytes(payload[_SNAPSHOT.size : start]).decode()
     except (struct.error, ValueError) as exc:

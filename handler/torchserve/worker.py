@@ -75,9 +75,10 @@ class Worker:
     def _call(self, calls: list[Any]) -> list[Any]:
         if self._server is None:
             gone = ServeError("DRAINING", "the server is leaving", retry_after_s=1.0)
+            from dnc_serve.handler.api.status import status_of
             from dnc_serve.proto.dnc.v1 import dnc_pb2
 
-            return [dnc_pb2.CallResult(status=gone.to_status()) for _ in calls]
+            return [dnc_pb2.CallResult(status=status_of(gone)) for _ in calls]
         return self._server.call(calls, self._timeout_s)
 
     def _drain(self, grace_s: float) -> None:

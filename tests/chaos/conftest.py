@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dnc_serve.handler.engine.model_runner import Tiles
+from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import Artifact, export, load_artifact
 from tests.chaos.truth import INPUT_SIZE, OUTPUT_SIZE
@@ -50,5 +50,5 @@ def artifact(artifact_folder: Path) -> Artifact:
 
 
 @pytest.fixture(scope="session")
-def tiles(artifact: Artifact) -> Tiles:
-    return Tiles(artifact, "cpu")
+def tiles(artifact: Artifact) -> TileRunner:
+    return TileRunner(artifact, "cpu")

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dnc_serve.handler.api.arrays import Float32
-from dnc_serve.handler.engine.model_runner import Tiles
+from dnc_serve.handler.arrays import Float32
+from dnc_serve.handler.engine.tile_runner import TileRunner
 from tests.chaos.truth import Truth
 
 Moment = tuple[int, bytes]  # experience and state
@@ -23,7 +23,9 @@ class ModelSession:
     past: dict[int, Moment] = field(default_factory=dict)
 
     @classmethod
-    def begun(cls, tiles: Tiles, incarnation: int, position: int = 0, moment: Moment | None = None) -> "ModelSession":
+    def begun(
+        cls, tiles: TileRunner, incarnation: int, position: int = 0, moment: Moment | None = None
+    ) -> "ModelSession":
         truth = Truth(tiles)
         experience = 0
         if moment is not None:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.engine.model_runner import Tiles
-from dnc_serve.handler.engine.requests import Peek, Reset
+from dnc_serve.handler.engine.requests import Inspect, Reset
+from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.store.contract import StoreRefused
 from dnc_serve.model.export import Artifact
@@ -55,12 +55,12 @@ def config(state_dir: Path) -> ServeConfig:
 
 
 @pytest.fixture(scope="module")
-def journal(tiles: Tiles, artifact: Artifact, folder: Path) -> Journal:
+def journal(tiles: TileRunner, artifact: Artifact, folder: Path) -> Journal:
     """Two lives of a server: of the first, all is in the database; of the second, in the log."""
     return asyncio.run(lived(tiles, artifact, folder / "whole"))
 
 
-async def lived(tiles: Tiles, artifact: Artifact, state_dir: Path) -> Journal:
+async def lived(tiles: TileRunner, artifact: Artifact, state_dir: Path) -> Journal:
     chance = random.Random(1)
     truths = {f"s{number}": Truth(tiles) for number in range(SESSIONS)}
     states: dict[str, dict[Place, bytes]] = {session_id: {} for session_id in truths}
@@ -71,7 +71,7 @@ async def lived(tiles: Tiles, artifact: Artifact, state_dir: Path) -> Journal:
             commits.clear()
             for number in range(36):
                 session_id = f"s{number % SESSIONS}"
-                session = harness.engine.registry.find(session_id) or await harness.create(session_id)
+                session = harness.engine.table.find(session_id) or await harness.create(session_id)
                 truth = truths[session_id]
                 if chance.random() < 0.15:
                     scope = chance.choice(["experience", "all"])
@@ -98,7 +98,7 @@ def put_files(state_dir: Path, database: bytes, log: bytes) -> None:
 
 
 async def opened(
-    journal: Journal, state_dir: Path, tiles: Tiles, artifact: Artifact, damage: str, database: bytes, log: bytes
+    journal: Journal, state_dir: Path, tiles: TileRunner, artifact: Artifact, damage: str, database: bytes, log: bytes
 ) -> dict[str, Place | str]:
     """What an engine makes of the files: where each session stands, once its state was found right, or why it is
     refused."""
@@ -107,12 +107,12 @@ async def opened(
     try:
         async with running_engine(tiles, artifact, config(state_dir)) as harness:
             for session_id, states in journal.states.items():
-                session = harness.engine.registry.find(session_id)
+                session = harness.engine.table.find(session_id)
                 if session is None:
                     found[session_id] = "UNKNOWN"
                     continue
                 try:
-                    seen = await harness.do(session, Peek)
+                    seen = await harness.do(session, Inspect)
                 except ServeError as error:
                     found[session_id] = error.reason
                     continue
@@ -125,7 +125,7 @@ async def opened(
 
 
 async def test_a_log_cut_at_any_byte_of_its_last_records_opens_as_the_commits_before(
-    journal: Journal, folder: Path, tiles: Tiles, artifact: Artifact, thorough: bool
+    journal: Journal, folder: Path, tiles: TileRunner, artifact: Artifact, thorough: bool
 ) -> None:
     start, end = journal.commits[-1 - LAST_COMMITS][0], len(journal.log)
     cuts = range(start, end + 1) if thorough else sorted(random.Random(2).sample(range(start, end + 1), CUTS_IN_SHORT))
@@ -139,7 +139,7 @@ async def test_a_log_cut_at_any_byte_of_its_last_records_opens_as_the_commits_be
 
 
 async def test_a_flipped_bit_is_never_believed(
-    journal: Journal, folder: Path, tiles: Tiles, artifact: Artifact, thorough: bool
+    journal: Journal, folder: Path, tiles: TileRunner, artifact: Artifact, thorough: bool
 ) -> None:
     chance = random.Random(3)
     present = journal.commits[-1][1]

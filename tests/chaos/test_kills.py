@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dnc_serve.client import AsyncClient
-from dnc_serve.handler.engine.model_runner import Tiles
+from dnc_serve.handler.engine.tile_runner import TileRunner
 from tests.chaos.traffic import Traffic
 from tests.chaos.tree import Tree, Victim
 
@@ -21,7 +21,7 @@ VICTIMS: tuple[Victim, ...] = ("worker", "java", "tree")
 
 @pytest.mark.parametrize("durability", ["sync", "async"])
 async def test_killed_at_random_moments_under_32_streams(
-    artifact_folder: Path, tiles: Tiles, tmp_path: Path, kills: int, durability: str
+    artifact_folder: Path, tiles: TileRunner, tmp_path: Path, kills: int, durability: str
 ) -> None:
     tree = Tree(artifact_folder, tmp_path, "--durability", durability, "--snapshot-every-timesteps", "100")
     chance = random.Random(durability)

@@ -15,7 +15,7 @@ import pytest
 
 from dnc_serve.client import AsyncClient, StepGap, Unavailable
 from dnc_serve.client.errors import translated
-from dnc_serve.handler.engine.model_runner import Tiles
+from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 from tests.chaos.power import lose_power
@@ -82,7 +82,7 @@ def losses(kills: int, thorough: bool) -> int:
 
 @pytest.mark.parametrize("durability", ["async", "sync"])
 async def test_a_power_loss_is_invisible_to_living_clients(
-    artifact_folder: Path, tiles: Tiles, tmp_path: Path, losses: int, durability: str
+    artifact_folder: Path, tiles: TileRunner, tmp_path: Path, losses: int, durability: str
 ) -> None:
     chance = random.Random(durability)
     lost_frames = 0
@@ -109,7 +109,7 @@ async def test_a_power_loss_is_invisible_to_living_clients(
 
 @pytest.mark.parametrize("durability", ["async", "sync"])
 async def test_sessions_made_right_before_a_power_loss_go_on_for_the_clients_that_made_them(
-    artifact_folder: Path, tiles: Tiles, tmp_path: Path, losses: int, durability: str
+    artifact_folder: Path, tiles: TileRunner, tmp_path: Path, losses: int, durability: str
 ) -> None:
     chance = random.Random(durability)
     made_again = 0
@@ -140,7 +140,7 @@ async def test_sessions_made_right_before_a_power_loss_go_on_for_the_clients_tha
 class Witness:
     """Steps a session alone until the server is gone, and notes when it was told what."""
 
-    def __init__(self, number: int, tiles: Tiles) -> None:
+    def __init__(self, number: int, tiles: TileRunner) -> None:
         self.id = f"w{number}"
         self.truth = Truth(tiles)
         self.inputs = random_inputs(np.random.default_rng(number), 60_000)
@@ -169,7 +169,7 @@ class Witness:
 
 @pytest.mark.parametrize("durability", ["async", "sync"])
 async def test_whoever_comes_next_is_told_the_position(
-    artifact_folder: Path, tiles: Tiles, tmp_path: Path, losses: int, durability: str
+    artifact_folder: Path, tiles: TileRunner, tmp_path: Path, losses: int, durability: str
 ) -> None:
     chance = random.Random(durability)
     witnesses = [Witness(number, tiles) for number in range(SESSIONS)]

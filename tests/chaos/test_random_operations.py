@@ -22,8 +22,8 @@ from hypothesis.stateful import (
 from dnc_serve.handler.api.copies import Copies
 from dnc_serve.handler.api.operations import Caller, Operations
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.engine.model_runner import Tiles
 from dnc_serve.handler.engine.requests import Delete
+from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.model.export import Artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
@@ -46,7 +46,7 @@ SCOPES = {"experience": pb.RESET_SCOPE_EXPERIENCE, "all": pb.RESET_SCOPE_ALL}
 class SessionsMachine(RuleBasedStateMachine):
     """An engine of two slots and room for one more session in memory, so that states move all the time."""
 
-    tiles: Tiles
+    tiles: TileRunner
     artifact: Artifact
     new_config: Callable[[], ServeConfig]
 
@@ -230,7 +230,7 @@ class SessionsMachine(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("store", ["sqlite", "redis"])
 def test_random_operations_give_what_a_plain_model_gives(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path, thorough: bool, store: str
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path, thorough: bool, store: str
 ) -> None:
     server = None
     if store == "redis":

@@ -10,7 +10,7 @@ import pytest
 
 from dnc_serve.client import AsyncClient, Client, Retry
 from dnc_serve.client.arrays import Float32
-from dnc_serve.handler.engine.model_runner import Tiles
+from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.chaos.relay import Trouble, relay_to
 from tests.chaos.traffic import Traffic
@@ -40,7 +40,7 @@ def check_trouble(trouble: Trouble, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", TROUBLES)
-async def test_async_streams_through_a_bad_network(door: Door, tiles: Tiles, thorough: bool, kind: str) -> None:
+async def test_async_streams_through_a_bad_network(door: Door, tiles: TileRunner, thorough: bool, kind: str) -> None:
     trouble = Trouble(1, **TROUBLES[kind])
     async with (
         relay_to(door.addresses.grpc, trouble) as relay,
@@ -64,7 +64,7 @@ async def test_async_streams_through_a_bad_network(door: Door, tiles: Tiles, tho
 
 @pytest.mark.parametrize("kind", TROUBLES)
 async def test_streams_of_the_plain_client_through_a_bad_network(
-    door: Door, tiles: Tiles, thorough: bool, kind: str
+    door: Door, tiles: TileRunner, thorough: bool, kind: str
 ) -> None:
     trouble = Trouble(2, **TROUBLES[kind])
     inputs = [random_inputs(np.random.default_rng(number), 6000 if thorough else 600) for number in range(SESSIONS)]

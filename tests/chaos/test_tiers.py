@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.engine.model_runner import Tiles
 from dnc_serve.handler.engine.session import Session, Tier
+from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import Artifact, export, load_artifact
 from tests.chaos.truth import INPUT_SIZE, OUTPUT_SIZE, Truth, random_inputs
@@ -50,7 +50,7 @@ async def step_all(harness: EngineHarness, sessions: list[Session], inputs: np.n
 
 
 async def test_many_sessions_in_little_memory(large_artifact: Artifact, tmp_path: Path, thorough: bool) -> None:
-    tiles = Tiles(large_artifact, "cpu")
+    tiles = TileRunner(large_artifact, "cpu")
     count, host_bytes = (SESSIONS, HOST_BYTES) if thorough else (SESSIONS_IN_SHORT, HOST_BYTES_IN_SHORT)
     row_bytes = 4 * tiles.layout.size
     assert count * row_bytes > 2 * host_bytes
@@ -67,8 +67,8 @@ async def test_many_sessions_in_little_memory(large_artifact: Artifact, tmp_path
         for values in inputs:
             outputs.append(await step_all(harness, sessions, values))
             most = max(most, process.memory_info().rss - before)
-            assert harness.engine.tiers.host_used_bytes <= host_bytes
-            assert harness.engine.tiers.slots_used <= SLOTS
+            assert harness.engine.cache.host_used_bytes <= host_bytes
+            assert harness.engine.cache.slots_used <= SLOTS
         tiers = {tier: sum(session.tier is tier for session in sessions) for tier in Tier}
     expected = Truth(tiles, count).step(np.concatenate(inputs))
     served = np.concatenate(outputs)

@@ -9,7 +9,7 @@ import numpy as np
 from dnc_serve.client import AsyncClient
 from dnc_serve.client.arrays import Float32
 from dnc_serve.client.session import AsyncSession
-from dnc_serve.handler.engine.model_runner import Tiles
+from dnc_serve.handler.engine.tile_runner import TileRunner
 from tests.chaos.truth import Tally, Truth, random_inputs
 
 LONGEST_CHUNK = 8
@@ -97,7 +97,7 @@ class Traffic:
             if self._target is None:
                 await asyncio.sleep(self._pause_s * 2 * chance.random())
 
-    def tally(self, tiles: Tiles) -> Tally:
+    def tally(self, tiles: TileRunner) -> Tally:
         """Compares with an uninterrupted run of the same inputs: outputs, positions, and what is in memory."""
         inputs = np.stack([np.concatenate(chunks) for chunks in self.inputs], axis=1)  # [T, B, I]
         expected, truth = self._uninterrupted(tiles, inputs)
@@ -117,7 +117,7 @@ class Traffic:
             )
         return tally
 
-    def _uninterrupted(self, tiles: Tiles, inputs: Float32) -> tuple[Float32, Truth]:
+    def _uninterrupted(self, tiles: TileRunner, inputs: Float32) -> tuple[Float32, Truth]:
         truth = Truth(tiles, inputs.shape[1])
         ends = sorted({position for position, _ in self.resets} | {0, len(inputs)})
         parts = []

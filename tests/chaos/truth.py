@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dnc_serve.handler.api.arrays import Float32
-from dnc_serve.handler.engine.model_runner import Tiles
+from dnc_serve.handler.arrays import Float32
+from dnc_serve.handler.engine.tile_runner import TileRunner
 
 INPUT_SIZE, OUTPUT_SIZE = 5, 4
 
@@ -19,7 +19,7 @@ def random_inputs(chance: np.random.Generator, timesteps: int) -> Float32:
 class Truth:
     """The states [B, S] of some sessions that nothing ever happens to."""
 
-    def __init__(self, tiles: Tiles, sessions: int = 1) -> None:
+    def __init__(self, tiles: TileRunner, sessions: int = 1) -> None:
         self._tiles = tiles
         self.states = np.zeros((sessions, tiles.layout.size), np.float32)
 

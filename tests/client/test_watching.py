@@ -24,7 +24,7 @@ def door(small_artifact: Path, tmp_path: Path) -> Iterator[Door]:
 
 
 def until_unwatched(door: Door, session_id: str) -> None:
-    session = door.server._engine.registry.get(session_id, "")
+    session = door.server._engine.table.get(session_id, "")
     deadline = time.monotonic() + WAIT_SECONDS
     while session.watchers:
         assert time.monotonic() < deadline, "the server still sends frames"

@@ -92,7 +92,7 @@ def hanging_device(artifact: Path, folder: Path) -> Iterator[str]:
     with open_door(artifact, folder) as door:
         door.create("s")
         healed = threading.Event()
-        tiles = door.server._engine.tiles
+        tiles = door.server._engine.runner
         step = tiles.run
 
         def hang(*arguments: torch.Tensor) -> Any:
@@ -180,7 +180,7 @@ def failing_device(artifact: Path, folder: Path) -> Iterator[str]:
         door.create("s")
         broken = mock.Mock(side_effect=RuntimeError("device lost"))
         with (
-            mock.patch.object(door.server._engine.tiles, "run", broken),
+            mock.patch.object(door.server._engine.runner, "run", broken),
             again_and_again(lambda: door.step("s", random_inputs(6, 2))),
         ):
             yield door.addresses.metrics
@@ -191,7 +191,7 @@ def garbling_device(artifact: Path, folder: Path) -> Iterator[str]:
     """The device computes infinities."""
     with open_door(artifact, folder) as door:
         door.create("s")
-        tiles = door.server._engine.tiles
+        tiles = door.server._engine.runner
         step = tiles.run
 
         def garble(inputs: torch.Tensor, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

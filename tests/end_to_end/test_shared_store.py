@@ -17,7 +17,7 @@ import torch
 from grpc import StatusCode
 
 from dnc_serve.client import AsyncClient, Client
-from dnc_serve.handler.engine.model_runner import Tiles
+from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.torchserve.ports import free_port
 from dnc_serve.model.export import load_artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
@@ -169,7 +169,7 @@ class Stream:
                 await asyncio.sleep(0.01)
 
 
-def uninterrupted(tiles: Tiles, stream: Stream) -> np.ndarray:
+def uninterrupted(tiles: TileRunner, stream: Stream) -> np.ndarray:
     states = torch.zeros(tiles.largest, tiles.layout.size)
     inputs = np.concatenate([stream.inputs(chunk) for chunk in range(len(stream.outputs))])
     tiled = torch.zeros(len(inputs), tiles.largest, INPUT_SIZE)
@@ -247,7 +247,7 @@ def test_lost_doubled_and_differing_timesteps_are_none(
     finally:
         for server in servers:
             server.kill()
-    tiles = Tiles(load_artifact(small_artifact), "cpu")
+    tiles = TileRunner(load_artifact(small_artifact), "cpu")
     differing = lost = doubled = 0
     for stream, position in zip(streams, positions, strict=True):
         truth, got = uninterrupted(tiles, stream), np.concatenate(stream.outputs)

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dnc_serve.handler.engine.model_runner import Tiles, choose_tiles
-from dnc_serve.model.compiled import compile_artifact
+from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import Artifact, export, load_artifact
 from tests.handler.harness import INPUT_SIZE, OUTPUT_SIZE
@@ -31,18 +30,5 @@ def artifact(artifact_folder: Path) -> Artifact:
 
 
 @pytest.fixture(scope="session")
-def tiles(artifact: Artifact) -> Tiles:
-    return Tiles(artifact, "cpu")
-
-
-@pytest.fixture(scope="session")
-def compiled_cache(artifact_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache with the artifact compiled for this host: for 8 rows, calls of one and of four ticks."""
-    cache = tmp_path_factory.mktemp("compiled")
-    compile_artifact(artifact_folder, cache, tile_sizes=(8,), ticks=(1, 4))
-    return cache
-
-
-@pytest.fixture(scope="session")
-def compiled_tiles(artifact: Artifact, compiled_cache: Path) -> Tiles:
-    return choose_tiles(artifact, "cpu", compiled_cache)
+def tiles(artifact: Artifact) -> TileRunner:
+    return TileRunner(artifact, "cpu")

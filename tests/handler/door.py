@@ -11,7 +11,8 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from dnc_serve.handler.api.arrays import Float32, encode_array
+from dnc_serve.handler.api.arrays import encode_array
+from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.server import Addresses, DncServer
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb

@@ -7,17 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from dnc_serve.handler.api.arrays import Float32
+from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.engine.durability import make_store
 from dnc_serve.handler.engine.engine import Engine
 from dnc_serve.handler.engine.journal import Journal
-from dnc_serve.handler.engine.model_runner import Tiles
-from dnc_serve.handler.engine.requests import Applied, Chunk, Work
+from dnc_serve.handler.engine.observer import Observers
+from dnc_serve.handler.engine.requests import Applied, Chunk, Request
 from dnc_serve.handler.engine.session import Session, new_incarnation
-from dnc_serve.handler.engine.session_table import Registry
+from dnc_serve.handler.engine.session_table import SessionTable
+from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.metrics import Metrics
+from dnc_serve.handler.store import make_store
+from dnc_serve.handler.store.contract import Store
 from dnc_serve.handler.store.sqlite import SQLiteStore
 from dnc_serve.model.export import Artifact
 
@@ -32,17 +34,18 @@ def random_inputs(seed: int, timesteps: int) -> Float32:
 class EngineHarness:
     """An engine, awaited."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, metrics: Metrics) -> None:
         self.engine = engine
+        self.metrics = metrics
 
     async def create(self, session_id: str, state: Any = None) -> Session:
         session = self.engine.new_session(session_id, "", new_incarnation())
         begun = asyncio.get_running_loop().create_future()
-        self.engine.lifecycle.begin(session, state, lambda error: _settle(begun, None, error))
+        self.engine.begin(session, state, lambda error: _settle(begun, None, error))
         await begun
         return session
 
-    async def do(self, session: Session, make: Callable[[Callable[[Any, ServeError | None], None]], Work]) -> Any:
+    async def do(self, session: Session, make: Callable[[Callable[[Any, ServeError | None], None]], Request]) -> Any:
         future = asyncio.get_running_loop().create_future()
         self.engine.submit(session, make(lambda result, error: _settle(future, result, error)))
         return await asyncio.wait_for(future, 30)
@@ -60,21 +63,29 @@ def _settle(future: "asyncio.Future[Any]", result: Any, error: ServeError | None
 
 
 @asynccontextmanager
-async def running_engine(tiles: Tiles, artifact: Artifact, config: ServeConfig) -> AsyncIterator[EngineHarness]:
+async def running_engine(tiles: TileRunner, artifact: Artifact, config: ServeConfig) -> AsyncIterator[EngineHarness]:
     """An engine with the store that the config names; it is not snapshotted at the end, as after a crash."""
-    metrics = Metrics()
     store = make_store(config, "127.0.0.1:1")
+    async with engine_over(store, tiles, artifact, config, config.durability) as harness:
+        if not store.shared:  # of those, sessions are registered as they are asked for
+            harness.engine.register_all()
+        yield harness
+
+
+@asynccontextmanager
+async def engine_over(
+    store: Store, tiles: TileRunner, artifact: Artifact, config: ServeConfig, durability: str
+) -> AsyncIterator[EngineHarness]:
+    """An engine over a store, which is opened and closed."""
     store.open()
-    journal = Journal(store, config.durability, 0.002, asyncio.get_running_loop(), metrics)
+    metrics = Metrics()
+    observers = Observers([metrics])
+    journal = Journal(store, durability, 0.002, observers)
     try:
-        registry = Registry(config.max_sessions, config.max_tombstones)
-        engine = Engine(
-            tiles, journal, registry, config, metrics, digest=artifact.digest, fingerprint=tiles.fingerprint
-        )
-        if not store.shared:  # of those, sessions are taken up as they are asked for
-            engine.take_up_all()
+        table = SessionTable(config.max_sessions, config.max_tombstones)
+        engine = Engine(tiles, journal, table, config, observers, digest=artifact.digest)
         try:
-            yield EngineHarness(engine)
+            yield EngineHarness(engine, metrics)
         finally:
             engine.close()
     finally:
@@ -89,17 +100,7 @@ class SharedByNobody(SQLiteStore):
 
 
 @asynccontextmanager
-async def adopting_engine(tiles: Tiles, artifact: Artifact, settings: ServeConfig) -> AsyncIterator[EngineHarness]:
+async def adopting_engine(tiles: TileRunner, artifact: Artifact, settings: ServeConfig) -> AsyncIterator[EngineHarness]:
     """An engine that shares its store, as it believes."""
-    store = SharedByNobody(settings.state_dir)
-    store.open()
-    metrics = Metrics()
-    journal = Journal(store, "sync", 0.002, asyncio.get_running_loop(), metrics)
-    registry = Registry(settings.max_sessions, settings.max_tombstones)
-    try:
-        yield EngineHarness(
-            Engine(tiles, journal, registry, settings, metrics, digest=artifact.digest, fingerprint=tiles.fingerprint)
-        )
-    finally:
-        journal.close()
-        store.close()
+    async with engine_over(SharedByNobody(settings.state_dir), tiles, artifact, settings, "sync") as harness:
+        yield harness

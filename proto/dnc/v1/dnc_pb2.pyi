@@ -151,7 +151,7 @@ class DeleteSessionResponse(_message.Message):
     def __init__(self, deleted: bool = ...) -> None: ...
 
 class Chunk(_message.Message):
-    __slots__ = ("session_id", "incarnation", "position", "inputs", "reset_experience", "debug", "request_id", "traceparent", "experience")
+    __slots__ = ("session_id", "incarnation", "position", "inputs", "reset_experience", "debug", "request_id", "traceparent", "experience", "writer_id", "pipelined")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
@@ -161,6 +161,8 @@ class Chunk(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     EXPERIENCE_FIELD_NUMBER: _ClassVar[int]
+    WRITER_ID_FIELD_NUMBER: _ClassVar[int]
+    PIPELINED_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     incarnation: int
     position: int
@@ -170,7 +172,9 @@ class Chunk(_message.Message):
     request_id: int
     traceparent: str
     experience: int
-    def __init__(self, session_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., position: _Optional[int] = ..., inputs: _Optional[_Union[Array, _Mapping]] = ..., reset_experience: bool = ..., debug: bool = ..., request_id: _Optional[int] = ..., traceparent: _Optional[str] = ..., experience: _Optional[int] = ...) -> None: ...
+    writer_id: int
+    pipelined: bool
+    def __init__(self, session_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., position: _Optional[int] = ..., inputs: _Optional[_Union[Array, _Mapping]] = ..., reset_experience: bool = ..., debug: bool = ..., request_id: _Optional[int] = ..., traceparent: _Optional[str] = ..., experience: _Optional[int] = ..., writer_id: _Optional[int] = ..., pipelined: bool = ...) -> None: ...
 
 class ChunkResult(_message.Message):
     __slots__ = ("session_id", "incarnation", "position", "durable_position", "experience", "outputs", "replayed", "request_id", "debug")
@@ -214,20 +218,24 @@ class StepResponse(_message.Message):
     def __init__(self, result: _Optional[_Union[ChunkResult, _Mapping]] = ...) -> None: ...
 
 class Reset(_message.Message):
-    __slots__ = ("session_id", "incarnation", "position", "experience", "scope", "request_id")
+    __slots__ = ("session_id", "incarnation", "position", "experience", "scope", "request_id", "writer_id", "pipelined")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     EXPERIENCE_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    WRITER_ID_FIELD_NUMBER: _ClassVar[int]
+    PIPELINED_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     incarnation: int
     position: int
     experience: int
     scope: ResetScope
     request_id: int
-    def __init__(self, session_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., position: _Optional[int] = ..., experience: _Optional[int] = ..., scope: _Optional[_Union[ResetScope, str]] = ..., request_id: _Optional[int] = ...) -> None: ...
+    writer_id: int
+    pipelined: bool
+    def __init__(self, session_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., position: _Optional[int] = ..., experience: _Optional[int] = ..., scope: _Optional[_Union[ResetScope, str]] = ..., request_id: _Optional[int] = ..., writer_id: _Optional[int] = ..., pipelined: bool = ...) -> None: ...
 
 class ResetResult(_message.Message):
     __slots__ = ("session", "changed", "request_id")

@@ -7,9 +7,9 @@ import grpc
 import numpy as np
 import pytest
 
-from dnc_serve.handler.api.arrays import Float32
 from dnc_serve.handler.api.operations import PART_BYTES
 from dnc_serve.handler.api.views import thin
+from dnc_serve.handler.arrays import Float32
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import export
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dnc_serve.handler.api.arrays import Float32
 from dnc_serve.handler.api.views import thin
+from dnc_serve.handler.arrays import Float32
 
 
 def strongest(block: Float32) -> float:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from dnc_serve.handler.api.arrays import Float32
 from dnc_serve.handler.api.watch import MAX_FRAME_CELLS
+from dnc_serve.handler.arrays import Float32
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import export, load_artifact
 from dnc_serve.model.state import DNCState
@@ -113,7 +113,7 @@ def test_many_watchers_see_the_same_and_leave_nothing_behind(door: Door) -> None
     assert len({frame.at.ToNanoseconds() for frame in shown}) == 1, "one look, made and encoded once"
     for frames in streams:
         frames.cancel()
-    session = door.server._engine.registry.get("crowd", "")
+    session = door.server._engine.table.get("crowd", "")
     until = time.monotonic() + 5
     while session.watchers and time.monotonic() < until:
         time.sleep(0.02)

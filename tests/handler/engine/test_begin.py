@@ -10,8 +10,8 @@ import pytest
 
 from dnc_serve.handler.api.operations import Caller, Operations
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.engine.model_runner import Tiles
 from dnc_serve.handler.engine.requests import Delete
+from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.model.export import Artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
@@ -40,7 +40,7 @@ async def create(harness: EngineHarness, artifact: Artifact) -> pb.CreateSession
 
 
 async def test_of_many_that_ask_for_a_session_in_a_shared_store_one_makes_it_and_all_have_it(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path
 ) -> None:
     async with adopting_engine(tiles, artifact, ServeConfig(state_dir=tmp_path)) as harness:
         responses = await asyncio.gather(*(create(harness, artifact) for _ in range(8)))
@@ -48,12 +48,12 @@ async def test_of_many_that_ask_for_a_session_in_a_shared_store_one_makes_it_and
         assert len({response.session.incarnation for response in responses}) == 1
 
 
-async def test_a_session_is_shown_when_it_is_durable(tiles: Tiles, artifact: Artifact, tmp_path: Path) -> None:
+async def test_a_session_is_shown_when_it_is_durable(tiles: TileRunner, artifact: Artifact, tmp_path: Path) -> None:
     async with running_engine(tiles, artifact, ServeConfig(state_dir=tmp_path, durability="sync")) as harness:
         operations = Operations(harness.engine, artifact, "epoch")
         first = asyncio.ensure_future(create(harness, artifact))
         await asyncio.sleep(0)
-        assert harness.engine.registry.find("s") is not None
+        assert harness.engine.table.find("s") is not None
         assert not (await operations.list_sessions(pb.ListSessionsRequest(), Caller())).sessions
         got = asyncio.ensure_future(operations.get_session(pb.GetSessionRequest(session_id="s"), Caller()))
         second = await create(harness, artifact)
@@ -64,7 +64,7 @@ async def test_a_session_is_shown_when_it_is_durable(tiles: Tiles, artifact: Art
 
 @pytest.mark.parametrize("durability", ["async", "sync"])
 async def test_a_session_that_can_not_be_made_leaves_what_was_there_before(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path, durability: str
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path, durability: str
 ) -> None:
     settings = ServeConfig(state_dir=tmp_path, durability=durability)
     async with running_engine(tiles, artifact, settings) as harness:
@@ -74,6 +74,6 @@ async def test_a_session_that_can_not_be_made_leaves_what_was_there_before(
             results = await asyncio.gather(*(create(harness, artifact) for _ in range(3)), return_exceptions=True)
         assert [result.reason for result in results if isinstance(result, ServeError)] == ["STORE_UNAVAILABLE"] * 3
         with pytest.raises(ServeError) as refused:
-            harness.engine.registry.get("s", "")
+            harness.engine.table.get("s", "")
         assert refused.value.reason == "SESSION_EXPIRED"
-        assert len(harness.engine.registry) == 0
+        assert len(harness.engine.table) == 0

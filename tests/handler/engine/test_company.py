@@ -12,40 +12,41 @@ from dnc_serve.handler.engine.batch_scheduler import (
     Run,
     gather_inputs,
 )
-from dnc_serve.handler.engine.model_runner import Tiles
+from dnc_serve.handler.engine.replies import Replies
 from dnc_serve.handler.engine.requests import Chunk, Replay
-from dnc_serve.handler.engine.session import Replies, Session
+from dnc_serve.handler.engine.session import Session
+from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.model.export import Artifact
 
 LONG_TURN_SECONDS = 60.0
 
 
 @pytest.fixture(scope="module")
-def small(artifact: Artifact) -> Tiles:
-    return Tiles(artifact, "cpu", candidates=(12, 16))
+def small(artifact: Artifact) -> TileRunner:
+    return TileRunner(artifact, "cpu", candidates=(12, 16))
 
 
-def largest(tiles: Tiles) -> int:
+def largest(tiles: TileRunner) -> int:
     return tiles.largest
 
 
-def worthwhile(tiles: Tiles) -> int:
+def worthwhile(tiles: TileRunner) -> int:
     return tiles.worthwhile
 
 
-def a_run(timesteps: int, tiles: Tiles) -> Run:
+def a_run(timesteps: int, tiles: TileRunner) -> Run:
     session = Session("s", 1, "", "", 0.0, 0.0, Replies(1, 1), row=0)
     chunk = Chunk(np.arange(timesteps, dtype=np.float32).reshape(-1, 1), lambda result, error: None)
     return Run(session, chunk, np.zeros((timesteps, 1), np.float32), 1, tiles)
 
 
-def a_replay(timesteps: int, tiles: Tiles) -> Run:
+def a_replay(timesteps: int, tiles: TileRunner) -> Run:
     run = a_run(timesteps, tiles)
     run.work = Replay(run.work.inputs, run.outputs, "", "", lambda result, error: None)
     return run
 
 
-def test_a_long_chunk_does_not_hold_up_short_ones(small: Tiles) -> None:
+def test_a_long_chunk_does_not_hold_up_short_ones(small: TileRunner) -> None:
     rotation = Rotation(LONG_TURN_SECONDS, largest)
     long, short = a_run(1000, small), a_run(2, small)
     rotation.add(long)
@@ -60,7 +61,7 @@ def test_a_long_chunk_does_not_hold_up_short_ones(small: Tiles) -> None:
     assert (True, 2) in turns
 
 
-def test_short_chunks_do_not_hold_up_a_long_one(small: Tiles) -> None:
+def test_short_chunks_do_not_hold_up_a_long_one(small: TileRunner) -> None:
     rotation = Rotation(LONG_TURN_SECONDS, largest)
     long = a_run(64, small)
     rotation.add(long)
@@ -71,7 +72,7 @@ def test_short_chunks_do_not_hold_up_a_long_one(small: Tiles) -> None:
     assert ticks == 64
 
 
-def test_of_two_companies_of_like_chunks_one_is_through_before_the_other_begins(small: Tiles) -> None:
+def test_of_two_companies_of_like_chunks_one_is_through_before_the_other_begins(small: TileRunner) -> None:
     rotation = Rotation(2 * small.seconds(small.worthwhile) * 1.01, worthwhile)  # two ticks a turn
     runs = [a_run(8, small) for _ in range(2 * small.worthwhile)]
     for run in runs:
@@ -90,7 +91,7 @@ def test_of_two_companies_of_like_chunks_one_is_through_before_the_other_begins(
 
 @given(chunks=st.lists(st.tuples(st.integers(1, 300), st.booleans()), min_size=1, max_size=60))
 def test_everyone_is_through_after_as_many_ticks_as_asked(
-    small: Tiles, tiles: Tiles, chunks: list[tuple[int, bool]]
+    small: TileRunner, tiles: TileRunner, chunks: list[tuple[int, bool]]
 ) -> None:
     rotation = Rotation(LONG_TURN_SECONDS, worthwhile)
     runs = [a_run(length, tiles if other else small) for length, other in chunks]
@@ -111,7 +112,7 @@ def test_everyone_is_through_after_as_many_ticks_as_asked(
     assert all(run.rest == 0 for run in runs)
 
 
-def test_replays_fill_the_largest_tile_and_take_longer_turns_while_they_are_alone(small: Tiles) -> None:
+def test_replays_fill_the_largest_tile_and_take_longer_turns_while_they_are_alone(small: TileRunner) -> None:
     turn_seconds = 2 * small.seconds(small.largest)
     rotation = Rotation(turn_seconds, largest)
     replays = [a_replay(100 if place % 2 else 40, small) for place in range(2 * small.largest)]
@@ -132,7 +133,7 @@ def test_replays_fill_the_largest_tile_and_take_longer_turns_while_they_are_alon
         rotation.put_back(company)
 
 
-def test_the_oldest_get_every_other_turn_however_many_short_ones_come(small: Tiles) -> None:
+def test_the_oldest_get_every_other_turn_however_many_short_ones_come(small: TileRunner) -> None:
     rotation = Rotation(2 * small.seconds(1), largest)
     replay, long = a_replay(1000, small), a_run(1000, small)
     rotation.add(replay)
@@ -150,14 +151,14 @@ def test_the_oldest_get_every_other_turn_however_many_short_ones_come(small: Til
     assert long.done + replay.done >= rounds // 2
 
 
-def test_turns_share_the_ticks_of_a_chunk_alike(small: Tiles) -> None:
+def test_turns_share_the_ticks_of_a_chunk_alike(small: TileRunner) -> None:
     rotation = Rotation(11.5 * small.seconds(1), largest)
     run = a_run(16, small)
     rotation.add(run)
     assert rotation.next_company() == ([run], 8)
 
 
-def test_inputs_stand_at_their_places_and_padding_is_zero(small: Tiles) -> None:
+def test_inputs_stand_at_their_places_and_padding_is_zero(small: TileRunner) -> None:
     runs = [a_run(5, small), a_run(9, small)]
     runs[1].done = 4
     inputs = gather_inputs(runs, ticks=3, tile=8, input_size=1)

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from dnc_serve.handler.api.arrays import Float32
+from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.engine import turns
 from dnc_serve.handler.engine.batch_scheduler import Run
 from dnc_serve.handler.engine.executor import Stepped
-from dnc_serve.handler.engine.model_runner import Tiles
-from dnc_serve.handler.engine.requests import Chunk, Delete, Peek, Reset
+from dnc_serve.handler.engine.requests import Chunk, Delete, Inspect, Reset
 from dnc_serve.handler.engine.session import Tier
+from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.model.export import Artifact
 from tests.handler.harness import random_inputs, running_engine
@@ -32,7 +32,7 @@ def config(tmp_path: Path, **settings: object) -> ServeConfig:
 class Alone:
     """What a session is, without a server: a state and the model, alone in a tile."""
 
-    def __init__(self, tiles: Tiles) -> None:
+    def __init__(self, tiles: TileRunner) -> None:
         self.tiles = tiles
         self.state = torch.zeros(1, tiles.layout.size)
 
@@ -53,7 +53,7 @@ class Alone:
 @pytest.mark.parametrize("short_seconds", [0.0, math.inf], ids=["in a thread", "in the loop"])
 @pytest.mark.parametrize("durability", DURABILITIES)
 async def test_64_interleaved_sessions_give_the_bits_of_each_alone(
-    tiles: Tiles,
+    tiles: TileRunner,
     artifact: Artifact,
     tmp_path: Path,
     durability: str,
@@ -81,7 +81,7 @@ async def test_64_interleaved_sessions_give_the_bits_of_each_alone(
 
 
 async def test_a_short_chunk_is_answered_while_a_long_one_is_stepped(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turns, "SHORT_SECONDS", tiles.seconds(1, 10))
     go_on = threading.Event()
@@ -105,13 +105,13 @@ async def test_a_short_chunk_is_answered_while_a_long_one_is_stepped(
 
 @pytest.mark.parametrize("durability", ["async", "sync"])
 async def test_a_crash_can_not_be_told_from_the_bits(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path, durability: str
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path, durability: str
 ) -> None:
     settings = config(tmp_path, durability=durability, snapshot_every_timesteps=7)
     truth = Alone(tiles)
     for run in range(6):
         async with running_engine(tiles, artifact, settings) as harness:
-            session = harness.engine.registry.find("s") or await harness.create("s")
+            session = harness.engine.table.find("s") or await harness.create("s")
             assert session.position == run * 12
             for part in range(4):
                 inputs = random_inputs(run * 4 + part, 3)
@@ -125,7 +125,7 @@ async def test_a_crash_can_not_be_told_from_the_bits(
 
 @pytest.mark.parametrize("durability", DURABILITIES)
 async def test_a_chunk_is_applied_once_however_often_it_comes(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path, durability: str
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path, durability: str
 ) -> None:
     inputs = random_inputs(1, 5)
     async with running_engine(tiles, artifact, config(tmp_path, durability=durability)) as harness:
@@ -138,7 +138,7 @@ async def test_a_chunk_is_applied_once_however_often_it_comes(
 
 
 async def test_a_reply_that_left_memory_comes_from_the_journal(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path
 ) -> None:
     settings = config(tmp_path, reply_window_chunks=2, snapshot_every_timesteps=8)
     chunks = [random_inputs(seed, 3) for seed in range(10)]
@@ -146,7 +146,7 @@ async def test_a_reply_that_left_memory_comes_from_the_journal(
         session = await harness.create("s")
         outputs = [(await harness.step(session, chunk)).outputs for chunk in chunks]
     async with running_engine(tiles, artifact, settings) as harness:
-        session = harness.engine.registry.find("s")
+        session = harness.engine.table.find("s")
         assert session is not None
         for number, chunk in enumerate(chunks):
             again = await harness.step(session, chunk, position=3 * number)
@@ -158,7 +158,7 @@ async def test_a_reply_that_left_memory_comes_from_the_journal(
 
 
 async def test_a_reply_that_left_memory_is_gone_without_a_journal(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path
 ) -> None:
     settings = config(tmp_path, durability="off", reply_window_chunks=1)
     async with running_engine(tiles, artifact, settings) as harness:
@@ -172,7 +172,7 @@ async def test_a_reply_that_left_memory_is_gone_without_a_journal(
 
 @pytest.mark.parametrize("durability", ["off", "async"])
 async def test_many_more_sessions_than_memory_holds_stay_right_to_the_bit(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path, durability: str
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path, durability: str
 ) -> None:
     row_bytes = tiles.layout.size * 4
     settings = config(tmp_path, durability=durability, slots=4, host_bytes=10 * row_bytes)
@@ -186,14 +186,14 @@ async def test_many_more_sessions_than_memory_holds_stay_right_to_the_bit(
             )
             for truth, chunk, result in zip(truths, inputs, applied, strict=True):
                 assert result.outputs.tobytes() == truth.step(chunk).tobytes()
-        tiers = harness.engine.tiers
+        tiers = harness.engine.cache
         assert tiers.slots_used <= 4
         assert tiers.host_used_bytes <= 10 * row_bytes
         assert sum(session.tier is Tier.STORE for session in sessions) >= 60 - 14
 
 
 async def test_a_session_goes_back_in_time_as_far_as_the_journal_reaches(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path
 ) -> None:
     settings = config(tmp_path, snapshot_every_timesteps=10)
     async with running_engine(tiles, artifact, settings) as harness:
@@ -206,17 +206,19 @@ async def test_a_session_goes_back_in_time_as_far_as_the_journal_reaches(
                 states[5 * seed + row + 1] = truth.state[0].numpy().copy()
             await harness.step(session, inputs)
         for position in (0, 1, 4, 5, 10, 13, 44, 45):
-            seen = await harness.engine.loading.look_back(session, position)
+            seen = await harness.engine.view_at(session, position)
             assert seen.head.position == position
             assert seen.state is not None
             assert seen.state.tobytes() == states[position].tobytes(), position
         assert session.position == 45
         with pytest.raises(ServeError) as caught:
-            await harness.engine.loading.look_back(session, 46)
+            await harness.engine.view_at(session, 46)
         assert caught.value.reason == "STEP_GAP"
 
 
-async def test_a_result_that_is_not_finite_changes_nothing(tiles: Tiles, artifact: Artifact, tmp_path: Path) -> None:
+async def test_a_result_that_is_not_finite_changes_nothing(
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path
+) -> None:
     bad = np.zeros(tiles.layout.size, np.float32)
     bad[tiles.layout.experience_offset] = np.inf
     async with running_engine(tiles, artifact, config(tmp_path)) as harness:
@@ -226,12 +228,14 @@ async def test_a_result_that_is_not_finite_changes_nothing(tiles: Tiles, artifac
         assert isinstance(results[1], ServeError)
         assert results[1].reason == "NON_FINITE_RESULT"
         assert broken.position == 0
-        assert harness.engine.tiers.read(broken).tobytes() == bad.tobytes()
+        assert harness.engine.cache.read(broken).tobytes() == bad.tobytes()
         assert not isinstance(results[0], BaseException)
         assert results[0].outputs.tobytes() == Alone(tiles).step(inputs).tobytes()
 
 
-async def test_what_nobody_waits_for_any_more_is_not_applied(tiles: Tiles, artifact: Artifact, tmp_path: Path) -> None:
+async def test_what_nobody_waits_for_any_more_is_not_applied(
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path
+) -> None:
     async with running_engine(tiles, artifact, config(tmp_path)) as harness:
         session = await harness.create("s")
         with pytest.raises(ServeError) as caught:
@@ -242,12 +246,12 @@ async def test_what_nobody_waits_for_any_more_is_not_applied(tiles: Tiles, artif
         harness.engine.submit(session, chunk)
         await asyncio.sleep(0)
         chunk.cancelled = True
-        seen = await harness.do(session, lambda done: Peek(done, with_state=False))
+        seen = await harness.do(session, lambda done: Inspect(done, with_state=False))
         assert errors[0] is not None and errors[0].reason == "CANCELLED"
         assert seen.head.position == 0
 
 
-async def test_a_full_queue_refuses_and_recovers(tiles: Tiles, artifact: Artifact, tmp_path: Path) -> None:
+async def test_a_full_queue_refuses_and_recovers(tiles: TileRunner, artifact: Artifact, tmp_path: Path) -> None:
     async with running_engine(tiles, artifact, config(tmp_path, max_queued_chunks=3)) as harness:
         session = await harness.create("s")
         # Nobody waits before the first, which is stepped at once.
@@ -259,7 +263,9 @@ async def test_a_full_queue_refuses_and_recovers(tiles: Tiles, artifact: Artifac
         assert (await harness.step(session, random_inputs(0, 2))).position == 2 * (1 + 3 + 1)
 
 
-async def test_a_deleted_session_refuses_what_waited_behind(tiles: Tiles, artifact: Artifact, tmp_path: Path) -> None:
+async def test_a_deleted_session_refuses_what_waited_behind(
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path
+) -> None:
     async with running_engine(tiles, artifact, config(tmp_path)) as harness:
         session = await harness.create("s")
         results = await asyncio.gather(
@@ -271,16 +277,16 @@ async def test_a_deleted_session_refuses_what_waited_behind(tiles: Tiles, artifa
         assert not isinstance(results[0], BaseException)
         assert isinstance(results[2], ServeError)
         assert results[2].reason == "SESSION_NOT_FOUND"
-        assert harness.engine.tiers.slots_used == 0
+        assert harness.engine.cache.slots_used == 0
 
 
-async def test_debug_gives_what_each_access_left(tiles: Tiles, artifact: Artifact, tmp_path: Path) -> None:
+async def test_debug_gives_what_each_access_left(tiles: TileRunner, artifact: Artifact, tmp_path: Path) -> None:
     async with running_engine(tiles, artifact, config(tmp_path)) as harness:
         session = await harness.create("s")
         await harness.step(session, random_inputs(0, 4))
         applied = await harness.step(session, random_inputs(1, 3), debug=True, reset_experience=True)
         assert applied.debug is not None
-        seen = await harness.do(session, Peek)
+        seen = await harness.do(session, Inspect)
         dump = tiles.layout.dump(seen.state)
         layers, timesteps = artifact.config.num_layers, 3
         for name, rows in applied.debug.items():
@@ -290,7 +296,7 @@ async def test_debug_gives_what_each_access_left(tiles: Tiles, artifact: Artifac
 
 
 async def test_a_turn_waits_for_more_chunks_only_after_a_chunk(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path
 ) -> None:
     """Looks come at their own pace, as a watcher's do: waiting for another one would only delay the chunks."""
     async with running_engine(tiles, artifact, config(tmp_path)) as harness:
@@ -299,7 +305,7 @@ async def test_a_turn_waits_for_more_chunks_only_after_a_chunk(
         await harness.step(session, random_inputs(0, 1))
         latest = gathering.latest_arrival
         assert latest > 0
-        await harness.do(session, Peek)
+        await harness.do(session, Inspect)
         assert gathering.latest_arrival == latest
         await harness.step(session, random_inputs(1, 1))
         assert gathering.latest_arrival > latest

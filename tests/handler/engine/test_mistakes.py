@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.engine.model_runner import Tiles
-from dnc_serve.handler.engine.requests import Chunk, Done, Reset, Work
+from dnc_serve.handler.engine.requests import Chunk, Done, Reset
+from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.store.contract import End
 from dnc_serve.model.export import Artifact
@@ -26,7 +26,7 @@ MISTAKES: dict[str, Callable[[Done], Work]] = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 @pytest.mark.parametrize("durability", ["off", "async", "sync"])
 async def test_work_that_can_not_be_begun_is_answered_and_holds_up_nobody(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path, mistake: str, durability: str
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path, mistake: str, durability: str
 ) -> None:
     async with running_engine(tiles, artifact, ServeConfig(state_dir=tmp_path, durability=durability)) as harness:
         sessions = [await harness.create(name) for name in ("before", "mistaken", "after")]
@@ -42,7 +42,9 @@ async def test_work_that_can_not_be_begun_is_answered_and_holds_up_nobody(
         assert harness.engine.at_rest
 
 
-async def test_an_answer_that_nobody_can_take_holds_up_nobody(tiles: Tiles, artifact: Artifact, tmp_path: Path) -> None:
+async def test_an_answer_that_nobody_can_take_holds_up_nobody(
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path
+) -> None:
     async with running_engine(tiles, artifact, ServeConfig(state_dir=tmp_path)) as harness:
         deaf, other = await harness.create("deaf"), await harness.create("other")
 
@@ -58,7 +60,7 @@ async def test_an_answer_that_nobody_can_take_holds_up_nobody(tiles: Tiles, arti
 
 @pytest.mark.parametrize("durability", ["async", "sync"])
 async def test_what_the_store_refused_is_never_called_durable(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path, durability: str
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path, durability: str
 ) -> None:
     async with running_engine(tiles, artifact, ServeConfig(state_dir=tmp_path, durability=durability)) as harness:
         sessions = [await harness.create(name) for name in ("refused", "written")]
@@ -76,7 +78,7 @@ async def test_what_the_store_refused_is_never_called_durable(
 
 async def synced(harness: EngineHarness) -> None:
     """Returns when the thread that syncs has told the loop."""
-    session = await harness.create(f"synced-{len(harness.engine.registry)}")
+    session = await harness.create(f"synced-{len(harness.engine.table)}")
     await harness.step(session, random_inputs(0, 1))
     while session.durable_position < 1:
         await asyncio.sleep(0.001)

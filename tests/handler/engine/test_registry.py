@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from dnc_serve.handler.engine.session import Replies, Session
-from dnc_serve.handler.engine.session_table import Registry
+from dnc_serve.handler.engine.replies import Replies
+from dnc_serve.handler.engine.session import Session
+from dnc_serve.handler.engine.session_table import SessionTable
 
 MANY = 100_000
 MOST_LINES = 4_000  # of the registry's code, for a look that finds a few hundred
@@ -28,7 +29,7 @@ def walked(sessions: list[Session], owner: str, after: str, prefix: str) -> list
 
 def test_pages_and_ages_are_those_of_a_walk_however_sessions_come_and_go() -> None:
     chance = random.Random(1)
-    registry = Registry(1000, 1000)
+    registry = SessionTable(1000, 1000)
     present: dict[str, Session] = {}
     for _ in range(2000):
         session_id = "".join(chance.choices("ab-~", k=chance.randint(1, 4)))
@@ -50,7 +51,7 @@ def test_pages_and_ages_are_those_of_a_walk_however_sessions_come_and_go() -> No
 
 
 def test_sessions_that_idle_are_found_by_their_last_commit() -> None:
-    registry = Registry(10, 10)
+    registry = SessionTable(10, 10)
     first, second, third = (new_session(name) for name in "abc")
     for session in (first, second, third):
         registry.add(session)
@@ -64,7 +65,7 @@ def test_sessions_that_idle_are_found_by_their_last_commit() -> None:
 
 @pytest.fixture(scope="module")
 def full() -> Registry:
-    registry = Registry(MANY, MANY)
+    registry = SessionTable(MANY, MANY)
     for number in range(MANY):
         registry.add(new_session(f"s-{number * 7919 % MANY}", "rare" if number % 1000 == 0 else "", float(number)))
     return registry

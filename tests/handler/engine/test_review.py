@@ -12,9 +12,9 @@ from dnc_serve.handler.api.access import Access
 from dnc_serve.handler.api.operations import Caller, Operations
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.engine.maintenance import Upkeep
-from dnc_serve.handler.engine.model_runner import Tiles
-from dnc_serve.handler.engine.requests import Chunk, Delete, Peek, Reset
+from dnc_serve.handler.engine.requests import Chunk, Delete, Inspect, Reset
 from dnc_serve.handler.engine.session import Session, Tier
+from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.garbage import Garbage
 from dnc_serve.handler.store.contract import Record
@@ -39,19 +39,19 @@ async def grown(harness: EngineHarness, session_id: str, chunks: int, timesteps:
 
 
 def rows_in_use(harness: EngineHarness) -> int:
-    slab = harness.engine.tiers.slab
+    slab = harness.engine.cache.slab
     return len(slab.states) - slab.free
 
 
 async def test_a_look_back_that_is_cut_short_takes_nothing_and_nobody_with_it(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path
 ) -> None:
     settings = config(tmp_path, snapshot_every_timesteps=10**6, max_chunk_timesteps=LONG)
     async with running_engine(tiles, artifact, settings) as harness:
         looked_at = await grown(harness, "looked-at", 2, timesteps=LONG)
         stranger = await harness.create("stranger")
         in_use = rows_in_use(harness)
-        look = asyncio.ensure_future(harness.engine.loading.look_back(looked_at, LONG + 7))
+        look = asyncio.ensure_future(harness.engine.view_at(looked_at, LONG + 7))
         while not harness.engine.turns.runs:  # its replay is under way
             await asyncio.sleep(0)
         step = asyncio.ensure_future(harness.step(stranger, random_inputs(9, 4)))
@@ -66,13 +66,13 @@ async def test_a_look_back_that_is_cut_short_takes_nothing_and_nobody_with_it(
 
 
 async def test_a_look_back_that_finds_the_queue_full_leaves_nothing_behind(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path
 ) -> None:
     async with running_engine(tiles, artifact, config(tmp_path, max_queued_chunks_total=2)) as harness:
         session = await grown(harness, "s", 2)
         other = await harness.create("other")
         in_use = rows_in_use(harness)
-        look = asyncio.ensure_future(harness.engine.loading.look_back(session, 5))
+        look = asyncio.ensure_future(harness.engine.view_at(session, 5))
         await asyncio.sleep(0)
         steps = []
         while not look.done():
@@ -82,22 +82,24 @@ async def test_a_look_back_that_finds_the_queue_full_leaves_nothing_behind(
         while not harness.engine.at_rest:
             await asyncio.sleep(0.001)
         assert look.exception() is None or look.exception().reason == "QUEUE_FULL"  # type: ignore[union-attr]
-        assert harness.engine.tiers.slots_used == 2
+        assert harness.engine.cache.slots_used == 2
         assert rows_in_use(harness) <= in_use
 
 
 async def test_a_look_back_over_many_resets_is_not_too_much_for_the_queue(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path
 ) -> None:
     async with running_engine(tiles, artifact, config(tmp_path)) as harness:
         session = await harness.create("s")
         for seed in range(80):
             await harness.step(session, random_inputs(seed, 1), reset_experience=True)
-        seen = await harness.engine.loading.look_back(session, 79)
+        seen = await harness.engine.view_at(session, 79)
         assert seen.head.position == 79
 
 
-async def test_a_past_never_becomes_a_snapshot_of_the_session(tiles: Tiles, artifact: Artifact, tmp_path: Path) -> None:
+async def test_a_past_never_becomes_a_snapshot_of_the_session(
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path
+) -> None:
     row_bytes = tiles.layout.size * 4
     settings = config(tmp_path, slots=1, host_bytes=row_bytes, max_chunk_timesteps=LONG)
     async with running_engine(tiles, artifact, settings) as harness:
@@ -106,7 +108,7 @@ async def test_a_past_never_becomes_a_snapshot_of_the_session(tiles: Tiles, arti
         busy = [await harness.create(name) for name in ("a", "b")]
         for each in (session, *busy):
             each.busy = True  # nothing can be moved but what is looked at
-        look = asyncio.ensure_future(engine.loading.look_back(session, 6))
+        look = asyncio.ensure_future(engine.view_at(session, 6))
         for _ in range(100):
             await asyncio.sleep(0.002)
         for each in (session, *busy):
@@ -114,7 +116,7 @@ async def test_a_past_never_becomes_a_snapshot_of_the_session(tiles: Tiles, arti
             engine.go_on(each)
         await look
         await engine.snapshots.store_all()
-        truth = await harness.do(session, lambda done: Peek(done))
+        truth = await harness.do(session, lambda done: Inspect(done))
         store, standing = engine.journal.store, (session.ordinal, session.position)
         kept = recover(store, "s", session.incarnation, standing, tiles.layout.size)
         assert (kept.ordinal, kept.position) == standing
@@ -123,17 +125,17 @@ async def test_a_past_never_becomes_a_snapshot_of_the_session(tiles: Tiles, arti
 
 
 async def test_a_replay_that_fails_leaves_no_state_to_go_on_from(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = config(tmp_path, snapshot_every_timesteps=10**6)
     async with running_engine(tiles, artifact, settings) as harness:
         session = await harness.create("s")
         for seed in range(3):
             await harness.step(session, random_inputs(seed, 4), reset_experience=True)
-        truth = (await harness.do(session, lambda done: Peek(done))).state
+        truth = (await harness.do(session, lambda done: Inspect(done))).state
     async with running_engine(tiles, artifact, settings) as harness:
         engine = harness.engine
-        session = engine.registry.get("s", "")
+        session = engine.table.get("s", "")
         gather, calls = engine._slab.gather, []
 
         def fails_once(*arguments: object) -> None:
@@ -144,12 +146,12 @@ async def test_a_replay_that_fails_leaves_no_state_to_go_on_from(
 
         monkeypatch.setattr(engine._slab, "gather", fails_once)
         with pytest.raises(ServeError, match="could not be stepped"):
-            await harness.do(session, lambda done: Peek(done))
-        assert (await harness.do(session, lambda done: Peek(done))).state.tobytes() == truth.tobytes()
+            await harness.do(session, lambda done: Inspect(done))
+        assert (await harness.do(session, lambda done: Inspect(done))).state.tobytes() == truth.tobytes()
 
 
 async def test_a_corrupt_session_is_never_stored_and_so_never_believed(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path
 ) -> None:
     settings = config(tmp_path, slots=1, host_bytes=tiles.layout.size * 4, snapshot_every_timesteps=10**6)
     async with running_engine(tiles, artifact, settings) as harness:
@@ -159,9 +161,9 @@ async def test_a_corrupt_session_is_never_stored_and_so_never_believed(
     with sqlite3.connect(tmp_path / "sessions.db") as database:
         forge_outputs_of_record(database, session, 2)
     async with running_engine(tiles, artifact, settings) as harness:
-        session = harness.engine.registry.get("s", "")
+        session = harness.engine.table.get("s", "")
         with pytest.raises(ServeError) as refused:
-            await harness.do(session, lambda done: Peek(done))
+            await harness.do(session, lambda done: Inspect(done))
         assert refused.value.reason == "CORRUPT_STATE"
         for name in "abcdef":  # it is pushed out of memory
             await grown(harness, name, 1)
@@ -176,13 +178,13 @@ def forge_outputs_of_record(database: sqlite3.Connection, session: Session, ordi
     operation = decode_record(Record(session.session_id, session.incarnation, ordinal, 2, 2, 0.0, body))
     forged = encode_record(
         session.session_id, session.incarnation, ordinal, 2, 2, 0.0, operation.fingerprint, operation.inputs,
-        operation.outputs + np.float32(0.5), operation.reset,
+        operation.outputs + np.float32(0.5), operation.reset, operation.writer_id,
     )  # fmt: skip
     database.execute("UPDATE records SET body = ? WHERE rowid = ?", (forged.body, rowid))
 
 
 async def test_a_drain_in_the_middle_of_a_replay_stores_no_state_of_its_own_making(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path
 ) -> None:
     settings = config(tmp_path, snapshot_every_timesteps=10**6, max_chunk_timesteps=LONG)
     async with running_engine(tiles, artifact, settings) as harness:
@@ -190,8 +192,8 @@ async def test_a_drain_in_the_middle_of_a_replay_stores_no_state_of_its_own_maki
         await harness.step(session, random_inputs(1, 4))
     async with running_engine(tiles, artifact, settings) as harness:
         engine = harness.engine
-        session = engine.registry.get("s", "")
-        peek = asyncio.ensure_future(harness.do(session, lambda done: Peek(done)))
+        session = engine.table.get("s", "")
+        peek = asyncio.ensure_future(harness.do(session, lambda done: Inspect(done)))
         while not engine.turns.runs:
             await asyncio.sleep(0)
         await engine.snapshots.store_all()
@@ -200,14 +202,14 @@ async def test_a_drain_in_the_middle_of_a_replay_stores_no_state_of_its_own_maki
 
 
 async def test_a_copy_whose_only_snapshot_is_damaged_is_refused(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path
 ) -> None:
     settings = config(tmp_path)
     async with running_engine(tiles, artifact, settings) as harness:
         copy = harness.engine.new_session("copy", "", 5, position=40, experience=1)
         begun = asyncio.get_running_loop().create_future()
         state = np.full(tiles.layout.size, 0.25, np.float32)
-        harness.engine.lifecycle.begin(copy, state, begun.set_result)
+        harness.engine.begin(copy, state, begun.set_result)
         assert await begun is None
     with sqlite3.connect(tmp_path / "sessions.db") as database:
         [(rowid, content)] = database.execute("SELECT rowid, state FROM snapshots").fetchall()
@@ -215,14 +217,14 @@ async def test_a_copy_whose_only_snapshot_is_damaged_is_refused(
         flipped[len(flipped) // 2] ^= 4
         database.execute("UPDATE snapshots SET state = ? WHERE rowid = ?", (bytes(flipped), rowid))
     async with running_engine(tiles, artifact, settings) as harness:
-        session = harness.engine.registry.get("copy", "")
+        session = harness.engine.table.get("copy", "")
         with pytest.raises(ServeError) as refused:
-            await harness.do(session, lambda done: Peek(done))
+            await harness.do(session, lambda done: Inspect(done))
         assert refused.value.reason == "CORRUPT_STATE"
 
 
 async def test_who_waits_for_the_slot_of_a_session_that_ends_is_told(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path
 ) -> None:
     settings = config(tmp_path, slots=1, durability="sync")
     async with running_engine(tiles, artifact, settings) as harness:
@@ -238,7 +240,7 @@ async def test_who_waits_for_the_slot_of_a_session_that_ends_is_told(
 
 
 async def test_one_row_that_can_not_be_stepped_holds_up_nobody(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path
 ) -> None:
     async with running_engine(tiles, artifact, config(tmp_path)) as harness:
         first, good, bad = [await grown(harness, name, 1) for name in ("first", "good", "bad")]
@@ -254,7 +256,7 @@ async def test_one_row_that_can_not_be_stepped_holds_up_nobody(
 
 
 async def test_debug_that_fails_applies_nothing(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running_engine(tiles, artifact, config(tmp_path)) as harness:
         session, other = await grown(harness, "s", 1), await grown(harness, "other", 1)
@@ -272,7 +274,7 @@ async def test_debug_that_fails_applies_nothing(
 
 @pytest.mark.parametrize("durability", ["async", "sync"])
 async def test_a_store_that_fails_in_an_unknown_way_is_answered_for(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: str
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: str
 ) -> None:
     async with running_engine(tiles, artifact, config(tmp_path, durability=durability)) as harness:
         session = await grown(harness, "s", 1)
@@ -291,7 +293,7 @@ async def test_a_store_that_fails_in_an_unknown_way_is_answered_for(
 
 
 async def test_a_session_that_leaves_while_it_is_asked_for_answers(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path
 ) -> None:
     settings = config(tmp_path, slots=1, host_bytes=tiles.layout.size * 4)
     async with adopting_engine(tiles, artifact, settings) as harness:
@@ -302,8 +304,8 @@ async def test_a_session_that_leaves_while_it_is_asked_for_answers(
             nonlocal asked
             while positions[name] < 40:
                 try:
-                    await engine.leases.adopt(name)
-                    session = engine.registry.find(name) or await harness.create(name)
+                    await engine.ownership.adopt(name)
+                    session = engine.table.find(name) or await harness.create(name)
                     applied = await harness.step(session, random_inputs(0, 1), position=positions[name])
                     assert applied.position == positions[name] + 1
                     positions[name] = applied.position
@@ -318,13 +320,13 @@ async def test_a_session_that_leaves_while_it_is_asked_for_answers(
 
 
 async def test_work_that_came_when_a_session_was_given_up_is_told(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path
 ) -> None:
     async with adopting_engine(tiles, artifact, config(tmp_path)) as harness:
         session = await grown(harness, "s", 1)
         step = asyncio.ensure_future(harness.step(session, random_inputs(1, 1)))
         await asyncio.sleep(0)
-        await harness.engine.leases.give_up([session])
+        await harness.engine.ownership.give_up([session])
         with suppress(ServeError):
             await asyncio.wait_for(step, 5)
         assert step.done()
@@ -334,7 +336,7 @@ async def test_work_that_came_when_a_session_was_given_up_is_told(
 
 
 async def test_a_session_lost_in_the_middle_of_its_reset_keeps_nothing_here(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path
 ) -> None:
     async with adopting_engine(tiles, artifact, config(tmp_path)) as harness:
         for scope in ("experience", "all"):
@@ -343,14 +345,16 @@ async def test_a_session_lost_in_the_middle_of_its_reset_keeps_nothing_here(
             reset = asyncio.ensure_future(harness.do(session, lambda done, scope=scope: Reset(scope, done)))
             while not session.busy:
                 await asyncio.sleep(0)
-            harness.engine.leases.lose(session)
+            harness.engine.ownership.lose(session)
             assert await reset is True
             assert (await harness.step(other, random_inputs(1, 1))).position == 5
             assert session.tier is Tier.STORE
         assert rows_in_use(harness) == 2
 
 
-async def test_of_two_that_begin_the_same_session_one_does(tiles: Tiles, artifact: Artifact, tmp_path: Path) -> None:
+async def test_of_two_that_begin_the_same_session_one_does(
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path
+) -> None:
     async with adopting_engine(tiles, artifact, config(tmp_path)) as harness:
         operations = Operations(harness.engine, artifact, "epoch")
         request = pb.CreateSessionRequest(session_id="s")
@@ -359,11 +363,11 @@ async def test_of_two_that_begin_the_same_session_one_does(tiles: Tiles, artifac
         )
         assert sum(isinstance(result, pb.CreateSessionResponse) for result in results) == 1
         assert {result.reason for result in results if isinstance(result, ServeError)} == {"SESSION_EXISTS"}
-        assert harness.engine.registry.count_of("") == len(harness.engine.registry) == 1
+        assert harness.engine.table.count_of("") == len(harness.engine.table) == 1
 
 
 async def test_a_session_that_never_goes_idle_keeps_no_other_from_its_end(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path
 ) -> None:
     settings = config(tmp_path, max_age_s=0.001, max_queued_chunks=1)
     async with running_engine(tiles, artifact, settings) as harness:
@@ -378,7 +382,7 @@ async def test_a_session_that_never_goes_idle_keeps_no_other_from_its_end(
 
 
 async def test_how_far_a_journal_reaches_can_be_asked_when_its_first_record_is_damaged(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path
 ) -> None:
     settings = config(tmp_path)
     async with running_engine(tiles, artifact, settings) as harness:
@@ -387,5 +391,5 @@ async def test_how_far_a_journal_reaches_can_be_asked_when_its_first_record_is_d
         [(rowid, body)] = database.execute("SELECT rowid, body FROM records").fetchall()
         database.execute("UPDATE records SET body = ? WHERE rowid = ?", (bytes((body[0] ^ 1, *body[1:])), rowid))
     async with running_engine(tiles, artifact, settings) as harness:
-        session = harness.engine.registry.get("s", "")
+        session = harness.engine.table.get("s", "")
         assert await harness.engine.loading.earliest_position(session) is None

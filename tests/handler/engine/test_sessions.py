@@ -45,6 +45,7 @@ def test_a_chunk_that_was_applied_gets_its_reply(session: Session) -> None:
         (chunk(6, 5.0), "STEP_CONFLICT"),  # other bytes
         (chunk(6, 6.0, timesteps=3), "STEP_CONFLICT"),  # another length
         (chunk(6, 6.0, reset_experience=True), "STEP_CONFLICT"),
+        (chunk(6, 6.0, writer_id=1), "STEP_CONFLICT"),  # another's
         (chunk(7, 6.0), "STEP_CONFLICT"),  # overlaps
         (chunk(10, incarnation=12), "SESSION_REPLACED"),
         (chunk(10, experience=3), "STEP_GAP"),  # behind a reset that was not applied
@@ -71,8 +72,14 @@ def test_a_reset_that_fits_is_applied(session: Session, right: Reset) -> None:
     assert judge_reset(session, right) is Verdict.APPLY
 
 
-def test_a_reset_of_an_experience_that_has_ended_changes_nothing(session: Session) -> None:
-    assert judge_reset(session, reset(position=3, experience=1)) is Verdict.DONE_BEFORE
+def test_a_reset_of_an_experience_that_has_ended_is_judged_by_who_ended_it(session: Session) -> None:
+    assert judge_reset(session, reset(position=3, experience=1)) is Verdict.ASK_JOURNAL
+    session.replies.add(Reply(10, inputs(0, 0), True, 3, inputs(0, 0), writer_id=5))
+    session.experience = 3
+    assert judge_reset(session, reset(position=10, experience=2, writer_id=5)) is Verdict.DONE_BEFORE
+    with pytest.raises(ServeError) as caught:
+        judge_reset(session, reset(position=10, experience=2, writer_id=6))
+    assert caught.value.reason == "STEP_CONFLICT"
 
 
 @pytest.mark.parametrize(

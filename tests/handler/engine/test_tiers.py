@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.engine.model_runner import Tiles
-from dnc_serve.handler.engine.requests import Peek
+from dnc_serve.handler.engine.requests import Inspect
 from dnc_serve.handler.engine.session import Session, Tier
+from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError, StoreUnavailable
 from dnc_serve.handler.store.contract import End
 from dnc_serve.model.export import Artifact
@@ -19,7 +19,7 @@ from tests.handler.harness import EngineHarness, random_inputs, running_engine
 SLOTS, HOST_ROWS = 2, 8
 
 
-def config(tmp_path: Path, tiles: Tiles, **settings: object) -> ServeConfig:
+def config(tmp_path: Path, tiles: TileRunner, **settings: object) -> ServeConfig:
     limits = {"slots": SLOTS, "host_bytes": HOST_ROWS * tiles.layout.size * 4} | settings
     return ServeConfig(state_dir=tmp_path, **limits)  # type: ignore[arg-type]
 
@@ -40,7 +40,7 @@ async def settled(harness: EngineHarness) -> None:
 
 @pytest.mark.parametrize("durability", ["async", "sync"])
 async def test_one_that_the_store_refuses_keeps_no_other_in_memory(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path, durability: str
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path, durability: str
 ) -> None:
     async with running_engine(tiles, artifact, config(tmp_path, tiles, durability=durability)) as harness:
         store = harness.engine.journal.store
@@ -51,7 +51,7 @@ async def test_one_that_the_store_refuses_keeps_no_other_in_memory(
         await settled(harness)
         assert refused.tier is Tier.HOST
         assert all(session.tier is Tier.STORE for session in others[:6])
-        assert harness.engine.tiers.host_sessions <= HOST_ROWS
+        assert harness.engine.cache.host_used <= HOST_ROWS
         assert not any(session.busy for session in (refused, *others, *newer))
         for session in others:
             assert (await harness.step(session, random_inputs(0, 1))).position == 4
@@ -59,10 +59,10 @@ async def test_one_that_the_store_refuses_keeps_no_other_in_memory(
 
 @pytest.mark.parametrize("durability", ["async", "sync"])
 async def test_a_store_that_is_down_is_not_offered_states_with_every_move(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: str
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: str
 ) -> None:
     async with running_engine(tiles, artifact, config(tmp_path, tiles, durability=durability)) as harness:
-        tiers, store = harness.engine.tiers, harness.engine.journal.store
+        tiers, store = harness.engine.cache, harness.engine.journal.store
         sessions = await grown(harness, "abcdefghij")
         await settled(harness)
         in_memory = [session for session in sessions if session.tier is not Tier.STORE]
@@ -87,13 +87,13 @@ async def test_a_store_that_is_down_is_not_offered_states_with_every_move(
         monkeypatch.setattr(tiers, "_retry_at", 0.0)  # a second later
         tiers.shrink()
         await settled(harness)
-        assert tiers.host_sessions == 0
+        assert tiers.host_used == 0
         for session in sessions:
             assert (await harness.step(session, random_inputs(0, 1))).position == 4
 
 
 async def test_moving_down_and_up_again_leaves_no_trail_of_states(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path
 ) -> None:
     settings = config(tmp_path, tiles, slots=1, host_bytes=tiles.layout.size * 4, snapshot_every_timesteps=10)
     async with running_engine(tiles, artifact, settings) as harness:
@@ -108,17 +108,17 @@ async def test_moving_down_and_up_again_leaves_no_trail_of_states(
             assert len(at) <= 39 // 10 + 2
             assert at[0] >= 38
             assert np.diff([0, *at[::-1]]).max() <= 11
-            seen = await harness.engine.loading.look_back(session, 17)
+            seen = await harness.engine.view_at(session, 17)
             assert seen.head.position == 17
-        truths = [(await harness.do(session, lambda done: Peek(done))).state for session in sessions]
+        truths = [(await harness.do(session, lambda done: Inspect(done))).state for session in sessions]
     async with running_engine(tiles, artifact, settings) as harness:
         for session, truth in zip(sessions, truths, strict=True):
-            again = harness.engine.registry.get(session.session_id, "")
-            assert (await harness.do(again, lambda done: Peek(done))).state.tobytes() == truth.tobytes()
+            again = harness.engine.table.get(session.session_id, "")
+            assert (await harness.do(again, lambda done: Inspect(done))).state.tobytes() == truth.tobytes()
 
 
 async def test_no_more_states_are_brought_than_can_be_worked_on(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path
 ) -> None:
     async with running_engine(tiles, artifact, config(tmp_path, tiles)) as harness:
         sessions = [await harness.create(f"s{number}") for number in range(100)]
@@ -128,7 +128,7 @@ async def test_no_more_states_are_brought_than_can_be_worked_on(
         async def watch() -> None:
             nonlocal most
             while True:
-                most = max(most, harness.engine.tiers.host_sessions)
+                most = max(most, harness.engine.cache.host_used)
                 await asyncio.sleep(0)
 
         watching = asyncio.ensure_future(watch())

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.engine import model_runner as tiles_module
-from dnc_serve.handler.engine.model_runner import Tiles, choose_tiles
-from dnc_serve.handler.engine.requests import Peek
+from dnc_serve.handler.engine.requests import Inspect
+from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.model.compiled import load_compiled
 from dnc_serve.model.compiled_cache import MANIFEST_FILE, CompiledError, compiled_key
 from dnc_serve.model.compiled_code import load_code
@@ -39,14 +39,14 @@ pytestmark = pytest.mark.timeout(900)  # a busy machine takes its time to compil
 
 
 @pytest.fixture(scope="module")
-def tiles(compiled_tiles: Tiles) -> Tiles:
+def tiles(compiled_tiles: TileRunner) -> TileRunner:
     """What the tests of the engine are given here."""
     return compiled_tiles
 
 
 @pytest.fixture(scope="module")
-def portable(artifact: Artifact) -> Tiles:
-    return Tiles(artifact, "cpu")
+def portable(artifact: Artifact) -> TileRunner:
+    return TileRunner(artifact, "cpu")
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def cache(compiled_cache: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(compiled_cache, tmp_path / "cache"))
 
 
-def test_compiled_code_is_used_where_it_is_at_hand(tiles: Tiles, portable: Tiles) -> None:
+def test_compiled_code_is_used_where_it_is_at_hand(tiles: TileRunner, portable: TileRunner) -> None:
     assert (tiles.kind, tiles.note, tiles.sizes) == ("aotinductor", "", (8,))
     assert [(other.kind, other.fingerprint) for other in tiles.others] == [("torchscript", portable.fingerprint)]
     assert tiles.fingerprint != portable.fingerprint
@@ -63,7 +63,9 @@ def test_compiled_code_is_used_where_it_is_at_hand(tiles: Tiles, portable: Tiles
 
 
 @pytest.mark.parametrize("timesteps", [1, 2, 4, 5, 11])
-def test_any_number_of_timesteps_has_the_bits_of_single_ones(tiles: Tiles, portable: Tiles, timesteps: int) -> None:
+def test_any_number_of_timesteps_has_the_bits_of_single_ones(
+    tiles: TileRunner, portable: TileRunner, timesteps: int
+) -> None:
     inputs = torch.stack([torch.from_numpy(random_inputs(row, timesteps)) for row in range(8)], 1)
     zeros = torch.zeros(8, tiles.layout.size)
     outputs, after = tiles.run(inputs, zeros)
@@ -138,7 +140,7 @@ def test_code_whose_bits_depend_on_the_ticks_of_a_call_is_refused(artifact: Arti
 
     otherwise = replace(compiled, code=compiled.code | {(8, 4): rounding})
     with pytest.raises(CompiledError, match="depend on"):
-        Tiles(artifact, "cpu", compiled=otherwise)
+        TileRunner(artifact, "cpu", compiled=otherwise)
 
 
 def test_while_compiled_code_runs_other_threads_go_on(artifact: Artifact, compiled_cache: Path) -> None:
@@ -176,44 +178,44 @@ def test_a_package_that_holds_no_code_is_refused(content: bytes, tmp_path: Path)
 
 
 async def test_each_record_is_replayed_by_what_computed_it(
-    tiles: Tiles, portable: Tiles, artifact: Artifact, tmp_path: Path
+    tiles: TileRunner, portable: TileRunner, artifact: Artifact, tmp_path: Path
 ) -> None:
     settings = ServeConfig(state_dir=tmp_path, snapshot_every_timesteps=1000)
     recorded: list[bytes] = []
     for turn, stepped_by in enumerate([portable, tiles, portable]):
         # Under TorchScript alone, compiled code's records would be replayed elsewhere; here it is beside the other.
-        beside = Tiles(artifact, "cpu") if stepped_by is portable else stepped_by
+        beside = TileRunner(artifact, "cpu") if stepped_by is portable else stepped_by
         beside.others = (tiles,) if stepped_by is portable else (portable,)
         async with running_engine(beside, artifact, settings) as harness:
-            session = harness.engine.registry.find("s") or await harness.create("s")
+            session = harness.engine.table.find("s") or await harness.create("s")
             for part in range(3):
                 await harness.step(session, random_inputs(10 * turn + part, 7), reset_experience=part == 1)
             assert not session.replayed_elsewhere
             assert session.fingerprint == stepped_by.fingerprint
-            seen = await harness.do(session, Peek)
+            seen = await harness.do(session, Inspect)
             recorded.append(seen.state.tobytes())
     async with running_engine(tiles, artifact, settings) as harness:
-        session = harness.engine.registry.find("s")
+        session = harness.engine.table.find("s")
         assert session is not None
-        seen = await harness.do(session, Peek)
+        seen = await harness.do(session, Inspect)
         assert seen.state.tobytes() == recorded[-1]
         assert seen.fingerprint == portable.fingerprint
         for turn, position in enumerate((21, 42)):
-            past = await harness.engine.loading.look_back(session, position)
+            past = await harness.engine.view_at(session, position)
             assert past.state is not None
             assert past.state.tobytes() == recorded[turn]
         assert not session.replayed_elsewhere
 
 
 async def test_what_is_not_at_hand_is_replaced_and_said(
-    tiles: Tiles, portable: Tiles, artifact: Artifact, tmp_path: Path
+    tiles: TileRunner, portable: TileRunner, artifact: Artifact, tmp_path: Path
 ) -> None:
     settings = ServeConfig(state_dir=tmp_path)
     async with running_engine(tiles, artifact, settings) as harness:
         session = await harness.create("s")
         await harness.step(session, random_inputs(1, 6))
     async with running_engine(portable, artifact, settings) as harness:
-        found = harness.engine.registry.find("s")
+        found = harness.engine.table.find("s")
         assert found is not None
         await harness.step(found, random_inputs(2, 6))
         assert found.replayed_elsewhere
@@ -222,8 +224,10 @@ async def test_what_is_not_at_hand_is_replaced_and_said(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_tiles_on_a_gpu_agree_with_each_other_and_nearly_with_the_cpu(artifact_folder: Path, portable: Tiles) -> None:
-    on_gpu = Tiles(load_artifact(artifact_folder, "cuda"), "cuda")
+def test_tiles_on_a_gpu_agree_with_each_other_and_nearly_with_the_cpu(
+    artifact_folder: Path, portable: TileRunner
+) -> None:
+    on_gpu = TileRunner(load_artifact(artifact_folder, "cuda"), "cuda")
     assert len(on_gpu.sizes) > 1
     assert on_gpu.difference(portable) <= 1e-4
 
@@ -231,9 +235,9 @@ def test_tiles_on_a_gpu_agree_with_each_other_and_nearly_with_the_cpu(artifact_f
 def test_large_states_are_stepped_in_smaller_tiles(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     row_bytes = 4 * artifact.layout.size
     monkeypatch.setitem(tiles_module.MAX_TILE_BYTES, "cpu", 13 * row_bytes)
-    assert max(Tiles(artifact, "cpu").sizes) == 12
+    assert max(TileRunner(artifact, "cpu").sizes) == 12
     monkeypatch.setitem(tiles_module.MAX_TILE_BYTES, "cpu", row_bytes // 2)
-    alone = Tiles(artifact, "cpu")
+    alone = TileRunner(artifact, "cpu")
     assert alone.sizes == (1,)
     outputs, _ = alone.run(torch.ones(3, 1, artifact.config.input_size), torch.zeros(1, artifact.layout.size))
     assert outputs.shape == (3, 1, artifact.config.outputs)

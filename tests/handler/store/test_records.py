@@ -11,7 +11,7 @@ STATE = np.linspace(-1, 1, 50, dtype=np.float32)
 
 
 def a_record(reset: str = ""):
-    return encode_record("s", 7, 4, 30, 2, 1.5, "abc", INPUTS, OUTPUTS, reset)
+    return encode_record("s", 7, 4, 30, 2, 1.5, "abc", INPUTS, OUTPUTS, reset, 2**64 - 1)
 
 
 def a_snapshot():
@@ -22,15 +22,15 @@ def a_snapshot():
 def test_a_chunk_comes_back(reset: str) -> None:
     operation = decode_record(a_record(reset))
     assert (operation.start, operation.position, operation.ordinal) == (27, 30, 4)
-    assert (operation.reset, operation.fingerprint) == (reset, "abc")
+    assert (operation.reset, operation.fingerprint, operation.writer_id) == (reset, "abc", 2**64 - 1)
     assert np.array_equal(operation.inputs, INPUTS)
     assert np.array_equal(operation.outputs, OUTPUTS)
 
 
 @pytest.mark.parametrize("scope", ["experience", "all"])
 def test_a_reset_comes_back(scope: str) -> None:
-    operation = decode_record(encode_record("s", 7, 4, 30, 2, 1.5, "abc", None, None, scope))
-    assert (operation.reset, len(operation.inputs), operation.start) == (scope, 0, 30)
+    operation = decode_record(encode_record("s", 7, 4, 30, 2, 1.5, "abc", None, None, scope, 9))
+    assert (operation.reset, len(operation.inputs), operation.start, operation.writer_id) == (scope, 0, 30, 9)
 
 
 def test_a_snapshot_comes_back() -> None:

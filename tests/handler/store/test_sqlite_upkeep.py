@@ -37,15 +37,15 @@ def commit():
 def sync():
     store._upkeep.log_bytes += sqlite_upkeep.CHECKPOINT_BYTES + 1
     store.sync()
-    os.write(fifo, b"done\\n")
+    os.write(queue, b"done\\n")
 
 commit()
-fifo, bytes_ = os.open(reached, os.O_RDWR), os.open(go, os.O_RDWR)
+queue, bytes_ = os.open(reached, os.O_RDWR), os.open(go, os.O_RDWR)
 os.environ["REACHED"], os.environ["GO"] = reached, go
 for where in ("sessions.db-wal", "sessions.db", "nowhere"):
     thread = threading.Thread(target=sync)
     thread.start()
-    with open(fifo, closefd=False) as names:
+    with open(queue, closefd=False) as names:
         while (name := names.readline().strip()) != "done":
             if name == where:
                 commit()
@@ -74,8 +74,8 @@ def test_commits_wait_for_no_sync_of_a_checkpoint(tmp_path, holding):
     """They go through while each of its syncs hangs, of the log and of the file; and where none came, the log begins
     anew afterwards."""
     fifos = [tmp_path / "reached", tmp_path / "go"]
-    for fifo in fifos:
-        os.mkfifo(fifo)
+    for queue in fifos:
+        os.mkfifo(queue)
     program = [sys.executable, "-c", PROGRAM, tmp_path / "state", *fifos]
     done = subprocess.run(program, env=holding, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

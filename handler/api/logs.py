@@ -5,39 +5,37 @@ Callers are named as their tokens are; the tokens themselves stand in no line.
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
+from dnc_serve.handler.engine.observer import Committed, Observer
 from dnc_serve.handler.engine.requests import Applied, Chunk
-from dnc_serve.handler.engine.session import MAX_ID_LENGTH
+from dnc_serve.handler.engine.session import MAX_ID_LENGTH, Session
 from dnc_serve.handler.errors import ServeError
-from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
-
-if TYPE_CHECKING:
-    from dnc_serve.handler.api.operations import Caller
 
 logger = logging.getLogger(__name__)
 
 TRACE_ID_LENGTH = 32
 
 
-def log_chunk(chunk: Chunk, message: pb.Chunk, caller: "Caller") -> None:
-    """Has the chunk's answer logged when it is given, if anybody reads that; a refusal is logged by the door."""
-    if not logger.isEnabledFor(logging.DEBUG):
-        return
-    tell = chunk.done
+class ChunkLog(Observer):
+    """A line for each chunk that was answered; a refusal is logged where it is answered."""
 
-    def done(applied: Applied | None, error: ServeError | None) -> None:
-        if applied is not None:
-            logger.debug("a chunk was answered", extra=_described(chunk, message, caller, applied))
-        tell(applied, error)
+    def committed(self, group: Sequence[Committed]) -> None:
+        if logger.isEnabledFor(logging.DEBUG):
+            for session, request, applied in group:
+                if applied is not None and isinstance(request, Chunk):
+                    _log_chunk(session, request, applied)
 
-    chunk.done = done
+    def replied_again(self, session: Session, chunk: Chunk, applied: Applied) -> None:
+        if logger.isEnabledFor(logging.DEBUG):
+            _log_chunk(session, chunk, applied)
 
 
-def log_answer(request: Any, caller: "Caller", started_at: float) -> None:
+def log_answer(request: Any, owner: str, endpoint: str, started_at: float) -> None:
     """A call was answered that began at `started_at` (`time.perf_counter()`)."""
     if logger.isEnabledFor(logging.DEBUG):
-        extra = {"owner": caller.owner, "door": caller.endpoint, "total_ms": _ms(time.perf_counter() - started_at)}
+        extra = {"owner": owner, "endpoint": endpoint, "total_ms": _ms(time.perf_counter() - started_at)}
         logger.debug("a call was answered", extra={**_named(request), **extra})
 
 
@@ -47,13 +45,13 @@ def log_refusal(request: Any, refused: ServeError) -> None:
         logger.debug("a call was refused: %s", refused.message, extra={**_named(request), "reason": refused.reason})
 
 
-def _described(chunk: Chunk, message: pb.Chunk, caller: "Caller", applied: Applied) -> dict[str, Any]:
+def _log_chunk(session: Session, chunk: Chunk, applied: Applied) -> None:
     now = time.perf_counter()
     described: dict[str, Any] = {
-        "session": message.session_id,
-        "request_id": message.request_id,
-        "owner": caller.owner,
-        "door": chunk.door,
+        "session": session.session_id,
+        "request_id": chunk.request_id,
+        "owner": chunk.owner,
+        "endpoint": chunk.endpoint,
         "position": applied.position,
         "timesteps": len(chunk.inputs),
         "replayed": applied.replayed,
@@ -63,9 +61,9 @@ def _described(chunk: Chunk, message: pb.Chunk, caller: "Caller", applied: Appli
         described["queue_ms"] = _ms(chunk.started_at - chunk.arrived_at)
         described["ticks_ms"] = _ms(chunk.stepped_at - chunk.started_at)
         described["journal_ms"] = _ms(now - chunk.stepped_at)
-    if trace := _trace_of(message.traceparent):
+    if trace := _trace_of(chunk.traceparent):
         described["trace"] = trace
-    return described
+    logger.debug("a chunk was answered", extra=described)
 
 
 def _named(request: Any) -> dict[str, Any]:

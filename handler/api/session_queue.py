@@ -1,0 +1,120 @@
+"""The order of a stream's messages and replies: for each session, its own.
+
+A message joins its session's queue; its reply leaves when all that were before it in the queue have theirs.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from dnc_serve.handler.engine.requests import Applied, ErrorState, Request
+from dnc_serve.handler.engine.session import Session
+from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+
+# What leaves: one encoded message, or several.
+Encoded = bytes | Iterator[bytes]
+
+
+class SessionQueue(ErrorState):
+    """What one stream asks of one session; failed from when a refusal leaves it, see `ErrorState`."""
+
+    __slots__ = ("_result", "_template", "pending", "session", "session_id")
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__()
+        self.session_id = session_id
+        self.session: Session | None = None  # as it was last found
+        self.pending: deque[PendingReply] = deque()
+        self._template: pb.StreamResponse | None = None
+        self._result = pb.ChunkResult()
+
+    def encode_chunk(self, applied: Applied, request_id: int, *, in_batch: bool) -> bytes:
+        """A chunk's result; most of it is the same from one to the next, and is kept."""
+        if self._template is None:
+            self._template = template = pb.StreamResponse()
+            self._result = (template.batch.responses.add() if in_batch else template).chunk
+            self._result.session_id = self.session_id
+            self._result.outputs.dtype = pb.DATA_TYPE_FLOAT32
+        result, array, outputs = self._result, self._result.outputs, applied.outputs
+        result.incarnation = applied.incarnation
+        result.position = applied.position
+        result.durable_position = applied.durable_position
+        result.experience = applied.experience
+        result.replayed = applied.replayed
+        result.request_id = request_id
+        array.data = outputs.tobytes()
+        if not array.shape or array.shape[0] != len(outputs):
+            array.shape[:] = outputs.shape
+        return self._template.SerializeToString()
+
+    def forget_template(self) -> None:
+        """The stream's replies look different from now on."""
+        self._template = None
+
+
+class PendingReply:
+    """One message in its session's queue."""
+
+    __slots__ = ("failed", "queue", "reply", "request", "request_id", "start")
+
+    def __init__(self, queue: SessionQueue, request_id: int) -> None:
+        self.queue = queue
+        self.request_id = request_id
+        self.request: Request | None = None  # what the engine was asked for it
+        self.start: Callable[[], None] | None = None  # what is to be done once it stands first
+        self.reply: Encoded | None = None
+        self.failed = False
+
+
+class SessionQueues:
+    """The queues of one stream; `put` takes the replies that may leave."""
+
+    def __init__(self, put: Callable[[Encoded], None]) -> None:
+        self._put = put
+        self._queues: dict[str, SessionQueue] = {}
+
+    def __len__(self) -> int:
+        """How many are kept."""
+        return len(self._queues)
+
+    def __getitem__(self, session_id: str) -> SessionQueue:
+        """The session's queue, a new one if it has none."""
+        queue = self._queues.get(session_id)
+        if queue is None:
+            queue = self._queues[session_id] = SessionQueue(session_id)
+        return queue
+
+    def forget_templates(self) -> None:
+        """Replies look different from now on."""
+        for queue in self._queues.values():
+            queue.forget_template()
+
+    def forget_idle(self) -> None:
+        """Drops the queues in which nothing is pending and nothing failed."""
+        self._queues = {name: queue for name, queue in self._queues.items() if queue.pending or queue.failed}
+
+    def start_when_first(self, pending: PendingReply, start: Callable[[], None]) -> None:
+        """Calls `start` when all before it have their replies."""
+        if pending.queue.pending[0] is pending:
+            start()
+        else:
+            pending.start = start
+
+    def reply(self, pending: PendingReply, reply: Encoded, *, failed: bool = False) -> None:
+        """There is a reply; `failed` means that what follows may not be applied in its stead."""
+        pending.reply, pending.failed = reply, failed
+        queue = pending.queue
+        waiting = queue.pending
+        while waiting and (leaving := waiting[0].reply) is not None:
+            if waiting.popleft().failed:
+                queue.failed = True
+            self._put(leaving)
+            if waiting and (start := waiting[0].start) is not None:
+                waiting[0].start = None
+                start()
+
+    def abandon(self) -> None:
+        """Nobody waits for what is pending."""
+        for queue in self._queues.values():
+            for pending in queue.pending:
+                if pending.request is not None:
+                    pending.request.cancelled = True

@@ -1,0 +1,32 @@
+"""Refusals as they go over the wire."""
+
+from typing import Any
+
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc import StatusCode
+
+from dnc_serve.handler.errors import ServeError
+from dnc_serve.proto.reasons import DOMAIN, REASONS
+
+
+def code_of(error: ServeError) -> StatusCode:
+    """The gRPC code that carries a refusal."""
+    return REASONS[error.reason]
+
+
+def status_of(error: ServeError) -> status_pb2.Status:
+    """The `google.rpc.Status` of a refusal: its reason in an `ErrorInfo`, and when to come again."""
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+    details = [_packed(info)]
+    if error.retry_after_s is not None:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(int(error.retry_after_s * 1000))
+        details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
+    return status_pb2.Status(code=code_of(error).value[0], message=error.message, details=details)
+
+
+def _packed(message: Any) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed
