@@ -52,7 +52,8 @@ class ChunkHistogram(Collector):
             total, buckets = 0, []
             for bucket, (bound, count) in enumerate(zip([*map(str, SECONDS), "+Inf"], list(counts), strict=True)):
                 total += count
-                buckets.append((bound, total, self._exemplars.get((series, bucket))))
+                exemplar = self._exemplars.get((series, bucket))
+                buckets.append((bound, total, exemplar) if exemplar else (bound, total))
             family.add_metric([series] if self._label else [], buckets, self._sums[series])
         yield family
 

@@ -121,7 +121,7 @@ class DncServer:
         observers = Observers([*([tracing] if tracing else []), self._metrics, ChunkLog()])
         journal = Journal(store, config.durability, config.sync_interval_ms / 1000, observers)
         self._cleanup.callback(journal.close)
-        table = SessionTable(config.max_sessions, config.max_tombstones)
+        table = SessionTable(config, artifact.digest, runner.fingerprint)
         engine = self._engine = Engine(runner, journal, table, config, observers, digest=artifact.digest)
         self._cleanup.callback(engine.close)
         if journal.volatile:

@@ -204,7 +204,7 @@ class SessionStream:
 
         chunk = self._operations.chunk(message, self._caller, done)
         chunk.error_state = pending.queue
-        self._engine.submit(session, chunk)
+        self._engine.submit(session, chunk, more_to_come=self._unanswered > 1)
         pending.request = chunk
 
     def _submit_reset(self, session: Session, message: pb.Reset, pending: PendingReply) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 
 from dnc_serve.handler.engine.batch_scheduler import Run
 from dnc_serve.handler.engine.requests import Replay
-from dnc_serve.handler.engine.state_cache import StateRows
+from dnc_serve.handler.engine.state_rows import StateRows
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.model.layout import StateLayout
 

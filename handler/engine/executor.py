@@ -13,7 +13,7 @@ from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.engine.batch_scheduler import Batch, Run
 from dnc_serve.handler.engine.model_runner import ModelRunner
 from dnc_serve.handler.engine.requests import Chunk, Replay
-from dnc_serve.handler.engine.state_cache import StateRows
+from dnc_serve.handler.engine.state_rows import StateRows
 from dnc_serve.model.layout import StateLayout
 
 logger = logging.getLogger(__name__)

@@ -6,19 +6,17 @@ A row's result must not depend on its company: that is what exactly-once, recove
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dnc_serve.handler.arrays import Float32
+from dnc_serve.handler.engine.state_rows import StateRows
 from dnc_serve.model.compiled_cache import processor
 from dnc_serve.model.export import Artifact
 from dnc_serve.model.layout import StateLayout
-
-if TYPE_CHECKING:
-    from dnc_serve.handler.engine.state_cache import StateRows
 
 # Outputs [ticks, O] of each row, and whether its state is finite; that may be False where only a sum overflows.
 Stepped = tuple[list[Float32], list[bool]]
@@ -39,7 +37,7 @@ class ModelRunner(Protocol):
     lets_others_run: bool  # it holds no lock of the interpreter
 
     def step(
-        self, rows: "StateRows", sources: Sequence[int], targets: Sequence[int], inputs: Sequence[Float32]
+        self, rows: StateRows, sources: Sequence[int], targets: Sequence[int], inputs: Sequence[Float32]
     ) -> Stepped:
         """Steps states from the rows `sources`, which stay, to the rows `targets`: inputs [ticks, I] of each."""
 

@@ -1,19 +1,18 @@
 """What the engine tells of itself: metrics, traces, the log and watchers listen, and the engine knows none of them."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from dnc_serve.handler.engine.requests import Applied, Chunk, Reset
-    from dnc_serve.handler.engine.session import Session
+from dnc_serve.handler.engine.requests import Applied, Chunk, Reset
+from dnc_serve.handler.engine.session import Session
 
 
 class Committed(NamedTuple):
     """A chunk or a reset that was applied, written as safely as promised, and answered."""
 
-    session: "Session"
-    request: "Chunk | Reset"
-    applied: "Applied | None"  # None for a reset
+    session: Session
+    request: Chunk | Reset
+    applied: Applied | None  # None for a reset
 
 
 class Observer:
@@ -25,13 +24,13 @@ class Observer:
     def committed(self, group: Sequence[Committed]) -> None:
         """These were committed together."""
 
-    def replied_again(self, session: "Session", chunk: "Chunk", applied: "Applied") -> None:
+    def replied_again(self, session: Session, chunk: Chunk, applied: Applied) -> None:
         """A chunk that had been applied before got its stored reply."""
 
     def recovered(self, timesteps: int) -> None:
         """So many timesteps were replayed from the journal."""
 
-    def replayed_elsewhere(self, session: "Session") -> None:
+    def replayed_elsewhere(self, session: Session) -> None:
         """A session is replayed by other code than what computed it first."""
 
     def fell_back(self, snapshots: int) -> None:
@@ -40,7 +39,7 @@ class Observer:
     def evicted(self, tier: str) -> None:
         """A state left its tier: slot or host."""
 
-    def ended(self, session: "Session", why: str) -> None:
+    def ended(self, session: Session, why: str) -> None:
         """A session ended: deleted, idle, age; or moved, to another server."""
 
     def wrote(self, seconds: float) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dnc_serve.handler.engine.session import Session
 from dnc_serve.handler.engine.session_table import SessionTable
 from dnc_serve.handler.errors import Overtaken, ServeError, StoreUnavailable
-from dnc_serve.handler.store.contract import Head, Lease, LeaseHeld, Store
+from dnc_serve.handler.store.contract import Lease, LeaseHeld, Store
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +29,7 @@ def _now() -> float:
 class Ownership:
     """Takes, renews and gives up the sessions of a shared store; with a store of its own a server owns all it knows.
 
-    `register(head)` and `bury(head)` make the engine know a session that the store has, or how it ended;
-    `discard(session, error)` ends it here, refusing what waits for it.
+    `discard(session, error)` ends a session here, refusing what waits for it.
     """
 
     def __init__(
@@ -38,16 +37,12 @@ class Ownership:
         store: Store,
         table: SessionTable,
         lease_s: float,
-        register: Callable[[Head], Session],
-        bury: Callable[[Head], None],
         discard: Callable[[Session, ServeError], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._store = store
         self._table = table
         self._lease_s = lease_s
-        self._register = register
-        self._bury = bury
         self._discard = discard
         self._held: dict[Session, tuple[Lease, float]] = {}
         self._adopting: dict[str, asyncio.Future[None]] = {}
@@ -77,17 +72,17 @@ class Ownership:
         head = await loop.run_in_executor(None, store.head, session_id)
         if head is None or head.ended:
             if head is not None:
-                self._bury(head)
+                self._table.register(head)
             return
         lease, until = await self._acquire(session_id)
         # It may have gone on, or ended, before the lease was ours.
         head = await loop.run_in_executor(None, store.head, session_id)
         session = self._table.find(session_id)  # perhaps it was begun here meanwhile
         if session is None:
-            if head is None or head.ended:
+            session = None if head is None else self._table.register(head)
+            if session is None:
                 self._release([lease])
                 return
-            session = self._register(head)
         self._held[session] = lease, until
 
     async def begin(self, session: Session) -> None:
@@ -98,7 +93,7 @@ class Ownership:
         head = await self._loop.run_in_executor(None, self._store.head, session.session_id)
         present = self._table.find(session.session_id)  # perhaps another call was faster
         if present is None and head is not None and not head.ended:
-            present = self._register(head)
+            present = self._table.register(head)
         self._held[present or session] = lease, until
         if present is not None:
             raise ServeError(

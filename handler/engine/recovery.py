@@ -10,11 +10,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from dnc_serve.handler.arrays import Float32
+from dnc_serve.handler.engine.journal import Journal
 from dnc_serve.handler.engine.model_runner import ModelRunner
 from dnc_serve.handler.engine.observer import Observer
 from dnc_serve.handler.engine.replies import Reply
@@ -22,7 +23,6 @@ from dnc_serve.handler.engine.requests import Chunk, Done, Inspect, Replay, Requ
 from dnc_serve.handler.engine.session import Session, Status
 from dnc_serve.handler.engine.state_cache import StateCache
 from dnc_serve.handler.errors import ServeError
-from dnc_serve.handler.store.contract import Store
 from dnc_serve.handler.store.history import Recovered, earliest_position, find_reply, find_writer, recover
 from dnc_serve.handler.store.records import Operation
 
@@ -38,35 +38,45 @@ SESSIONS_A_READ = 8
 Result = TypeVar("Result")
 
 
-class Owner(NamedTuple):
-    """What recovery asks of the engine."""
-
-    room: Callable[[], int]  # how many more states may be replayed
-    on_free: Callable[[Session], None]  # its requests may begin
-    fail_all: Callable[[Session, ServeError], None]  # its requests are refused
-    discard: Callable[[Session, ServeError], None]  # it has ended, without a trace
-    submit: Callable[[Session, Request], None]
-    answer: Callable[[Session, Request, Any, ServeError | None], None]
-    reply_again: Callable[[Session, Chunk, Reply], None]
-    runner_of: Callable[[str], ModelRunner]  # by the fingerprint of what it computed
-
-
 class Recovery:
-    """Reads the store for the engine."""
+    """Reads the store for the engine, which does what the callbacks say.
+
+    room()                      how many more states may be replayed
+    submit(session, request)    queues a request
+    answer, reply_again         tell whoever asked
+    fail_all(session, error)    refuses all that waits for a session
+    discard(session, error)     ends it here, without a trace
+    on_free(session)            lets its requests begin
+    """
 
     def __init__(
-        self, store: Store, cache: StateCache, owner: Owner, observer: Observer,
-        *, state_size: int, sizes: tuple[int, int], fingerprint: str, volatile: bool,
-    ) -> None:  # fmt: skip
+        self,
+        journal: Journal,
+        cache: StateCache,
+        runner: ModelRunner,
+        observer: Observer,
+        *,
+        room: Callable[[], int],
+        submit: Callable[[Session, Request], None],
+        answer: Callable[[Session, Request, Any, ServeError | None], None],
+        reply_again: Callable[[Session, Chunk, Reply], None],
+        fail_all: Callable[[Session, ServeError], None],
+        discard: Callable[[Session, ServeError], None],
+        on_free: Callable[[Session], None],
+    ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._store = store
+        self._store = journal.store
+        self._volatile = journal.volatile
         self._cache = cache
-        self._owner = owner
+        self._runner = runner
         self._observer = observer
-        self._state_size = state_size
-        self._sizes = sizes  # numbers that go in and come out at each timestep
-        self._fingerprint = fingerprint
-        self._volatile = volatile
+        self._room = room
+        self._submit = submit
+        self._answer = answer
+        self._reply_again = reply_again
+        self._fail_all = fail_all
+        self._discard = discard
+        self._on_free = on_free
         self._threads = ThreadPoolExecutor(THREADS, "dnc-store-reader")
         self._wanted: deque[Session] = deque()
         self._views: dict[Session, Callable[[], Recovered]] = {}  # of sessions that are replayed to earlier positions
@@ -96,7 +106,7 @@ class Recovery:
         """Reads as many states as can be replayed: more would only take memory from others."""
         self._read_pending = False
         self._loaded_not_begun = {one for one in self._loaded_not_begun if one.status is Status.QUEUED}
-        room = self._owner.room() - self._reading - len(self._loaded_not_begun)
+        room = self._room() - self._reading - len(self._loaded_not_begun)
         some = [self._wanted.popleft() for _ in range(min(room, len(self._wanted)))]
         self._reading += len(some)
         for start in range(0, len(some), SESSIONS_A_READ):
@@ -119,17 +129,17 @@ class Recovery:
             except ServeError as refused:
                 if refused.reason == "CORRUPT_STATE":
                     session.corrupt = refused.message
-                self._owner.fail_all(session, refused)
+                self._fail_all(session, refused)
             else:
                 self._loaded_not_begun.add(session)
-            self._owner.on_free(session)
+            self._on_free(session)
         self.on_capacity()
 
     def _reading_of(self, session: Session, position: int | None = None) -> Callable[[], Recovered]:
         """To be called in a thread: the session's state as of now, or at an earlier position."""
         last = session.ordinal, session.position
         return partial(
-            recover, self._store, session.session_id, session.incarnation, last, self._state_size, position
+            recover, self._store, session.session_id, session.incarnation, last, self._runner.layout.size, position
         )  # fmt: skip
 
     def _install(self, session: Session, recovered: Recovered) -> None:
@@ -140,15 +150,15 @@ class Recovery:
         if recovered.fallbacks:
             self._observer.fell_back(recovered.fallbacks)
         session.snapshot_ordinal = recovered.snapshot_ordinal
-        session.fingerprint = recovered.fingerprint or self._fingerprint
+        session.fingerprint = recovered.fingerprint or self._runner.fingerprint
         if session in self._views:
             session.snapshot_ordinal = session.ordinal  # never to be stored
         self._cache.admit(session, recovered.state)
         session.timesteps_since_snapshot = sum(len(replay.inputs) for replay in replays)
         fingerprints = [replay.fingerprint for replay in replays if replay.fingerprint]
         if fingerprints:
-            session.fingerprint = self._owner.runner_of(fingerprints[-1]).fingerprint
-        if any(self._owner.runner_of(one).fingerprint != one for one in fingerprints):
+            session.fingerprint = self._runner.of_fingerprint(fingerprints[-1]).fingerprint
+        if any(self._runner.of_fingerprint(one).fingerprint != one for one in fingerprints):
             session.replayed_elsewhere = True
             self._observer.replayed_elsewhere(session)
 
@@ -161,7 +171,7 @@ class Recovery:
         def done(result: object, error: ServeError | None) -> None:
             session.replays -= 1
             if error is not None:  # the other replays fail with it, and tell it here again
-                self._owner.fail_all(session, error)
+                self._fail_all(session, error)
 
         groups: list[list[Operation]] = []
         timesteps = 0
@@ -185,8 +195,8 @@ class Recovery:
         ]
 
     def _check_sizes(self, session: Session, operation: Operation) -> None:
-        if len(operation.inputs) and operation.sizes != self._sizes:
-            got, expected = operation.sizes, self._sizes
+        got, expected = operation.sizes, (self._runner.input_size, self._runner.output_size)
+        if len(operation.inputs) and got != expected:
             raise ServeError(
                 "CORRUPT_STATE",
                 f"session {session.session_id!r} can't be recovered: record {operation.ordinal} has {got[0]} inputs, "
@@ -213,7 +223,7 @@ class Recovery:
             return Reply(found.start, found.inputs, is_reset, found.experience, found.outputs, found.writer_id)
 
         def then(reply: Reply | None) -> None:
-            self._owner.reply_again(session, chunk, session.check_reply(chunk, reply))
+            self._reply_again(session, chunk, session.check_reply(chunk, reply))
 
         self._look_up(session, chunk, read, then)
 
@@ -229,7 +239,7 @@ class Recovery:
 
         def then(writer_id: int | None) -> None:
             session.check_ended_by(reset, writer_id)
-            self._owner.answer(session, reset, False, None)
+            self._answer(session, reset, False, None)
 
         self._look_up(session, reset, read, then)
 
@@ -248,8 +258,8 @@ class Recovery:
                         raise error
                     then(result)
                 except ServeError as refusal:
-                    self._owner.answer(session, request, None, refusal)
-            self._owner.on_free(session)
+                    self._answer(session, request, None, refusal)
+            self._on_free(session)
 
         self._loop.run_in_executor(self._threads, _result_of, read).add_done_callback(found)
 
@@ -282,11 +292,11 @@ class Recovery:
 
         self._views[past] = read
         try:
-            self._owner.submit(past, Inspect(_settles(viewed)))
+            self._submit(past, Inspect(_settles(viewed)))
             return await viewed
         finally:
             del self._views[past]
-            self._owner.discard(past, ServeError("CANCELLED", "nobody waits for the view any more"))
+            self._discard(past, ServeError("CANCELLED", "nobody waits for the view any more"))
 
 
 def _joined(group: Sequence[Operation], which: str) -> Float32:

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 from sortedcontainers import SortedList
 
+from dnc_serve.handler.config import ServeConfig
+from dnc_serve.handler.engine.replies import Replies
 from dnc_serve.handler.engine.session import Session, Status
 from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.store.contract import Head
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +42,10 @@ class SessionTable:
     finds.
     """
 
-    def __init__(self, max_sessions: int, max_tombstones: int) -> None:
-        self._max_sessions = max_sessions
-        self._max_tombstones = max_tombstones
+    def __init__(self, config: ServeConfig, digest: str, fingerprint: str) -> None:
+        self._config = config
+        self._digest = digest
+        self._fingerprint = fingerprint
         # By last commit, the oldest first: what ends for idleness stands in front.
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._tombstones: OrderedDict[str, Tombstone] = OrderedDict()
@@ -74,14 +78,38 @@ class SessionTable:
             raise tombstone.refusal(session_id)
         raise ServeError("SESSION_NOT_FOUND", f"there is no session {session_id!r}", session_id=session_id)
 
+    def new_session(
+        self, session_id: str, owner: str, incarnation: int, *, position: int = 0, experience: int = 0
+    ) -> Session:
+        """A session of the present model that is not in the table yet."""
+        replies = Replies(self._config.reply_window_chunks, self._config.reply_window_bytes)
+        session = Session(session_id, incarnation, self._digest, owner, time.time(), replies)
+        session.position, session.experience = position, experience
+        session.fingerprint = self._fingerprint
+        return session
+
+    def register(self, head: Head) -> Session | None:
+        """Knows a session that the store has, or how it ended (then None). Its state is loaded when it is needed."""
+        if head.ended:
+            self.bury(head.session_id, Tombstone(head.incarnation, head.owner, head.ended, head.ended_at))
+            return None
+        session = self.new_session(
+            head.session_id, head.owner, head.incarnation, position=head.position, experience=head.experience
+        )
+        session.digest, session.ordinal = head.digest, head.ordinal
+        session.created_at, session.last_used_at = head.created_at, head.last_used_at
+        session.durable_position = head.position
+        self.add(session)
+        return session
+
     def check_room(self) -> None:
         """Raises SESSION_LIMIT when there are as many sessions as may be."""
-        if len(self._sessions) >= self._max_sessions:
+        if len(self._sessions) >= self._config.max_sessions:
             raise ServeError(
                 "SESSION_LIMIT",
-                f"{len(self._sessions)} sessions are open, at most {self._max_sessions} may be",
+                f"{len(self._sessions)} sessions are open, at most {self._config.max_sessions} may be",
                 retry_after_s=10.0,
-                limit=self._max_sessions,
+                limit=self._config.max_sessions,
             )
 
     def add(self, session: Session) -> None:
@@ -111,7 +139,7 @@ class SessionTable:
     def bury(self, session_id: str, tombstone: Tombstone) -> None:
         """Remembers how a session ended."""
         self._tombstones[session_id] = tombstone
-        while len(self._tombstones) > self._max_tombstones:
+        while len(self._tombstones) > self._config.max_tombstones:
             self._tombstones.popitem(last=False)
 
     def page(self, owner: str, after: str, prefix: str, size: int) -> tuple[list[Session], str]:

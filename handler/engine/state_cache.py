@@ -4,18 +4,19 @@ Limits are in slots and in bytes. A state that a chunk runs on is never moved, a
 further than to host memory.
 """
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import islice
 
 import numpy as np
-import torch
 
 from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.engine.journal import Outcomes
 from dnc_serve.handler.engine.observer import Observer
 from dnc_serve.handler.engine.session import Session, Status
+from dnc_serve.handler.engine.state_rows import StateRows
 from dnc_serve.handler.errors import ServeError, StoreUnavailable
 
 # After a store was found unavailable, memory is not offered to it again so soon.
@@ -28,54 +29,11 @@ SPARE_STATES = 64
 StoreStates = Callable[[list[Session], Callable[[Outcomes], None]], None]
 
 
-class StateRows:
-    """Rows of packed state on the device: those of resident sessions, and working rows of chunks under way."""
-
-    def __init__(self, rows: int, state_size: int, device: torch.device) -> None:
-        self.states = torch.zeros(rows, state_size, device=device)
-        # The same memory, where that is the host's.
-        self.array: Float32 | None = self.states.numpy() if device.type == "cpu" else None
-        self._free = list(range(rows - 1, -1, -1))
-
-    def take(self) -> int:
-        """A free row, its content undefined; there must be one."""
-        return self._free.pop()
-
-    def give(self, row: int) -> None:
-        """The row is free again."""
-        self._free.append(row)
-
-    def read(self, row: int) -> Float32:
-        """A copy of a row [S] in host memory."""
-        if self.array is not None:
-            return self.array[row].copy()
-        copy: Float32 = self.states[row].cpu().numpy()
-        return copy
-
-    def write(self, row: int, state: Float32 | None) -> None:
-        """Sets a row from host memory; None is the zero state."""
-        if state is None:
-            self.zero(row)
-        elif self.array is not None:
-            self.array[row] = state
-        else:
-            self.states[row].copy_(torch.from_numpy(np.ascontiguousarray(state)))
-
-    def copy(self, source: int, target: int) -> None:
-        """Copies one row to another."""
-        self.states[target].copy_(self.states[source])
-
-    def zero(self, row: int, start: int = 0) -> None:
-        """Zeroes a row from one of its numbers on."""
-        self.states[row, start:].zero_()
-
-
 class StateCache:
     """Moves states between device slots, host memory and the store.
 
     `store_states(sessions, then)` writes snapshots of sessions in host memory, and calls `then` with one error or None
     for each; `on_free(session)` is called for each of them after that, because requests may have come meanwhile.
-    `later(call)` makes a call right after this turn of the loop: what leaves memory in one turn goes into one write.
     """
 
     def __init__(
@@ -84,20 +42,19 @@ class StateCache:
         *,
         slots: int,
         host_bytes: int,
-        row_bytes: int,
+        experience_offset: int,
         store_states: StoreStates,
         on_free: Callable[[Session], None],
-        later: Callable[[Callable[[], None]], object],
         observer: Observer,
         keeps_replies: bool,
     ) -> None:
         self.rows = rows
         self._max_slots = slots
-        self._max_host = host_bytes // row_bytes
-        self._row_bytes = row_bytes
+        self.state_size = rows.states.size(1)
+        self._max_host = host_bytes // (4 * self.state_size)
+        self._experience_offset = experience_offset
         self._store_states = store_states
         self._on_free = on_free
-        self._later = later
         self._observer = observer
         self._keeps_replies = keeps_replies  # because the store has none
         # Least recently used first.
@@ -148,13 +105,17 @@ class StateCache:
         assert session.host_state is not None
         return session.host_state.copy()
 
-    def write(self, session: Session, state: Float32 | None) -> None:
-        """Replaces the state of a session that is in a slot or in host memory."""
+    def reset(self, session: Session, scope: str) -> None:
+        """Zeroes the state of a session in memory: of scope "all", or the "experience" alone; one that is in the store
+        is replaced by zeros."""
+        start = self._experience_offset if scope == "experience" else 0
         if session.row is not None:
-            self.rows.write(session.row, state)
+            self.rows.zero(session.row, start)
+        elif session.host_state is not None:
+            session.host_state[start:] = 0.0
         else:
-            assert session.host_state is not None
-            session.host_state[:] = 0.0 if state is None else state
+            assert scope == "all"
+            self.admit(session, None)
 
     def forget(self, session: Session) -> None:
         """The session's state is not needed any more here."""
@@ -184,7 +145,7 @@ class StateCache:
         self._in_slots[session] = None
 
     def _keep_in_host(self, session: Session, state: Float32 | None) -> None:
-        memory = self._spare.pop() if self._spare else np.empty(self._row_bytes // 4, np.float32)
+        memory = self._spare.pop() if self._spare else np.empty(self.state_size, np.float32)
         memory[:] = 0.0 if state is None else state
         session.host_state = memory
         self._in_host[session] = None
@@ -192,7 +153,7 @@ class StateCache:
             self.shrink()
         elif self._excess > 0 and not self._shrink_pending:
             self._shrink_pending = True
-            self._later(self.shrink)
+            asyncio.get_running_loop().call_soon(self.shrink)  # what leaves memory in one turn goes into one write
 
     def _leave_host(self, session: Session) -> None:
         assert session.host_state is not None

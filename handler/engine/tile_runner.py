@@ -6,7 +6,6 @@ used here they don't, and each server proves that for its own artifact and proce
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,10 +13,8 @@ from torch import Tensor
 
 from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.engine.model_runner import Inspection, ModelRunner, Stepped, fingerprint_of
+from dnc_serve.handler.engine.state_rows import StateRows
 from dnc_serve.model.export import Artifact
-
-if TYPE_CHECKING:
-    from dnc_serve.handler.engine.state_cache import StateRows
 
 CANDIDATES = (1, 2, 4, 8, 12, 16, 32, 64)
 # So many ticks tell whether one call of many gives the bits of many calls of one.
@@ -59,7 +56,7 @@ class TileRunner(Inspection):
         return self._tick_seconds[self._fit(rows)]
 
     def step(
-        self, rows: "StateRows", sources: Sequence[int], targets: Sequence[int], inputs: Sequence[Float32]
+        self, rows: StateRows, sources: Sequence[int], targets: Sequence[int], inputs: Sequence[Float32]
     ) -> Stepped:
         # Those with the most ticks first, so that what is still to be stepped stands at the front of the tile.
         order = sorted(range(len(inputs)), key=lambda place: -len(inputs[place]))

@@ -42,8 +42,6 @@ class WriteAhead:
         *,
         digest: str,
         fingerprint: str,
-        experience_offset: int,
-        state_size: int,
     ) -> None:
         self._journal = journal
         self._table = table
@@ -51,9 +49,6 @@ class WriteAhead:
         self._overtaken = overtaken
         self._digest = digest
         self._fingerprint = fingerprint
-        self._mark = fingerprint.encode()
-        self._experience_offset = experience_offset
-        self._state_size = state_size
 
     def record_chunks(
         self,
@@ -128,7 +123,7 @@ class WriteAhead:
         mutations: list[Mutation] = [Append(record, self._digest if reset.scope == "all" else None)]
         if reset.scope == "all":
             # What came before may be of another model, or damaged: a recovery begins here.
-            zeros = np.zeros(self._state_size, np.float32)
+            zeros = np.zeros(self._cache.state_size, np.float32)
             snapshot = encode_snapshot(
                 session.session_id, session.incarnation, record.ordinal, record.position, record.experience, now,
                 self._fingerprint, zeros,
@@ -139,11 +134,10 @@ class WriteAhead:
             if session.ended:  # its lease was lost meanwhile: its state is another server's
                 return
             if reset.scope == "all":
-                self._reset_all(session)
-            else:
-                state = self._cache.read(session)
-                state[self._experience_offset :] = 0.0
-                self._cache.write(session, state)
+                session.digest = self._digest
+                session.fingerprint = self._fingerprint
+                session.corrupt = ""
+            self._cache.reset(session, reset.scope)
             session.ordinal += 1
             session.experience += 1
             session.replies.add(
@@ -152,15 +146,6 @@ class WriteAhead:
             self._table.touch(session, now)
 
         self.record(session, mutations, apply, then)
-
-    def _reset_all(self, session: Session) -> None:
-        session.digest = self._digest
-        session.fingerprint = self._fingerprint
-        session.corrupt = ""
-        if session.row is None and session.host_state is None:
-            self._cache.admit(session, None)
-        else:
-            self._cache.write(session, None)
 
     def begin(self, session: Session, state: Float32 | None, then: Callable[[ServeError | None], None]) -> None:
         """Records a new session with a state [S] (None: zeros), which is admitted to memory."""

@@ -39,9 +39,9 @@ class EngineHarness:
         self.metrics = metrics
 
     async def create(self, session_id: str, state: Any = None) -> Session:
-        session = self.engine.new_session(session_id, "", new_incarnation())
+        session = self.engine.table.new_session(session_id, "", new_incarnation())
         begun = asyncio.get_running_loop().create_future()
-        self.engine.begin(session, state, lambda error: _settle(begun, None, error))
+        self.engine.lifecycle.begin(session, state, lambda error: _settle(begun, None, error))
         await begun
         return session
 
@@ -82,7 +82,7 @@ async def engine_over(
     observers = Observers([metrics])
     journal = Journal(store, durability, 0.002, observers)
     try:
-        table = SessionTable(config.max_sessions, config.max_tombstones)
+        table = SessionTable(config, artifact.digest, runner.fingerprint)
         engine = Engine(tiles, journal, table, config, observers, digest=artifact.digest)
         try:
             yield EngineHarness(engine, metrics)

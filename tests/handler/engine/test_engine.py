@@ -12,10 +12,9 @@ import torch
 
 from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.engine import turns
-from dnc_serve.handler.engine.batch_scheduler import Run
-from dnc_serve.handler.engine.executor import Stepped
-from dnc_serve.handler.engine.requests import Chunk, Delete, Inspect, Reset
+from dnc_serve.handler.engine import engine as engine_module
+from dnc_serve.handler.engine.batch_scheduler import Batch
+from dnc_serve.handler.engine.requests import Applied, Chunk, Delete, Inspect, Reset
 from dnc_serve.handler.engine.session import Tier
 from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError
@@ -37,7 +36,7 @@ class Alone:
         self.state = torch.zeros(1, tiles.layout.size)
 
     def step(self, inputs: Float32) -> Float32:
-        rows = self.tiles.largest
+        rows = self.tiles.max_rows
         tiled = torch.zeros(len(inputs), rows, inputs.shape[1])
         tiled[:, 0] = torch.from_numpy(inputs.copy())
         states = torch.zeros(rows, self.tiles.layout.size)
@@ -50,17 +49,17 @@ class Alone:
         self.state[:, 0 if scope == "all" else self.tiles.layout.experience_offset :] = 0
 
 
-@pytest.mark.parametrize("short_seconds", [0.0, math.inf], ids=["in a thread", "in the loop"])
+@pytest.mark.parametrize("long_s", [0.0, math.inf], ids=["in a thread", "in the loop"])
 @pytest.mark.parametrize("durability", DURABILITIES)
 async def test_64_interleaved_sessions_give_the_bits_of_each_alone(
     tiles: TileRunner,
     artifact: Artifact,
     tmp_path: Path,
     durability: str,
-    short_seconds: float,
+    long_s: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(turns, "SHORT_SECONDS", short_seconds)
+    monkeypatch.setattr(engine_module, "LONG_S", long_s)
     timesteps = 40
     async with running_engine(tiles, artifact, config(tmp_path, durability=durability, slots=16)) as harness:
 
@@ -83,17 +82,17 @@ async def test_64_interleaved_sessions_give_the_bits_of_each_alone(
 async def test_a_short_chunk_is_answered_while_a_long_one_is_stepped(
     tiles: TileRunner, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turns, "SHORT_SECONDS", tiles.seconds(1, 10))
+    monkeypatch.setattr(engine_module, "LONG_S", 10 * tiles.seconds(1))
     go_on = threading.Event()
     async with running_engine(tiles, artifact, config(tmp_path, step_threads=1)) as harness:
-        step = harness.engine.stepper.step
+        step = harness.engine.executor.step
 
-        def held_up(company: list[Run], ticks: int) -> Stepped | None:
+        def held_up(batch: Batch) -> None:
             if threading.current_thread() is not threading.main_thread():
                 assert go_on.wait(30)
-            return step(company, ticks)
+            step(batch)
 
-        monkeypatch.setattr(harness.engine.stepper, "step", held_up)
+        monkeypatch.setattr(harness.engine.executor, "step", held_up)
         first, second = await harness.create("first"), await harness.create("second")
         long = asyncio.create_task(harness.step(first, random_inputs(1, 100)))
         await asyncio.sleep(0)
@@ -186,9 +185,9 @@ async def test_many_more_sessions_than_memory_holds_stay_right_to_the_bit(
             )
             for truth, chunk, result in zip(truths, inputs, applied, strict=True):
                 assert result.outputs.tobytes() == truth.step(chunk).tobytes()
-        tiers = harness.engine.cache
-        assert tiers.slots_used <= 4
-        assert tiers.host_used_bytes <= 10 * row_bytes
+        cache = harness.engine.cache
+        assert cache.slots_used <= 4
+        assert cache.host_used <= 10
         assert sum(session.tier is Tier.STORE for session in sessions) >= 60 - 14
 
 
@@ -254,13 +253,12 @@ async def test_what_nobody_waits_for_any_more_is_not_applied(
 async def test_a_full_queue_refuses_and_recovers(tiles: TileRunner, artifact: Artifact, tmp_path: Path) -> None:
     async with running_engine(tiles, artifact, config(tmp_path, max_queued_chunks=3)) as harness:
         session = await harness.create("s")
-        # Nobody waits before the first, which is stepped at once.
-        steps = [asyncio.create_task(harness.step(session, random_inputs(0, 2))) for _ in range(1 + 3 + 2)]
+        steps = [asyncio.create_task(harness.step(session, random_inputs(0, 2))) for _ in range(3 + 2)]
         results = await asyncio.gather(*steps, return_exceptions=True)
         refused = [result for result in results if isinstance(result, ServeError)]
         assert [error.reason for error in refused] == ["QUEUE_FULL"] * 2
         assert refused[0].retry_after_s
-        assert (await harness.step(session, random_inputs(0, 2))).position == 2 * (1 + 3 + 1)
+        assert (await harness.step(session, random_inputs(0, 2))).position == 2 * (3 + 1)
 
 
 async def test_a_deleted_session_refuses_what_waited_behind(
@@ -295,17 +293,25 @@ async def test_debug_gives_what_each_access_left(tiles: TileRunner, artifact: Ar
             assert np.allclose(rows[-1], dump[name][-1].ravel(), atol=1e-6), name
 
 
-async def test_a_turn_waits_for_more_chunks_only_after_a_chunk(
-    tiles: TileRunner, artifact: Artifact, tmp_path: Path
+async def test_what_came_in_one_turn_of_the_loop_is_stepped_together_in_the_next(
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Looks come at their own pace, as a watcher's do: waiting for another one would only delay the chunks."""
+    """Nothing is waited for: neither by one chunk, nor by several."""
+    monkeypatch.setattr(engine_module, "LONG_S", math.inf)
     async with running_engine(tiles, artifact, config(tmp_path)) as harness:
-        session = await harness.create("s")
-        gathering = harness.engine.turns._gathering
-        await harness.step(session, random_inputs(0, 1))
-        latest = gathering.latest_arrival
-        assert latest > 0
-        await harness.do(session, Inspect)
-        assert gathering.latest_arrival == latest
-        await harness.step(session, random_inputs(1, 1))
-        assert gathering.latest_arrival > latest
+        sessions = [await harness.create(f"s{number}") for number in range(5)]
+        step, batches = harness.engine.executor.step, list[int]()
+
+        def counted(batch: Batch) -> None:
+            batches.append(len(batch.runs))
+            step(batch)
+
+        monkeypatch.setattr(harness.engine.executor, "step", counted)
+        for company in (1, 5):
+            answered: list[Applied] = []
+            for session in sessions[:company]:
+                harness.engine.submit(session, Chunk(random_inputs(0, 1), lambda one, error: answered.append(one)))  # noqa: B023
+            assert not answered
+            await asyncio.sleep(0)
+            assert len(answered) == company
+        assert batches == [1, 5]

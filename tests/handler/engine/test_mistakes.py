@@ -8,24 +8,24 @@ from typing import Any
 import pytest
 
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.engine.requests import Chunk, Done, Reset
+from dnc_serve.handler.engine.requests import Chunk, Done, Request, Reset
 from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.store.contract import End
 from dnc_serve.model.export import Artifact
 from tests.handler.harness import EngineHarness, random_inputs, running_engine
 
-# Work that no door lets through.
-MISTAKES: dict[str, Callable[[Done], Work]] = {
+# Requests that no endpoint lets through.
+MISTAKES: dict[str, Callable[[Done], Request]] = {
     "a chunk without inputs": lambda done: Chunk(None, done),  # type: ignore[arg-type]
     "a reset of no position": lambda done: Reset("experience", done, position="here"),  # type: ignore[arg-type]
-    "work of no kind": lambda done: Work(done),
+    "a request of no kind": lambda done: Request(done),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 @pytest.mark.parametrize("durability", ["off", "async", "sync"])
-async def test_work_that_can_not_be_begun_is_answered_and_holds_up_nobody(
+async def test_a_request_that_can_not_be_begun_is_answered_and_holds_up_nobody(
     tiles: TileRunner, artifact: Artifact, tmp_path: Path, mistake: str, durability: str
 ) -> None:
     async with running_engine(tiles, artifact, ServeConfig(state_dir=tmp_path, durability=durability)) as harness:

@@ -206,10 +206,10 @@ async def test_a_copy_whose_only_snapshot_is_damaged_is_refused(
 ) -> None:
     settings = config(tmp_path)
     async with running_engine(tiles, artifact, settings) as harness:
-        copy = harness.engine.new_session("copy", "", 5, position=40, experience=1)
+        copy = harness.engine.table.new_session("copy", "", 5, position=40, experience=1)
         begun = asyncio.get_running_loop().create_future()
         state = np.full(tiles.layout.size, 0.25, np.float32)
-        harness.engine.begin(copy, state, begun.set_result)
+        harness.engine.lifecycle.begin(copy, state, begun.set_result)
         assert await begun is None
     with sqlite3.connect(tmp_path / "sessions.db") as database:
         [(rowid, content)] = database.execute("SELECT rowid, state FROM snapshots").fetchall()

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from dnc_serve.handler import garbage
-from dnc_serve.handler.garbage import Garbage
+from dnc_serve.handler.engine import maintenance
+from dnc_serve.handler.engine.maintenance import Garbage
 
 
 class Node:
@@ -53,7 +53,7 @@ def test_a_cycle_that_was_set_aside_is_freed_in_the_end(monkeypatch: pytest.Monk
     del cycle
     gc.collect()
     assert dead() is not None
-    now = garbage.time.monotonic()
-    monkeypatch.setattr(garbage.time, "monotonic", lambda: now + garbage.THAW_SECONDS)
+    now = maintenance.time.monotonic()
+    monkeypatch.setattr(maintenance.time, "monotonic", lambda: now + maintenance.THAW_S)
     settled.settle()
     assert dead() is None

@@ -1,8 +1,11 @@
+from itertools import product
+
 import numpy as np
 import pytest
 
+from dnc_serve.handler.engine.replies import Replies, Reply
 from dnc_serve.handler.engine.requests import Chunk, Reset
-from dnc_serve.handler.engine.session import Replies, Reply, Session, Verdict, check_id, judge_chunk, judge_reset
+from dnc_serve.handler.engine.session import TRANSITIONS, Session, Status, Verdict, check_id
 from dnc_serve.handler.errors import ServeError
 
 
@@ -17,9 +20,10 @@ def inputs(value: float, timesteps: int = 2) -> np.ndarray:
 @pytest.fixture
 def session() -> Session:
     """Chunks of two timesteps were applied at 4, 6 and 8, each filled with its position."""
-    session = Session("s", 11, "digest", "", 0.0, 0.0, Replies(3, 1 << 20), position=10, experience=2)
+    session = Session("s", 11, "digest", "", 0.0, Replies(3, 1 << 20))
+    session.position, session.experience = 10, 2
     for start in (2, 4, 6, 8):
-        session.replies.add(Reply(start, inputs(start), False, 2, inputs(-start)))
+        session.replies.add(Reply(start, inputs(start), False, 2, inputs(-start), writer_id=0))
     return session
 
 
@@ -29,13 +33,13 @@ def chunk(position: int | None, value: float = 0.0, timesteps: int = 2, **option
 
 @pytest.mark.parametrize("position", [None, 10])
 def test_a_chunk_at_the_position_is_applied(session: Session, position: int | None) -> None:
-    assert judge_chunk(session, chunk(position)) == (Verdict.APPLY, None)
+    assert session.judge_chunk(chunk(position)) is Verdict.APPLY
 
 
 def test_a_chunk_that_was_applied_gets_its_reply(session: Session) -> None:
-    verdict, reply = judge_chunk(session, chunk(6, 6.0, incarnation=11))
-    assert verdict is Verdict.DONE_BEFORE
-    assert reply is not None and reply.start == 6
+    reply = session.judge_chunk(chunk(6, 6.0, incarnation=11))
+    assert isinstance(reply, Reply)
+    assert reply.start == 6
 
 
 @pytest.mark.parametrize(
@@ -54,13 +58,13 @@ def test_a_chunk_that_was_applied_gets_its_reply(session: Session) -> None:
 )
 def test_a_chunk_that_does_not_fit_is_refused(session: Session, wrong: Chunk, reason: str) -> None:
     with pytest.raises(ServeError) as caught:
-        judge_chunk(session, wrong)
+        session.judge_chunk(wrong)
     assert caught.value.reason == reason
     assert caught.value.metadata["expected_position"] == "10"
 
 
-def test_a_chunk_whose_reply_went_is_looked_up_in_the_journal(session: Session) -> None:
-    assert judge_chunk(session, chunk(2, 2.0)) == (Verdict.ASK_JOURNAL, None)
+def test_a_chunk_whose_reply_went_is_looked_up_in_the_store(session: Session) -> None:
+    assert session.judge_chunk(chunk(2, 2.0)) is Verdict.ASK_STORE
 
 
 def reset(**options: object) -> Reset:
@@ -69,16 +73,16 @@ def reset(**options: object) -> Reset:
 
 @pytest.mark.parametrize("right", [reset(), reset(position=10), reset(position=10, experience=2, incarnation=11)])
 def test_a_reset_that_fits_is_applied(session: Session, right: Reset) -> None:
-    assert judge_reset(session, right) is Verdict.APPLY
+    assert session.judge_reset(right) is Verdict.APPLY
 
 
 def test_a_reset_of_an_experience_that_has_ended_is_judged_by_who_ended_it(session: Session) -> None:
-    assert judge_reset(session, reset(position=3, experience=1)) is Verdict.ASK_JOURNAL
+    assert session.judge_reset(reset(position=3, experience=1)) is Verdict.ASK_STORE
     session.replies.add(Reply(10, inputs(0, 0), True, 3, inputs(0, 0), writer_id=5))
     session.experience = 3
-    assert judge_reset(session, reset(position=10, experience=2, writer_id=5)) is Verdict.DONE_BEFORE
+    assert session.judge_reset(reset(position=10, experience=2, writer_id=5)) is Verdict.DUPLICATE
     with pytest.raises(ServeError) as caught:
-        judge_reset(session, reset(position=10, experience=2, writer_id=6))
+        session.judge_reset(reset(position=10, experience=2, writer_id=6))
     assert caught.value.reason == "STEP_CONFLICT"
 
 
@@ -93,17 +97,41 @@ def test_a_reset_of_an_experience_that_has_ended_is_judged_by_who_ended_it(sessi
 )
 def test_a_reset_that_does_not_fit_is_refused(session: Session, wrong: Reset, reason: str) -> None:
     with pytest.raises(ServeError) as caught:
-        judge_reset(session, wrong)
+        session.judge_reset(wrong)
     assert caught.value.reason == reason
 
 
 def test_replies_are_bounded_in_number_and_bytes() -> None:
-    replies = Replies(at_most=100, at_most_bytes=200)
+    replies = Replies(max_replies=100, max_bytes=200)
     for start in range(0, 20, 2):
-        replies.add(Reply(start, inputs(0), False, 0, inputs(0)))  # 48 bytes each
+        replies.add(Reply(start, inputs(0), False, 0, inputs(0), writer_id=0))  # 48 bytes each
     assert replies.find(18) is not None
     assert replies.find(10) is None
     assert not replies.reaches(10)
+
+
+def test_a_status_is_followed_by_nothing_but_what_may_follow_it(session: Session) -> None:
+    for before, after in product(Status, Status):
+        session.status = before
+        if after in TRANSITIONS[before]:
+            session.become(after)
+            assert session.status is after
+        else:
+            with pytest.raises(AssertionError, match=f"s: {before} → {after}"):
+                session.become(after)
+            assert session.status is before
+
+
+def test_whatever_a_session_is_doing_it_can_end_and_never_comes_back(session: Session) -> None:
+    for status in Status:
+        reached, new = {status}, {status}
+        while new:
+            new = {after for one in new for after in TRANSITIONS[one]} - reached
+            reached |= new
+        assert Status.ENDED in reached
+        session.status = status
+        if session.ended:
+            assert reached <= {Status.ENDING, Status.ENDED}
 
 
 @pytest.mark.parametrize("session_id", ["a", "patient-17", "A.b_c~d:e@f", "x" * 128])

@@ -1,0 +1,46 @@
+"""Rows of packed state on the device: those of resident sessions, and working rows of chunks under way."""
+
+import numpy as np
+import torch
+
+from dnc_serve.handler.arrays import Float32
+
+
+class StateRows:
+    """A tensor [rows, S] and the list of its free rows."""
+
+    def __init__(self, rows: int, state_size: int, device: torch.device) -> None:
+        self.states = torch.zeros(rows, state_size, device=device)
+        # The same memory, where that is the host's.
+        self.array: Float32 | None = self.states.numpy() if device.type == "cpu" else None
+        self._free = list(range(rows - 1, -1, -1))
+
+    def take(self) -> int:
+        """A free row, its content undefined; there must be one."""
+        return self._free.pop()
+
+    def give(self, row: int) -> None:
+        """The row is free again."""
+        self._free.append(row)
+
+    def read(self, row: int) -> Float32:
+        """A copy of a row [S] in host memory."""
+        copy: Float32 = self.states[row].cpu().numpy() if self.array is None else self.array[row].copy()
+        return copy
+
+    def write(self, row: int, state: Float32 | None) -> None:
+        """Sets a row from host memory; None is the zero state."""
+        if state is None:
+            self.zero(row)
+        elif self.array is not None:
+            self.array[row] = state
+        else:
+            self.states[row].copy_(torch.from_numpy(np.ascontiguousarray(state)))
+
+    def copy(self, source: int, target: int) -> None:
+        """Copies one row to another."""
+        self.states[target].copy_(self.states[source])
+
+    def zero(self, row: int, start: int = 0) -> None:
+        """Zeroes a row from one of its numbers on."""
+        self.states[row, start:].zero_()
