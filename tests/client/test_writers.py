@@ -158,9 +158,9 @@ def test_a_reset_of_a_client_that_died_is_not_made_again(address: str, uninterru
         position, experience = lost.position, lost.experience
         lost.reset("all")
         lost.close()
-        with client.session(lost.id, position=position, experience=experience) as stranger:
-            with pytest.raises(StepConflict, match="another writer ended experience 0"):
-                stranger.reset("all")
+        stranger = client.session(lost.id, position=position, experience=experience)
+        with pytest.raises(StepConflict, match="another writer ended experience 0"):
+            stranger.reset("all")
         kept = {"writer_id": lost.writer_id, "position": position, "experience": experience}
         with client.multiplex().session(lost.id, create=False, **kept) as heir:
             heir.reset("all")
