@@ -69,7 +69,8 @@ class Lines:
         place.answer, place.failed = answer, failed
         line = place.line
         while line.places and (leaving := line.places[0].answer) is not None:
-            line.broken |= line.places.popleft().failed
+            if line.places.popleft().failed:
+                line.fail()
             self._put(leaving)
             if line.places and (start := line.places[0].start) is not None:
                 line.places[0].start = None

@@ -157,21 +157,27 @@ class Course:
 
     Once something has failed, what followed it would be applied where it doesn't belong. So that nothing is skipped, it
     is refused, until something names the position where the session stands. What was sent behind the failed without
-    knowing of it may name that position by chance, where somebody else took the session there: it says `pipelined`.
+    knowing of it, and says so by `pipelined`, may name that position by chance, where somebody else took the session
+    there: it is refused until something comes that knows.
     """
 
-    __slots__ = ("broken",)
+    __slots__ = ("broken", "unknown")
 
     def __init__(self) -> None:
         self.broken = False
+        self.unknown = False  # whether nothing has come since that knows of the failure
+
+    def fail(self) -> None:
+        """Something has failed; what comes now was sent behind it."""
+        self.broken = self.unknown = True
 
     def check(self, session: "Session", work: Work) -> None:
         """Raises STEP_GAP for work that stands first and may not be begun."""
         if self.broken:
-            position = work.position if isinstance(work, Chunk | Reset) and not work.pipelined else None
-            if position is None:
+            if not isinstance(work, Chunk | Reset) or work.position is None or (work.pipelined and self.unknown):
                 raise session.gap(session.position)
-            self.broken = position != session.position
+            self.unknown = False
+            self.broken = work.position != session.position
 
 
 @dataclass(frozen=True, slots=True)
