@@ -80,7 +80,7 @@ class AsyncClient:
         `writer_id`, `position` and `experience`, as an earlier handle had them, go on in its place.
         """
         return AsyncSession(
-            self, id, self._open_pipe, allow_existing=allow_existing, create=create, writer_id=writer_id,
+            self, id, self.open_pipe, allow_existing=allow_existing, create=create, writer_id=writer_id,
             position=position, experience=experience,
         )  # fmt: skip
 
@@ -131,7 +131,8 @@ class AsyncClient:
         """The session was closed."""
         self._sessions.discard(session)
 
-    def _open_pipe(self, route: Route, session_id: str) -> Pipe:
+    def open_pipe(self, route: Route, session_id: str) -> Pipe:
+        """A stream for one session."""
         hosts = self.calls.hosts
         return Pipe(hosts.stub(route.target), route.target, hosts.metadata(session_id, route.owner))
 
@@ -198,6 +199,8 @@ class AsyncMultiplex:
     def _open_pipe(self, route: Route, session_id: str) -> Pipe:
         key = (route.target, route.owner, crc32(session_id.encode()) % self._streams)
         pipe = self._pipes.get(key)
+        if pipe is not None and pipe.carries(session_id):  # another handle of the session gets a stream of its own
+            return self._client.open_pipe(route, session_id)
         if pipe is None or not pipe.is_open:
             hosts = self._client.calls.hosts
             metadata = hosts.metadata(owner=route.owner)

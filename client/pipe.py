@@ -51,6 +51,10 @@ class Pipe:
     def leave(self, session_id: str) -> None:
         self._members.pop(session_id, None)
 
+    def carries(self, session_id: str) -> bool:
+        """Whether it has a member of that session: answers bear its id, and so reach one only."""
+        return session_id in self._members
+
     @property
     def is_empty(self) -> bool:
         return not self._members

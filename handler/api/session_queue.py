@@ -106,7 +106,7 @@ class SessionQueues:
         waiting = queue.pending
         while waiting and (leaving := waiting[0].reply) is not None:
             if waiting.popleft().failed:
-                queue.failed = True
+                queue.fail()
             self._put(leaving)
             if waiting and (start := waiting[0].start) is not None:
                 waiting[0].start = None

@@ -35,21 +35,29 @@ class ErrorState:
 
     Once something has failed, what followed it would be applied where it doesn't belong. So that nothing is skipped, it
     is refused, until something names the position where the session stands. What was sent behind the failed without
-    knowing of it may name that position by chance, where somebody else took the session there: it says `pipelined`.
+    knowing of it, and says so by `pipelined`, may name that position by chance, where somebody else took the session
+    there: it is refused until something comes that knows.
     """
 
-    __slots__ = ("failed",)
+    __slots__ = ("failed", "unknown")
 
     def __init__(self) -> None:
         self.failed = False
+        self.unknown = False  # whether nothing has come since that knows of the failure
+
+    def fail(self) -> None:
+        """Something has failed; what comes now was sent behind it."""
+        self.failed = self.unknown = True
 
     def check(self, session: Standing, request: "Request") -> None:
         """Raises STEP_GAP for a request that stands first and may not begin."""
         if self.failed:
-            position = request.position if isinstance(request, Chunk | Reset) and not request.pipelined else None
-            if position is None:
+            if not isinstance(request, Chunk | Reset) or request.position is None:
                 raise session.gap(session.position)
-            self.failed = position != session.position
+            if request.pipelined and self.unknown:
+                raise session.gap(session.position)
+            self.unknown = False
+            self.failed = request.position != session.position
 
 
 class Request:

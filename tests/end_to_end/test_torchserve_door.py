@@ -97,6 +97,27 @@ def test_curl(server: Server) -> None:
     assert json.loads(printed)["create_session"]["created"] is True
 
 
+def test_a_stored_reply_is_given_to_its_writer_at_every_door(server: Server, predictions: TorchServeClient) -> None:
+    chunk = inputs(5, 3)
+    sent = {"session_id": "shared", "position": 0, "inputs": chunk.tolist()}
+    with Client(server.grpc) as client:
+        mine = client.session("shared")
+        outputs = mine.step(chunk)
+        status, answer = post(server, {"step": {**sent, "writer_id": str(mine.writer_id)}})
+        assert (status, answer["step"]["result"]["replayed"]) == (200, True)
+        assert np.array_equal(np.array(answer["step"]["result"]["outputs"], np.float32), outputs)
+        for other in ({}, {"writer_id": "7"}):
+            status, answer = post(server, {"step": {**sent, **other}})
+            assert (status, reason(answer)) == (409, "STEP_CONFLICT")
+            assert "another writer's chunk was applied" in answer["status"]["message"]
+        message = pb.Chunk(session_id="shared", position=0, inputs=encode_array(chunk), writer_id=7)
+        refused = predictions.call(pb.Call(step=pb.StepRequest(chunk=message)))
+        assert "another writer's chunk was applied" in refused.status.message
+        message.writer_id = mine.writer_id
+        assert predictions.call(pb.Call(step=pb.StepRequest(chunk=message))).step.result.replayed
+        assert mine.info().position == 3
+
+
 def test_one_session_at_three_doors_gives_the_bits_of_one(server: Server, predictions: TorchServeClient) -> None:
     chunks = [inputs(seed, 4) for seed in range(6)]
     with Client(server.grpc) as client:

@@ -166,6 +166,28 @@ def test_what_was_sent_behind_a_conflict_is_not_applied_where_its_position_fits_
     assert [response.chunk.position for response in responses[3:]] == [5, 7]
 
 
+def test_what_was_sent_behind_a_repetition_goes_on_though_something_failed_before(
+    artifact_folder: Path, tmp_path: Path
+) -> None:
+    with open_door(artifact_folder, tmp_path) as door:
+        door.create("s")
+        door.step("s", FIRST, position=0, writer_id=ONE)
+        door.step("s", SECOND, position=3, writer_id=ONE)
+        responses = door.stream(
+            [
+                pb.StreamRequest(chunk=chunk("s", -FIRST, position=0, writer_id=ONE)),
+                pb.StreamRequest(chunk=chunk("s", -SECOND, position=3, writer_id=ONE, pipelined=True)),
+                pb.StreamRequest(chunk=chunk("s", FIRST, position=0, writer_id=ONE)),
+                pb.StreamRequest(chunk=chunk("s", SECOND, position=3, writer_id=ONE, pipelined=True)),
+                pb.StreamRequest(chunk=chunk("s", FIRST, position=5, writer_id=ONE, pipelined=True)),
+            ]
+        )
+    reasons = [error_info(response.error.status).reason for response in responses[:2]]
+    assert reasons == ["STEP_CONFLICT", "STEP_GAP"]
+    told = [(response.chunk.position, response.chunk.replayed) for response in responses[2:]]
+    assert told == [(3, True), (5, True), (8, False)]
+
+
 def test_json_names_its_writer_as_a_number_or_as_text(artifact_folder: Path, tmp_path: Path) -> None:
     with open_door(artifact_folder, tmp_path) as door:
         door.create("s")

@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dnc_serve.handler.api.access import Access
 from dnc_serve.handler.api.operations import Caller, Operations
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.engine.maintenance import Upkeep
+from dnc_serve.handler.engine.maintenance import Maintenance
+from dnc_serve.handler.engine.model_runner import Stepped
 from dnc_serve.handler.engine.requests import Chunk, Delete, Inspect, Reset
-from dnc_serve.handler.engine.session import Session, Tier
+from dnc_serve.handler.engine.session import Session, Status, Tier
 from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError
-from dnc_serve.handler.garbage import Garbage
 from dnc_serve.handler.store.contract import Record
 from dnc_serve.handler.store.history import recover
 from dnc_serve.handler.store.records import decode_record, encode_record
@@ -39,8 +38,8 @@ async def grown(harness: EngineHarness, session_id: str, chunks: int, timesteps:
 
 
 def rows_in_use(harness: EngineHarness) -> int:
-    slab = harness.engine.cache.slab
-    return len(slab.states) - slab.free
+    rows = harness.engine.cache.rows
+    return len(rows.states) - len(rows._free)
 
 
 async def test_a_look_back_that_is_cut_short_takes_nothing_and_nobody_with_it(
@@ -52,7 +51,7 @@ async def test_a_look_back_that_is_cut_short_takes_nothing_and_nobody_with_it(
         stranger = await harness.create("stranger")
         in_use = rows_in_use(harness)
         look = asyncio.ensure_future(harness.engine.view_at(looked_at, LONG + 7))
-        while not harness.engine.turns.runs:  # its replay is under way
+        while not harness.engine.runs:  # its replay is under way
             await asyncio.sleep(0)
         step = asyncio.ensure_future(harness.step(stranger, random_inputs(9, 4)))
         await asyncio.sleep(0)
@@ -115,7 +114,7 @@ async def test_a_past_never_becomes_a_snapshot_of_the_session(
             each.busy = False
             engine.go_on(each)
         await look
-        await engine.snapshots.store_all()
+        await engine.snapshots.store_all(list(harness.engine.table))
         truth = await harness.do(session, lambda done: Inspect(done))
         store, standing = engine.journal.store, (session.ordinal, session.position)
         kept = recover(store, "s", session.incarnation, standing, tiles.layout.size)
@@ -136,17 +135,18 @@ async def test_a_replay_that_fails_leaves_no_state_to_go_on_from(
     async with running_engine(tiles, artifact, settings) as harness:
         engine = harness.engine
         session = engine.table.get("s", "")
-        gather, calls = engine._slab.gather, []
+        step, calls = tiles.step, []
 
-        def fails_once(*arguments: object) -> None:
+        def fails_once(*arguments: object) -> Stepped:
             calls.append(arguments)
             if len(calls) == 2:
                 raise RuntimeError("out of memory")
-            gather(*arguments)  # type: ignore[arg-type]
+            return step(*arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(engine._slab, "gather", fails_once)
+        monkeypatch.setattr(tiles, "step", fails_once)
         with pytest.raises(ServeError, match="could not be stepped"):
             await harness.do(session, lambda done: Inspect(done))
+        assert session.tier is Tier.STORE
         assert (await harness.do(session, lambda done: Inspect(done))).state.tobytes() == truth.tobytes()
 
 
@@ -167,7 +167,7 @@ async def test_a_corrupt_session_is_never_stored_and_so_never_believed(
         assert refused.value.reason == "CORRUPT_STATE"
         for name in "abcdef":  # it is pushed out of memory
             await grown(harness, name, 1)
-        await harness.engine.snapshots.store_all()
+        await harness.engine.snapshots.store_all(list(harness.engine.table))
         assert harness.engine.journal.store.snapshots("s", session.incarnation) == []
         assert harness.engine.at_rest
 
@@ -194,9 +194,9 @@ async def test_a_drain_in_the_middle_of_a_replay_stores_no_state_of_its_own_maki
         engine = harness.engine
         session = engine.table.get("s", "")
         peek = asyncio.ensure_future(harness.do(session, lambda done: Inspect(done)))
-        while not engine.turns.runs:
+        while not engine.runs:
             await asyncio.sleep(0)
-        await engine.snapshots.store_all()
+        await engine.snapshots.store_all(list(harness.engine.table))
         assert engine.journal.store.snapshots("s", session.incarnation) == []
         await peek
 
@@ -232,7 +232,7 @@ async def test_who_waits_for_the_slot_of_a_session_that_ends_is_told(
         ends = await grown(harness, "ends", 1)
         assert (waits.tier, ends.tier) == (Tier.HOST, Tier.SLOT)
         deleted = asyncio.ensure_future(harness.do(ends, lambda done: Delete(done)))
-        while not ends.busy:
+        while ends.status is not Status.WAITING:
             await asyncio.sleep(0)
         step = asyncio.ensure_future(harness.step(waits, random_inputs(1, 1)))
         assert await deleted
@@ -264,7 +264,7 @@ async def test_debug_that_fails_applies_nothing(
         def fails(run: object) -> None:
             raise RuntimeError("out of memory")
 
-        monkeypatch.setattr(harness.engine.stepper, "debug", fails)
+        monkeypatch.setattr(harness.engine.executor, "debug", fails)
         with pytest.raises(ServeError) as refused:
             await harness.step(session, random_inputs(1, 3), debug=True)
         assert refused.value.reason == "INTERNAL"
@@ -343,7 +343,7 @@ async def test_a_session_lost_in_the_middle_of_its_reset_keeps_nothing_here(
             session = await grown(harness, scope, 1)
             other = await grown(harness, f"beside {scope}", 1)
             reset = asyncio.ensure_future(harness.do(session, lambda done, scope=scope: Reset(scope, done)))
-            while not session.busy:
+            while session.status is not Status.WAITING:
                 await asyncio.sleep(0)
             harness.engine.ownership.lose(session)
             assert await reset is True
@@ -375,7 +375,7 @@ async def test_a_session_that_never_goes_idle_keeps_no_other_from_its_end(
         await asyncio.sleep(0.01)
         step = asyncio.ensure_future(harness.step(full, random_inputs(1, 1)))
         await asyncio.sleep(0)
-        Upkeep(harness.engine, Access(), Garbage()).expire()
+        Maintenance(harness.engine, lambda: None).expire()
         await step
         await asyncio.sleep(0.01)
         assert old.ended
@@ -392,4 +392,4 @@ async def test_how_far_a_journal_reaches_can_be_asked_when_its_first_record_is_d
         database.execute("UPDATE records SET body = ? WHERE rowid = ?", (bytes((body[0] ^ 1, *body[1:])), rowid))
     async with running_engine(tiles, artifact, settings) as harness:
         session = harness.engine.table.get("s", "")
-        assert await harness.engine.loading.earliest_position(session) is None
+        assert await harness.engine.recovery.earliest_position(session) is None

@@ -9,7 +9,7 @@ import pytest
 
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.engine.requests import Inspect
-from dnc_serve.handler.engine.session import Session, Tier
+from dnc_serve.handler.engine.session import Session, Status, Tier
 from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError, StoreUnavailable
 from dnc_serve.handler.store.contract import End
@@ -52,7 +52,7 @@ async def test_one_that_the_store_refuses_keeps_no_other_in_memory(
         assert refused.tier is Tier.HOST
         assert all(session.tier is Tier.STORE for session in others[:6])
         assert harness.engine.cache.host_used <= HOST_ROWS
-        assert not any(session.busy for session in (refused, *others, *newer))
+        assert all(session.status is Status.IDLE for session in (refused, *others, *newer))
         for session in others:
             assert (await harness.step(session, random_inputs(0, 1))).position == 4
 
@@ -62,7 +62,7 @@ async def test_a_store_that_is_down_is_not_offered_states_with_every_move(
     tiles: TileRunner, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: str
 ) -> None:
     async with running_engine(tiles, artifact, config(tmp_path, tiles, durability=durability)) as harness:
-        tiers, store = harness.engine.cache, harness.engine.journal.store
+        cache, store = harness.engine.cache, harness.engine.journal.store
         sessions = await grown(harness, "abcdefghij")
         await settled(harness)
         in_memory = [session for session in sessions if session.tier is not Tier.STORE]
@@ -75,19 +75,19 @@ async def test_a_store_that_is_down_is_not_offered_states_with_every_move(
 
         with monkeypatch.context() as broken:
             broken.setattr(store, "commit", down)
-            tiers._host_limit = 0  # all of them are to go
+            cache._max_host = 0  # all of them are to go
             for _ in range(50):
                 for session in in_memory:
-                    tiers.lift(session)  # another one moves down
+                    cache.promote(session)  # another one moves down
                 await asyncio.sleep(0)
             await settled(harness)
             assert 1 <= attempts <= 2
             assert [session for session in sessions if session.tier is not Tier.STORE] == in_memory
-            assert not any(session.busy for session in sessions)
-        monkeypatch.setattr(tiers, "_retry_at", 0.0)  # a second later
-        tiers.shrink()
+            assert all(session.status is Status.IDLE for session in sessions)
+        monkeypatch.setattr(cache, "_retry_at", 0.0)  # a second later
+        cache.shrink()
         await settled(harness)
-        assert tiers.host_used == 0
+        assert cache.host_used == 0
         for session in sessions:
             assert (await harness.step(session, random_inputs(0, 1))).position == 4
 
