@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 class Dispatcher:
     """Judges requests, and hands each to the part of the engine that does it.
 
-    `start(session, request)` starts a run on a state that is in a slot, `answer` tells whoever asked, and
+    `start(session, request)` takes a request from its queue and starts a run on a state that is in a slot, `answer` tells whoever asked, and
     `on_free(session)` lets the next requests begin.
     """
 
@@ -112,7 +112,6 @@ class Dispatcher:
                 return True
             if not self._cache.promote(session):
                 return False
-        session.queue.popleft()
         self._start(session, request)
         return True
 

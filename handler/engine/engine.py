@@ -217,14 +217,16 @@ class Engine:
 
     def _start(self, session: Session, request: Chunk | Replay) -> None:
         """A chunk or a replay is under way from now on."""
-        session.become(Status.RUNNING)
-        self.runs += 1
-        runner = self.runner
+        runner, ticks = self.runner, len(request.inputs)
         if isinstance(request, Replay):
             runner = runner.of_fingerprint(request.fingerprint)
         else:
             request.started_at = time.perf_counter()
-        self._schedule(Run(session, request, self._rows.take(), runner, len(request.inputs)))
+        # From here on nothing can fail.
+        session.queue.popleft()
+        session.become(Status.RUNNING)
+        self.runs += 1
+        self._schedule(Run(session, request, self._rows.take(), runner, ticks))
 
     def _committed(self, group: list[Committed]) -> None:
         """Replies, and lets the sessions go on."""

@@ -36,19 +36,19 @@ class Executor:
     def step(self, batch: Batch) -> None:
         """Steps the batch here and now; its runs have their outputs then, unless it failed."""
         started = time.perf_counter()
-        for run in batch.runs:
-            self._reset_first(run)
-        sources = [run.source_row for run in batch.runs]
-        targets = [run.row for run in batch.runs]
-        inputs = [run.next_inputs(ticks) for run, ticks in zip(batch.runs, batch.ticks, strict=True)]
         try:
+            for run in batch.runs:
+                self._reset_first(run)
+            sources = [run.source_row for run in batch.runs]
+            targets = [run.row for run in batch.runs]
+            inputs = [run.next_inputs(ticks) for run, ticks in zip(batch.runs, batch.ticks, strict=True)]
             outputs, finite = batch.runner.step(self._rows, sources, targets, inputs)
+            for run, output, is_finite in zip(batch.runs, outputs, finite, strict=True):
+                run.advance(output, is_finite)
         except Exception:  # whatever it was, everybody in the batch is to be answered
             logger.exception("a batch of %d rows could not be stepped", len(batch.runs))
             batch.failed = True
             return
-        for run, output, is_finite in zip(batch.runs, outputs, finite, strict=True):
-            run.advance(output, is_finite)
         batch.tick_s = (time.perf_counter() - started) / max(batch.ticks)
 
     def step_in_thread(self, batch: Batch, then: Callable[[Batch], None]) -> None:

@@ -15,7 +15,7 @@ from dnc_serve.client import AsyncClient, BadRequest, Client, StepConflict
 from dnc_serve.client.arrays import Float32
 from tests.client.conftest import REPOSITORY, STOP_SECONDS, ServerProcess, random_inputs
 from tests.client.streaming import CHUNKS, TIMESTEPS, inputs_of
-from tests.handler.journal.stores.conftest import RedisServer
+from tests.handler.store.conftest import RedisServer
 
 Outputs = Callable[[Float32], Float32]
 

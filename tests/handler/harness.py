@@ -82,7 +82,7 @@ async def engine_over(
     observers = Observers([metrics])
     journal = Journal(store, durability, 0.002, observers)
     try:
-        table = SessionTable(config, artifact.digest, runner.fingerprint)
+        table = SessionTable(config, artifact.digest, tiles.fingerprint)
         engine = Engine(tiles, journal, table, config, observers, digest=artifact.digest)
         try:
             yield EngineHarness(engine, metrics)

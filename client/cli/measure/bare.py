@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dnc_serve.handler.engine.tile_runner import TileRunner
+    pass
 
 TURNS = 3
 

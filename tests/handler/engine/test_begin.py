@@ -32,8 +32,8 @@ def no_space(state_dir: Path) -> Iterator[None]:
 
 
 async def create(harness: EngineHarness, artifact: Artifact) -> pb.CreateSessionResponse:
-    """Through the operations, as a door does it; what is answered is in the store."""
-    response = await Operations(harness.engine, artifact, "epoch").create_session(REQUEST, Caller())
+    """Through the operations, as an endpoint does it; what is answered is in the store."""
+    response = await Operations(harness.engine, artifact, "epoch", harness.metrics).create_session(REQUEST, Caller())
     head = harness.engine.journal.store.head("s")
     assert head is not None and head.incarnation == response.session.incarnation
     return response
@@ -50,7 +50,7 @@ async def test_of_many_that_ask_for_a_session_in_a_shared_store_one_makes_it_and
 
 async def test_a_session_is_shown_when_it_is_durable(tiles: TileRunner, artifact: Artifact, tmp_path: Path) -> None:
     async with running_engine(tiles, artifact, ServeConfig(state_dir=tmp_path, durability="sync")) as harness:
-        operations = Operations(harness.engine, artifact, "epoch")
+        operations = Operations(harness.engine, artifact, "epoch", harness.metrics)
         first = asyncio.ensure_future(create(harness, artifact))
         await asyncio.sleep(0)
         assert harness.engine.table.find("s") is not None

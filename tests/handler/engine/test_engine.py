@@ -85,14 +85,14 @@ async def test_a_short_chunk_is_answered_while_a_long_one_is_stepped(
     monkeypatch.setattr(engine_module, "LONG_S", 10 * tiles.seconds(1))
     go_on = threading.Event()
     async with running_engine(tiles, artifact, config(tmp_path, step_threads=1)) as harness:
-        step = harness.engine.executor.step
+        step = harness.engine._executor.step
 
         def held_up(batch: Batch) -> None:
             if threading.current_thread() is not threading.main_thread():
                 assert go_on.wait(30)
             step(batch)
 
-        monkeypatch.setattr(harness.engine.executor, "step", held_up)
+        monkeypatch.setattr(harness.engine._executor, "step", held_up)
         first, second = await harness.create("first"), await harness.create("second")
         long = asyncio.create_task(harness.step(first, random_inputs(1, 100)))
         await asyncio.sleep(0)
@@ -300,13 +300,13 @@ async def test_what_came_in_one_turn_of_the_loop_is_stepped_together_in_the_next
     monkeypatch.setattr(engine_module, "LONG_S", math.inf)
     async with running_engine(tiles, artifact, config(tmp_path)) as harness:
         sessions = [await harness.create(f"s{number}") for number in range(5)]
-        step, batches = harness.engine.executor.step, list[int]()
+        step, batches = harness.engine._executor.step, list[int]()
 
         def counted(batch: Batch) -> None:
             batches.append(len(batch.runs))
             step(batch)
 
-        monkeypatch.setattr(harness.engine.executor, "step", counted)
+        monkeypatch.setattr(harness.engine._executor, "step", counted)
         for company in (1, 5):
             answered: list[Applied] = []
             for session in sessions[:company]:

@@ -106,13 +106,15 @@ async def test_a_past_never_becomes_a_snapshot_of_the_session(
         session = await grown(harness, "s", 3)
         busy = [await harness.create(name) for name in ("a", "b")]
         for each in (session, *busy):
-            each.busy = True  # nothing can be moved but what is looked at
+            each.become(Status.WAITING)  # nothing can be moved but what is looked at
+        before = engine.cache.host_used
         look = asyncio.ensure_future(engine.view_at(session, 6))
-        for _ in range(100):
-            await asyncio.sleep(0.002)
+        while engine.cache.host_used == before:
+            await asyncio.sleep(0.001)
+        for _ in range(10):
+            await asyncio.sleep(0)
         for each in (session, *busy):
-            each.busy = False
-            engine.go_on(each)
+            engine._on_free(each)
         await look
         await engine.snapshots.store_all(list(harness.engine.table))
         truth = await harness.do(session, lambda done: Inspect(done))
@@ -239,20 +241,23 @@ async def test_who_waits_for_the_slot_of_a_session_that_ends_is_told(
         assert (await asyncio.wait_for(step, 5)).position == 5
 
 
-async def test_one_row_that_can_not_be_stepped_holds_up_nobody(
-    tiles: TileRunner, artifact: Artifact, tmp_path: Path
+async def test_a_row_that_can_not_be_stepped_costs_its_batch_and_holds_up_nobody(
+    artifact: Artifact, tmp_path: Path
 ) -> None:
-    async with running_engine(tiles, artifact, config(tmp_path)) as harness:
-        first, good, bad = [await grown(harness, name, 1) for name in ("first", "good", "bad")]
-        stepped_at_once, *results = await asyncio.gather(
-            harness.step(first, random_inputs(1, 3)), harness.step(good, random_inputs(1, 3)),
+    in_twos = TileRunner(artifact, "cpu", candidates=(1, 2))
+    async with running_engine(in_twos, artifact, config(tmp_path)) as harness:
+        bad, *good = [await grown(harness, name, 1) for name in ("bad", "beside it", "behind it")]
+        results = await asyncio.gather(
             harness.step(bad, np.zeros((3, 2), np.float32)),
+            *(harness.step(session, random_inputs(1, 3)) for session in good),
             return_exceptions=True,
-        )  # fmt: skip
-        assert not isinstance(stepped_at_once, BaseException)
-        assert all(isinstance(result, ServeError) and result.reason == "INTERNAL" for result in results)
-        assert (await harness.step(good, random_inputs(1, 3))).position == 7
+        )
+        assert [isinstance(result, ServeError) and result.reason for result in results] == ["INTERNAL"] * 2 + [False]
+        assert [session.position for session in (bad, *good)] == [4, 4, 7]
+        for session in (bad, *good):
+            await harness.step(session, random_inputs(1, 3))
         assert harness.engine.at_rest
+        assert rows_in_use(harness) == 3
 
 
 async def test_debug_that_fails_applies_nothing(
@@ -261,10 +266,10 @@ async def test_debug_that_fails_applies_nothing(
     async with running_engine(tiles, artifact, config(tmp_path)) as harness:
         session, other = await grown(harness, "s", 1), await grown(harness, "other", 1)
 
-        def fails(run: object) -> None:
+        def fails(*run: object) -> None:
             raise RuntimeError("out of memory")
 
-        monkeypatch.setattr(harness.engine.executor, "debug", fails)
+        monkeypatch.setattr(harness.engine._executor, "debug", fails)
         with pytest.raises(ServeError) as refused:
             await harness.step(session, random_inputs(1, 3), debug=True)
         assert refused.value.reason == "INTERNAL"
@@ -356,7 +361,7 @@ async def test_of_two_that_begin_the_same_session_one_does(
     tiles: TileRunner, artifact: Artifact, tmp_path: Path
 ) -> None:
     async with adopting_engine(tiles, artifact, config(tmp_path)) as harness:
-        operations = Operations(harness.engine, artifact, "epoch")
+        operations = Operations(harness.engine, artifact, "epoch", harness.metrics)
         request = pb.CreateSessionRequest(session_id="s")
         results = await asyncio.gather(
             *(operations.create_session(request, Caller()) for _ in range(8)), return_exceptions=True
