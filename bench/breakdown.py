@@ -38,25 +38,26 @@ LOADS = {
 # Each part's functions, as module:name or module:class.name below dnc_serve.handler.
 PARTS = {
     "take: decode and check a message": (
-        "doors.streams:SessionStream._submit",
-        "doors.operations:Operations.chunk",
-        "doors.operations:decode_inputs",
+        "api.stream:SessionStream._submit_chunk",
+        "api.operations:Operations.chunk",
         "engine.engine:Engine.submit",
     ),
-    "turn: judge, begin, choose company": ("engine.turns:Turns._turn", "engine.turns:Turns._begin_runs"),
-    "gather": ("engine.slab:Slab.gather", "engine.stepper:gather_inputs"),
-    "step: the model": ("engine.runner:Tiles.run",),
-    "step: around it": ("engine.stepper:Stepper.step",),
-    "scatter": ("engine.slab:Slab.scatter", "engine.turns:Turns._settle"),
-    "commit: checks, swap, metrics": (
-        "engine.commits:Commits.commit",
-        "engine.commits:Commits._committed",
-        "engine.engine:Engine.release",
+    "schedule: judge, begin, choose a batch": (
+        "engine.engine:Engine.step",
+        "engine.dispatcher:Dispatcher.dispatch",
+        "engine.batch_scheduler:BatchScheduler.next_batch",
     ),
-    "journal: encode": ("engine.commits:Commits._append",),
-    "journal: write": ("journal.journal:Journal.write", "journal.stores.sqlite:SQLiteStore.commit"),
-    "answer: hand over": ("engine.engine:Engine.answer",),
-    "answer: encode": ("doors.streams:chunk_result",),
+    "step: the model": ("engine.tile_runner:TileRunner.run",),
+    "step: around it": ("engine.executor:Executor.step", "engine.tile_runner:TileRunner.step"),
+    "commit: checks, swap, metrics": (
+        "engine.engine:Engine._stepped",
+        "engine.engine:Engine._committed",
+        "engine.write_ahead:WriteAhead.record_chunks",
+    ),
+    "journal: encode": ("engine.write_ahead:WriteAhead._record_of",),
+    "journal: write": ("engine.journal:Journal.write", "store.sqlite:SQLiteStore.commit"),
+    "answer: hand over": ("engine.engine:Engine._answer",),
+    "answer: encode": ("api.session_queue:SessionQueue.encode_chunk",),
 }
 REST = "gRPC, protobuf, event loop"
 
@@ -147,13 +148,13 @@ def main() -> None:
 
 def _of_a_chunk(stopwatch: Stopwatch, spent_us: float) -> dict[str, float]:
     """Microseconds of processor time of a chunk by part, and how many rows were stepped in a turn."""
-    chunks = stopwatch.calls["doors.operations:Operations.chunk"]
+    chunks = stopwatch.calls["api.operations:Operations.chunk"]
     parts = {part: stopwatch.ns[part] / 1000 / chunks for part in PARTS}
     return {
         **parts,
         REST: spent_us / chunks - sum(parts.values()),
         "all": spent_us / chunks,
-        "chunks a commit": chunks / max(1, stopwatch.calls["engine.commits:Commits.commit"]),
+        "chunks a commit": chunks / max(1, stopwatch.calls["engine.write_ahead:WriteAhead.record_chunks"]),
     }
 
 

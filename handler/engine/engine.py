@@ -187,15 +187,13 @@ class Engine:
 
     def _stepped(self, batch: Batch) -> None:
         """Records what is through, and schedules what has ticks left."""
-        if batch.failed:
-            error = ServeError("INTERNAL", "the model could not be stepped; nothing was applied")
-            for run in batch.runs:
-                self._drop(run, error)
-            return
-        self.observers.stepped(len(batch.runs), batch.tick_s)
         through = []
+        if not batch.failed:
+            self.observers.stepped(len(batch.runs), batch.tick_s)
         for run in batch.runs:
-            if run.rest:
+            if batch.failed:
+                self._drop(run, ServeError("INTERNAL", "the model could not be stepped; nothing was applied"))
+            elif run.rest:
                 self._schedule(run)
             elif self._passes(run):
                 through.append(run)
@@ -254,9 +252,9 @@ class Engine:
         except ServeError as error:
             self._drop(run, error)
             return False
-        except RuntimeError:
-            logger.exception("debug arrays could not be computed")
-            self._drop(run, ServeError("INTERNAL", "the debug arrays could not be computed; nothing was applied"))
+        except Exception:  # a mistake: it may cost this run, and nobody else's
+            logger.exception("a run of session %r could not be finished", run.session.session_id)
+            self._drop(run, ServeError("INTERNAL", "the server made a mistake; nothing was applied"))
             return False
         run.request.stepped_at = time.perf_counter()
         return True

@@ -154,7 +154,8 @@ class Recovery:
         if session in self._views:
             session.snapshot_ordinal = session.ordinal  # never to be stored
         self._cache.admit(session, recovered.state)
-        session.timesteps_since_snapshot = sum(len(replay.inputs) for replay in replays)
+        if replays:
+            session.timesteps_since_snapshot = sum(len(replay.inputs) for replay in replays)
         fingerprints = [replay.fingerprint for replay in replays if replay.fingerprint]
         if fingerprints:
             session.fingerprint = self._runner.of_fingerprint(fingerprints[-1]).fingerprint

@@ -22,7 +22,7 @@ SLOTS = 64
 SESSIONS, HOST_BYTES = 20_000, 256 * MIB
 SESSIONS_IN_SHORT, HOST_BYTES_IN_SHORT = 1_000, 8 * MIB
 ROUNDS, TIMESTEPS = 2, 2
-# Beside its state, each session has an identity, a FIFO, its latest replies, and a place in the store's index.
+# Beside its state, each session has an identity, a queue, its latest replies, and a place in the store's index.
 SESSION_BYTES = 8 * 1024
 # Working rows, the store's caches, and what allocators keep.
 SLACK_BYTES = 96 * MIB
@@ -67,7 +67,7 @@ async def test_many_sessions_in_little_memory(large_artifact: Artifact, tmp_path
         for values in inputs:
             outputs.append(await step_all(harness, sessions, values))
             most = max(most, process.memory_info().rss - before)
-            assert harness.engine.cache.host_used_bytes <= host_bytes
+            assert harness.engine.cache.host_used * row_bytes <= host_bytes
             assert harness.engine.cache.slots_used <= SLOTS
         tiers = {tier: sum(session.tier is tier for session in sessions) for tier in Tier}
     expected = Truth(tiles, count).step(np.concatenate(inputs))

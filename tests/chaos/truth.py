@@ -27,7 +27,7 @@ class Truth:
         """Outputs [T, B, O] for inputs [T, B, I]."""
         timesteps, sessions, _ = inputs.shape
         outputs = np.empty((timesteps, sessions, self._tiles.output_size), np.float32)
-        rows = self._tiles.largest
+        rows = self._tiles.max_rows
         for first in range(0, sessions, rows):
             own = slice(first, min(first + rows, sessions))
             count = own.stop - own.start

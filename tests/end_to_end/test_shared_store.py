@@ -170,9 +170,9 @@ class Stream:
 
 
 def uninterrupted(tiles: TileRunner, stream: Stream) -> np.ndarray:
-    states = torch.zeros(tiles.largest, tiles.layout.size)
+    states = torch.zeros(tiles.max_rows, tiles.layout.size)
     inputs = np.concatenate([stream.inputs(chunk) for chunk in range(len(stream.outputs))])
-    tiled = torch.zeros(len(inputs), tiles.largest, INPUT_SIZE)
+    tiled = torch.zeros(len(inputs), tiles.max_rows, INPUT_SIZE)
     tiled[:, 0] = torch.from_numpy(inputs)
     outputs, _ = tiles.run(tiled, states)
     return outputs[:, 0].numpy()

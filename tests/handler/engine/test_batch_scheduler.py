@@ -1,223 +1,128 @@
+"""Who is stepped when: the scheduler is pure, and so is asked about any traffic at all."""
+
+from collections import Counter
+from dataclasses import dataclass
+from math import ceil
+
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnc_serve.handler.engine.batch_scheduler import (
-    GAP_SECONDS,
-    LONGER_FOR_REPLAYS,
-    MOST_SECONDS_AWAY,
-    Gathering,
-    Rotation,
-    Run,
-    gather_inputs,
-)
+from dnc_serve.handler.engine.batch_scheduler import Batch, BatchScheduler, Run
+from dnc_serve.handler.engine.model_runner import ModelRunner
 from dnc_serve.handler.engine.replies import Replies
-from dnc_serve.handler.engine.requests import Chunk, Replay
+from dnc_serve.handler.engine.requests import Chunk
 from dnc_serve.handler.engine.session import Session
-from dnc_serve.handler.engine.tile_runner import TileRunner
-from dnc_serve.model.export import Artifact
 
-LONG_TURN_SECONDS = 60.0
+SESSION_ROW, RUN_ROW = 7, 8
 
 
-@pytest.fixture(scope="module")
-def small(artifact: Artifact) -> TileRunner:
-    return TileRunner(artifact, "cpu", candidates=(12, 16))
+@dataclass(eq=False)
+class TimedRunner:
+    """As much of a `ModelRunner` as a schedule depends on."""
+
+    max_rows: int
+    tick_s: float
+    row_s: float
+
+    def seconds(self, rows: int) -> float:
+        return self.tick_s + rows * self.row_s
 
 
-def largest(tiles: TileRunner) -> int:
-    return tiles.largest
-
-
-def worthwhile(tiles: TileRunner) -> int:
-    return tiles.worthwhile
-
-
-def a_run(timesteps: int, tiles: TileRunner) -> Run:
-    session = Session("s", 1, "", "", 0.0, 0.0, Replies(1, 1), row=0)
+def a_run(timesteps: int, runner: TimedRunner) -> Run:
+    """A chunk whose timesteps are numbered."""
+    session = Session("s", 1, "", "", 0.0, Replies(1, 1))
+    session.row = SESSION_ROW
     chunk = Chunk(np.arange(timesteps, dtype=np.float32).reshape(-1, 1), lambda result, error: None)
-    return Run(session, chunk, np.zeros((timesteps, 1), np.float32), 1, tiles)
+    return Run(session, chunk, RUN_ROW, runner, timesteps)  # type: ignore[arg-type]
 
 
-def a_replay(timesteps: int, tiles: TileRunner) -> Run:
-    run = a_run(timesteps, tiles)
-    run.work = Replay(run.work.inputs, run.outputs, "", "", lambda result, error: None)
-    return run
+def echo(batch: Batch) -> None:
+    """Steps a model whose outputs are its inputs."""
+    for run, ticks in zip(batch.runs, batch.ticks, strict=True):
+        assert run.source_row == (SESSION_ROW if run.outputs is None else RUN_ROW)
+        run.advance(run.next_inputs(ticks), True)
 
 
-def test_a_long_chunk_does_not_hold_up_short_ones(small: TileRunner) -> None:
-    rotation = Rotation(LONG_TURN_SECONDS, largest)
-    long, short = a_run(1000, small), a_run(2, small)
-    rotation.add(long)
-    rotation.add(short)
-    turns = []
-    for _ in range(2):
-        company, ticks = rotation.next_company()
-        turns.append((short in company, ticks))
-        for run in company:
-            run.done += ticks
-        rotation.put_back([run for run in company if run.rest])
-    assert (True, 2) in turns
+def most_batches(ahead: list[Run], run: Run, max_rows: int | None) -> int:
+    """In which of the next batches a run is that stands behind these: half of each is for those in front."""
+    counts = Counter(one.runner for one in [*ahead, run])
+    return sum(ceil(count / ceil(rows_of(runner, max_rows) / 2)) for runner, count in counts.items())
 
 
-def test_short_chunks_do_not_hold_up_a_long_one(small: TileRunner) -> None:
-    rotation = Rotation(LONG_TURN_SECONDS, largest)
-    long = a_run(64, small)
-    rotation.add(long)
-    for _ in range(3):
-        rotation.add(a_run(1, small))
-    company, ticks = rotation.next_company()
-    assert company == [long]
-    assert ticks == 64
+def rows_of(runner: ModelRunner, max_rows: int | None) -> int:
+    return runner.max_rows if max_rows is None else min(runner.max_rows, max_rows)
 
 
-def test_of_two_companies_of_like_chunks_one_is_through_before_the_other_begins(small: TileRunner) -> None:
-    rotation = Rotation(2 * small.seconds(small.worthwhile) * 1.01, worthwhile)  # two ticks a turn
-    runs = [a_run(8, small) for _ in range(2 * small.worthwhile)]
-    for run in runs:
-        rotation.add(run)
-    through: list[Run] = []
-    while rotation:
-        company, ticks = rotation.next_company()
-        for run in company:
-            run.done += ticks
-        through += [run for run in company if not run.rest]
-        rotation.put_back([run for run in company if run.rest])
-        begun = [run for run in runs if run.done and run.rest]
-        assert len(begun) <= small.worthwhile
-    assert through == runs
+RUNNERS = st.builds(TimedRunner, st.integers(1, 9), st.floats(1e-5, 1e-2), st.floats(0, 1e-3))
 
 
-@given(chunks=st.lists(st.tuples(st.integers(1, 300), st.booleans()), min_size=1, max_size=60))
-def test_everyone_is_through_after_as_many_ticks_as_asked(
-    small: TileRunner, tiles: TileRunner, chunks: list[tuple[int, bool]]
+@given(
+    runners=st.tuples(RUNNERS, RUNNERS),
+    arrivals=st.lists(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 1)), max_size=12), min_size=1, max_size=12),
+    max_rows=st.none() | st.integers(1, 12),
+    slice_s=st.floats(1e-4, 2e-2),
+)
+def test_whatever_comes_each_gets_its_ticks_in_order_and_nobody_starves(
+    runners: tuple[TimedRunner, TimedRunner],
+    arrivals: list[list[tuple[int, int]]],
+    max_rows: int | None,
+    slice_s: float,
 ) -> None:
-    rotation = Rotation(LONG_TURN_SECONDS, worthwhile)
-    runs = [a_run(length, tiles if other else small) for length, other in chunks]
+    scheduler, waiting, runs = BatchScheduler(slice_s), list[Run](), list[Run]()
+    due: dict[Run, int] = {}  # by which batch it has to be stepped
+    number = 0
+
+    def add(run: Run) -> None:
+        due[run] = number + most_batches(waiting, run, max_rows)
+        waiting.append(run)
+        scheduler.add(run)
+
+    while arrivals or waiting:
+        for timesteps, which in arrivals.pop(0) if arrivals else []:
+            runs.append(a_run(timesteps, runners[which]))
+            add(runs[-1])
+        batch = scheduler.next_batch(max_rows)
+        if batch is None:
+            assert not waiting
+            continue
+        number += 1
+        # The longest waiting is in it, with others of its runner, as many as there are or as it holds.
+        runner, chosen = batch.runner, batch.runs
+        alike = [run for run in waiting if run.runner is runner]
+        assert chosen[0] is waiting[0]
+        assert len({*map(id, chosen)}) == len(chosen) == min(len(alike), rows_of(runner, max_rows))
+        assert all(run.runner is runner for run in chosen)
+        # Nobody is passed over for one that has more left, but for those that waited longer.
+        left = [run for run in alike if run not in chosen]
+        longest_waiting = alike[: ceil(len(chosen) / 2)]
+        assert all(run in chosen for run in longest_waiting)
+        others = [run.rest for run in chosen if run not in longest_waiting]
+        assert max(others, default=0) <= min((run.rest for run in left), default=40)
+        # As many ticks as the slice has time for, and one at least.
+        most = max(1, int(slice_s / runner.seconds(len(chosen))))
+        assert batch.ticks == [min(run.rest, most) for run in chosen]
+        assert all(due[run] >= number for run in waiting)
+        waiting = [run for run in waiting if run not in chosen]
+        assert len(scheduler) == len(waiting)
+        echo(batch)
+        for run in chosen:
+            if run.rest:
+                add(run)
+    assert scheduler.next_batch() is None
     for run in runs:
-        rotation.add(run)
-    turns = 0
-    while rotation:
-        company, ticks = rotation.next_company()
-        assert len({run.tiles for run in company}) == 1
-        assert 1 <= len(company) <= company[0].tiles.worthwhile
-        assert len(set(map(id, company))) == len(company)
-        assert 1 <= ticks <= min(run.rest for run in company)
-        for run in company:
-            run.done += ticks
-        rotation.put_back([run for run in company if run.rest])
-        turns += 1
-        assert turns <= sum(length for length, _ in chunks)
-    assert all(run.rest == 0 for run in runs)
+        assert run.outputs is not None
+        assert run.outputs.tolist() == run.request.inputs.tolist()
 
 
-def test_replays_fill_the_largest_tile_and_take_longer_turns_while_they_are_alone(small: TileRunner) -> None:
-    turn_seconds = 2 * small.seconds(small.largest)
-    rotation = Rotation(turn_seconds, largest)
-    replays = [a_replay(100 if place % 2 else 40, small) for place in range(2 * small.largest)]
-    for run in replays:
-        rotation.add(run)
-    company, ticks = rotation.next_company()
-    assert company == replays[: small.largest]
-    assert ticks == 2 * LONGER_FOR_REPLAYS
-    rotation.put_back(company)
-    short, long = a_run(1, small), a_run(1000, small)
-    rotation.add(short)
-    rotation.add(long)
-    assert rotation.next_company() == ([short, long], 1)  # not in the company of replays
-    rotation.put_back([long])
-    for _ in range(2):
-        company, ticks = rotation.next_company()
-        assert ticks <= 2  # somebody waits
-        rotation.put_back(company)
-
-
-def test_the_oldest_get_every_other_turn_however_many_short_ones_come(small: TileRunner) -> None:
-    rotation = Rotation(2 * small.seconds(1), largest)
-    replay, long = a_replay(1000, small), a_run(1000, small)
-    rotation.add(replay)
-    rotation.add(long)
-    rounds = 40
-    for _ in range(rounds):
-        for _ in range(small.largest):
-            rotation.add(a_run(3, small))  # more than a turn's worth
-        rotation.take_back(rotation.next_company()[0])  # a look at what comes next takes nobody's turn
-        company, ticks = rotation.next_company()
-        for run in company:
-            run.done += ticks
-        rotation.put_back([run for run in company if run.rest])
-    assert replay.done >= rounds // 4
-    assert long.done + replay.done >= rounds // 2
-
-
-def test_turns_share_the_ticks_of_a_chunk_alike(small: TileRunner) -> None:
-    rotation = Rotation(11.5 * small.seconds(1), largest)
-    run = a_run(16, small)
-    rotation.add(run)
-    assert rotation.next_company() == ([run], 8)
-
-
-def test_inputs_stand_at_their_places_and_padding_is_zero(small: TileRunner) -> None:
-    runs = [a_run(5, small), a_run(9, small)]
-    runs[1].done = 4
-    inputs = gather_inputs(runs, ticks=3, tile=8, input_size=1)
-    assert inputs.shape == (3, 8, 1)
-    assert inputs[:, 0, 0].tolist() == [0, 1, 2]
-    assert inputs[:, 1, 0].tolist() == [4, 5, 6]
-    assert not inputs[:, 2:].any()
-
-
-def in_turn(gathering: Gathering, sessions: list[Session], away: float, times: int) -> float:
-    """Sessions that step one after the other, each coming again so long after it was answered; the time afterwards."""
-    now = 100.0
-    for _ in range(times):
-        for session in sessions:
-            gathering.arrived(session, now)
-            gathering.stepped(1)
-            now += away / len(sessions)
-            gathering.answered(session, now)
-    return now
-
-
-def sessions_of(count: int) -> list[Session]:
-    return [Session(f"s{number}", 1, "", "", 0.0, 0.0, Replies(1, 1), row=number) for number in range(count)]
-
-
-def test_who_was_answered_a_moment_ago_is_waited_for() -> None:
-    gathering, (one, other) = Gathering(), sessions_of(2)
-    now = in_turn(gathering, [one, other], away=0.001, times=50)
-    gathering.arrived(one, now)
-    assert gathering.waits(1, now + 0.0005)
-    gathering.arrived(other, now + 0.0006)
-    assert not gathering.waits(2, now + 0.0006)
-
-
-def test_who_does_not_come_is_waited_for_no_longer() -> None:
-    gathering, (one, other) = Gathering(), sessions_of(2)
-    now = in_turn(gathering, [one, other], away=0.001, times=50)
-    gathering.arrived(one, now)
-    assert not gathering.waits(1, now + MOST_SECONDS_AWAY)
-    # A client that thinks before it goes on is not waited for at all.
+def test_a_short_chunk_is_through_in_the_next_batch_however_many_long_ones_wait() -> None:
+    runner = TimedRunner(max_rows=4, tick_s=0.001, row_s=0.0)
+    scheduler = BatchScheduler(slice_s=0.0101)
     for _ in range(50):
-        gathering.answered(other, now)
-        now += 1.0
-        assert not gathering.waits(1, now)
-    gathering.answered(other, now)
-    assert not gathering.waits(1, now)
-
-
-def test_a_session_that_is_alone_waits_for_nobody() -> None:
-    gathering, (alone,) = Gathering(), sessions_of(1)
-    now = in_turn(gathering, [alone], away=0.001, times=50)
-    gathering.arrived(alone, now)
-    assert not gathering.waits(1, now)
-
-
-def test_as_many_as_stepped_together_lately_are_waited_for_while_they_come() -> None:
-    gathering, sessions = Gathering(), sessions_of(3)
-    gathering.stepped(3)
-    for waiting, session in enumerate(sessions, 1):
-        gathering.arrived(session, 100.0)
-        assert gathering.waits(waiting, 100.0) == (waiting < 3)
-    assert not gathering.waits(2, 100.0 + 2 * GAP_SECONDS)
+        scheduler.add(a_run(1000, runner))
+    short = a_run(3, runner)
+    scheduler.add(short)
+    batch = scheduler.next_batch()
+    assert batch is not None
+    assert dict(zip(batch.runs, batch.ticks, strict=True))[short] == 3
+    assert sorted(batch.ticks) == [3, 10, 10, 10]

@@ -1,243 +1,181 @@
-"""Tiles of code that is compiled for this host, and what happens where it isn't to be trusted."""
+"""Rows of TorchScript: whichever company a row is in, it has the bits that it has alone."""
 
-import json
-import shutil
 import sys
 import time
-import zipfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.engine import model_runner as tiles_module
-from dnc_serve.handler.engine.requests import Inspect
+from dnc_serve.handler.engine import tile_runner
+from dnc_serve.handler.engine.state_rows import StateRows
 from dnc_serve.handler.engine.tile_runner import TileRunner
-from dnc_serve.model.compiled import load_compiled
-from dnc_serve.model.compiled_cache import MANIFEST_FILE, CompiledError, compiled_key
-from dnc_serve.model.compiled_code import load_code
-from dnc_serve.model.dnc import DNC
-from dnc_serve.model.export import Artifact, export, load_artifact
-
-# What the engine promises, it promises whichever code steps the sessions.
-from tests.handler.engine.test_engine import (  # noqa: F401
-    test_64_interleaved_sessions_give_the_bits_of_each_alone,
-    test_a_chunk_is_applied_once_however_often_it_comes,
-    test_a_crash_can_not_be_told_from_the_bits,
-    test_a_result_that_is_not_finite_changes_nothing,
-    test_a_session_goes_back_in_time_as_far_as_the_journal_reaches,
-    test_debug_gives_what_each_access_left,
-    test_many_more_sessions_than_memory_holds_stay_right_to_the_bit,
-)
+from dnc_serve.model.export import Artifact, load_artifact
 from tests.handler.harness import random_inputs, running_engine
 
-pytestmark = pytest.mark.timeout(900)  # a busy machine takes its time to compile
+
+def filled_rows(tiles: TileRunner, rows: int) -> StateRows:
+    """States that a model may be in after some timesteps, each its own."""
+    filled = StateRows(2 * rows, tiles.layout.size, tiles.device)
+    tiles.step(filled, range(rows), range(rows), [random_inputs(1000 + row, 3) for row in range(rows)])
+    return filled
 
 
-@pytest.fixture(scope="module")
-def tiles(compiled_tiles: TileRunner) -> TileRunner:
-    """What the tests of the engine are given here."""
-    return compiled_tiles
+def alone(tiles: TileRunner, state: Float32, inputs: Float32) -> tuple[Float32, Float32]:
+    """Outputs and last state of one row, a timestep a call."""
+    rows = StateRows(1, tiles.layout.size, tiles.device)
+    rows.write(0, state)
+    outputs = [tiles.step(rows, [0], [0], [inputs[t : t + 1]])[0][0] for t in range(len(inputs))]
+    return np.concatenate(outputs), rows.read(0)
 
 
-@pytest.fixture(scope="module")
-def portable(artifact: Artifact) -> TileRunner:
-    return TileRunner(artifact, "cpu")
+@pytest.mark.parametrize("count", [1, 3, 13, 64])
+def test_rows_of_any_number_of_ticks_have_the_bits_of_each_alone(tiles: TileRunner, count: int) -> None:
+    chance = np.random.default_rng(count)
+    rows = filled_rows(tiles, count)
+    before = [rows.read(row) for row in range(count)]
+    inputs = [random_inputs(row, int(chance.integers(1, 12))) for row in range(count)]
+    sources = chance.permutation(count).tolist()
+    targets = (count + chance.permutation(count)).tolist()
+    outputs, finite = tiles.step(rows, sources, targets, inputs)
+    assert finite == [True] * count
+    for source, target, given, got in zip(sources, targets, inputs, outputs, strict=True):
+        expected, after = alone(tiles, before[source], given)
+        assert got.tobytes() == expected.tobytes()
+        assert rows.read(target).tobytes() == after.tobytes()
+        assert rows.read(source).tobytes() == before[source].tobytes()
 
 
-@pytest.fixture
-def cache(compiled_cache: Path, tmp_path: Path) -> Path:
-    """A copy, to be spoilt."""
-    return Path(shutil.copytree(compiled_cache, tmp_path / "cache"))
+def test_ticks_that_are_cut_into_slices_have_the_bits_of_one(tiles: TileRunner) -> None:
+    whole, sliced = filled_rows(tiles, 2), filled_rows(tiles, 2)
+    inputs = [random_inputs(1, 9), random_inputs(2, 9)]
+    expected, _ = tiles.step(whole, [0, 1], [2, 3], inputs)
+    got: list[list[Float32]] = []
+    for sources, ticks in (([0, 1], slice(4)), ([2, 3], slice(4, 5)), ([2, 3], slice(5, 9))):
+        got.append(tiles.step(sliced, sources, [2, 3], [each[ticks] for each in inputs])[0])
+    for row in range(2):
+        assert np.concatenate([outputs[row] for outputs in got]).tobytes() == expected[row].tobytes()
+    assert torch.equal(sliced.states, whole.states)
 
 
-def test_compiled_code_is_used_where_it_is_at_hand(tiles: TileRunner, portable: TileRunner) -> None:
-    assert (tiles.kind, tiles.note, tiles.sizes) == ("aotinductor", "", (8,))
-    assert [(other.kind, other.fingerprint) for other in tiles.others] == [("torchscript", portable.fingerprint)]
-    assert tiles.fingerprint != portable.fingerprint
-    assert tiles.difference(portable) <= 1e-5
+def test_a_state_that_is_not_finite_is_told_from_those_beside_it(tiles: TileRunner) -> None:
+    rows = filled_rows(tiles, 3)
+    expected, _ = alone(tiles, rows.read(2), random_inputs(2, 4))
+    rows.states[1, tiles.layout.experience_offset] = torch.inf
+    _, finite = tiles.step(rows, [0, 1, 2], [3, 4, 5], [random_inputs(row, 1 + row) for row in (0, 1, 3)])
+    assert finite == [True, False, True]
+    outputs, _ = tiles.step(rows, [1, 2], [3, 4], [random_inputs(1, 9), random_inputs(2, 4)])
+    assert outputs[1].tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("timesteps", [1, 2, 4, 5, 11])
-def test_any_number_of_timesteps_has_the_bits_of_single_ones(
-    tiles: TileRunner, portable: TileRunner, timesteps: int
+class Rounding:
+    """A module that rounds some tiles otherwise: no code that does so can be had for the asking."""
+
+    def __init__(self, module: Any, otherwise: Callable[[Tensor, Tensor], None]) -> None:
+        self._module = module
+        self._otherwise = otherwise
+
+    def to(self, device: torch.device) -> "Rounding":
+        return self
+
+    def __call__(self, inputs: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+        outputs, after = self._module(inputs, states)
+        self._otherwise(inputs, outputs)
+        return outputs, after
+
+
+def in_tiles_of_four(inputs: Tensor, outputs: Tensor) -> None:
+    if inputs.size(1) == 4:
+        outputs *= 1 + 2**-23
+
+
+def in_the_last_row_of_eight(inputs: Tensor, outputs: Tensor) -> None:
+    if inputs.size(1) == 8:
+        outputs[:, -1] *= 1 + 2**-23
+
+
+def where_many_ticks_are_stepped_by_twos(inputs: Tensor, outputs: Tensor) -> None:
+    if inputs.size(1) == 2 and len(inputs) > 1:
+        outputs *= 1 + 2**-23
+
+
+@pytest.mark.parametrize(
+    ("otherwise", "row_counts"),
+    [
+        (in_tiles_of_four, (1, 2, 8, 16)),
+        (in_the_last_row_of_eight, (1, 2, 4, 16)),
+        (where_many_ticks_are_stepped_by_twos, (1, 4, 8, 16)),
+    ],
+)
+def test_tiles_in_which_a_row_depends_on_its_company_are_not_used(
+    artifact: Artifact, otherwise: Callable[[Tensor, Tensor], None], row_counts: tuple[int, ...]
 ) -> None:
-    inputs = torch.stack([torch.from_numpy(random_inputs(row, timesteps)) for row in range(8)], 1)
-    zeros = torch.zeros(8, tiles.layout.size)
-    outputs, after = tiles.run(inputs, zeros)
-    state, one_by_one = zeros, []
-    for timestep in range(timesteps):
-        output, state = tiles.run(inputs[timestep : timestep + 1], state)
-        one_by_one.append(output)
-    assert torch.equal(outputs, torch.cat(one_by_one))
-    assert torch.equal(after, state)
-    assert not zeros.any()
-    assert torch.allclose(outputs, portable.run(inputs, zeros)[0], atol=1e-5)
+    rounding = replace(artifact, module=Rounding(artifact.module, otherwise))  # type: ignore[arg-type]
+    assert TileRunner(rounding, "cpu", candidates=(1, 2, 4, 8, 16)).row_counts == row_counts
 
 
-def test_without_compiled_code_the_note_says_how_to_get_it(artifact: Artifact, tmp_path: Path) -> None:
-    tiles = choose_tiles(artifact, "cpu", tmp_path)
-    assert tiles.kind == "torchscript"
-    assert "dnc serve --compile" in tiles.note
+def test_large_states_are_stepped_in_smaller_tiles(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    row_bytes = 4 * artifact.layout.size
+    monkeypatch.setitem(tile_runner.MAX_TILE_BYTES, "cpu", 13 * row_bytes)
+    assert TileRunner(artifact, "cpu").max_rows == 12
+    monkeypatch.setitem(tile_runner.MAX_TILE_BYTES, "cpu", row_bytes // 2)
+    one_by_one = TileRunner(artifact, "cpu")
+    assert one_by_one.row_counts == (1,)
+    outputs, _ = one_by_one.step(StateRows(1, artifact.layout.size, one_by_one.device), [0], [0], [random_inputs(0, 3)])
+    assert outputs[0].shape == (3, artifact.config.outputs)
 
 
-@pytest.mark.parametrize("spoil", ["cut", "flip", "no package", "no manifest", "torn manifest", "other format"])
-def test_a_damaged_cache_is_never_loaded(artifact: Artifact, cache: Path, spoil: str) -> None:
-    folder = cache / compiled_key(artifact.digest)
-    package, manifest = next(folder.glob("*.pt2")), folder / MANIFEST_FILE
-    match spoil:
-        case "cut":
-            package.write_bytes(package.read_bytes()[:-100])
-        case "flip":
-            content = bytearray(package.read_bytes())
-            content[len(content) // 2] ^= 1
-            package.write_bytes(content)
-        case "no package":
-            package.unlink()
-        case "no manifest":
-            manifest.unlink()
-        case "torn manifest":
-            manifest.write_bytes(manifest.read_bytes()[:200])
-        case "other format":
-            manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 99}))
-    tiles = choose_tiles(artifact, "cpu", cache)
-    assert tiles.kind == "torchscript"
-    assert str(folder) in tiles.note
-
-
-def test_code_of_another_torch_is_not_looked_at(
-    artifact: Artifact, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch, "__version__", "2.99.0")
-    with pytest.raises(CompiledError, match="has none of this model for this host"):
-        load_compiled(artifact, cache)
-
-
-def test_code_that_computes_something_else_is_refused(artifact: Artifact, cache: Path, tmp_path: Path) -> None:
-    dnc = DNC.from_config(artifact.config)
-    export(dnc, tmp_path / "another")
-    another = load_artifact(tmp_path / "another")
-    folder = (cache / compiled_key(artifact.digest)).rename(cache / compiled_key(another.digest))
-    manifest = folder / MANIFEST_FILE
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"key": folder.name}))
-    tiles = choose_tiles(another, "cpu", cache)
-    assert tiles.kind == "torchscript"
-    assert "differ from TorchScript's" in tiles.note
-
-
-def test_code_whose_bits_depend_on_the_ticks_of_a_call_is_refused(artifact: Artifact, compiled_cache: Path) -> None:
-    compiled = load_compiled(artifact, compiled_cache)
-    right = compiled.code[8, 4]
-
-    def rounding(inputs: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Compiled code that rounds otherwise: none that does so can be had for the asking."""
-        outputs, after = right(inputs, states)
-        return outputs * (1 + 2**-23), after
-
-    otherwise = replace(compiled, code=compiled.code | {(8, 4): rounding})
-    with pytest.raises(CompiledError, match="depend on"):
-        TileRunner(artifact, "cpu", compiled=otherwise)
-
-
-def test_while_compiled_code_runs_other_threads_go_on(artifact: Artifact, compiled_cache: Path) -> None:
-    code = load_compiled(artifact, compiled_cache).code[8, 4]
-    inputs, states = torch.ones(4, 8, artifact.config.input_size), torch.zeros(8, artifact.layout.size)
-    expected = code(inputs, states)
-
-    def many() -> tuple[Tensor, Tensor]:
-        return [code(inputs, states) for _ in range(2000)][-1]
-
+def test_while_a_step_runs_other_threads_go_on(tiles: TileRunner) -> None:
+    rows, inputs = StateRows(1, tiles.layout.size, tiles.device), random_inputs(0, 300)
     before, turns = sys.getswitchinterval(), 0
     sys.setswitchinterval(100.0)  # nobody is made to let go of the interpreter
     try:
-        with ThreadPoolExecutor(2) as threads:
-            given = [threads.submit(many) for _ in range(2)]
-            while not all(future.done() for future in given):
+        with ThreadPoolExecutor(1) as threads:
+            stepped = threads.submit(tiles.step, rows, [0], [0], [inputs])
+            while not stepped.done():
                 turns += 1
                 time.sleep(0)
     finally:
         sys.setswitchinterval(before)
     assert turns > 100
-    for future in given:
-        assert all(map(torch.equal, future.result(), expected))
+    assert len(stepped.result()[0][0]) == len(inputs)
 
 
-@pytest.mark.parametrize("content", [b"no archive", b""], ids=["no archive", "an archive without code"])
-def test_a_package_that_holds_no_code_is_refused(content: bytes, tmp_path: Path) -> None:
-    package = tmp_path / "8_rows_1_ticks.pt2"
-    if content:
-        package.write_bytes(content)
-    else:
-        zipfile.ZipFile(package, "w").close()
-    with pytest.raises(OSError, match=r"0 libraries|not a zip file"):
-        load_code(package, torch.device("cpu"))
-
-
-async def test_each_record_is_replayed_by_what_computed_it(
-    tiles: TileRunner, portable: TileRunner, artifact: Artifact, tmp_path: Path
+async def test_what_computed_a_record_and_is_not_at_hand_is_replaced_and_said(
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path
 ) -> None:
-    settings = ServeConfig(state_dir=tmp_path, snapshot_every_timesteps=1000)
-    recorded: list[bytes] = []
-    for turn, stepped_by in enumerate([portable, tiles, portable]):
-        # Under TorchScript alone, compiled code's records would be replayed elsewhere; here it is beside the other.
-        beside = TileRunner(artifact, "cpu") if stepped_by is portable else stepped_by
-        beside.others = (tiles,) if stepped_by is portable else (portable,)
-        async with running_engine(beside, artifact, settings) as harness:
-            session = harness.engine.table.find("s") or await harness.create("s")
-            for part in range(3):
-                await harness.step(session, random_inputs(10 * turn + part, 7), reset_experience=part == 1)
-            assert not session.replayed_elsewhere
-            assert session.fingerprint == stepped_by.fingerprint
-            seen = await harness.do(session, Inspect)
-            recorded.append(seen.state.tobytes())
-    async with running_engine(tiles, artifact, settings) as harness:
-        session = harness.engine.table.find("s")
-        assert session is not None
-        seen = await harness.do(session, Inspect)
-        assert seen.state.tobytes() == recorded[-1]
-        assert seen.fingerprint == portable.fingerprint
-        for turn, position in enumerate((21, 42)):
-            past = await harness.engine.view_at(session, position)
-            assert past.state is not None
-            assert past.state.tobytes() == recorded[turn]
-        assert not session.replayed_elsewhere
-
-
-async def test_what_is_not_at_hand_is_replaced_and_said(
-    tiles: TileRunner, portable: TileRunner, artifact: Artifact, tmp_path: Path
-) -> None:
+    other = TileRunner(artifact, "cpu", candidates=(1, 2))
+    assert other.fingerprint != tiles.fingerprint
     settings = ServeConfig(state_dir=tmp_path)
-    async with running_engine(tiles, artifact, settings) as harness:
+    async with running_engine(other, artifact, settings) as harness:
         session = await harness.create("s")
         await harness.step(session, random_inputs(1, 6))
-    async with running_engine(portable, artifact, settings) as harness:
+        assert session.fingerprint == other.fingerprint
+    async with running_engine(tiles, artifact, settings) as harness:
         found = harness.engine.table.find("s")
         assert found is not None
         await harness.step(found, random_inputs(2, 6))
+        assert found.fingerprint == tiles.fingerprint
         assert found.replayed_elsewhere
-        assert harness.engine.metrics.replayed_elsewhere._value.get() == 1
+        assert harness.metrics.registry.get_sample_value("dnc_replayed_elsewhere_total") == 1
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_tiles_on_a_gpu_agree_with_each_other_and_nearly_with_the_cpu(
-    artifact_folder: Path, portable: TileRunner
-) -> None:
+def test_tiles_on_a_gpu_agree_with_each_other_and_nearly_with_the_cpu(artifact_folder: Path, tiles: TileRunner) -> None:
     on_gpu = TileRunner(load_artifact(artifact_folder, "cuda"), "cuda")
-    assert len(on_gpu.sizes) > 1
-    assert on_gpu.difference(portable) <= 1e-4
-
-
-def test_large_states_are_stepped_in_smaller_tiles(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    row_bytes = 4 * artifact.layout.size
-    monkeypatch.setitem(tiles_module.MAX_TILE_BYTES, "cpu", 13 * row_bytes)
-    assert max(TileRunner(artifact, "cpu").sizes) == 12
-    monkeypatch.setitem(tiles_module.MAX_TILE_BYTES, "cpu", row_bytes // 2)
-    alone = TileRunner(artifact, "cpu")
-    assert alone.sizes == (1,)
-    outputs, _ = alone.run(torch.ones(3, 1, artifact.config.input_size), torch.zeros(1, artifact.layout.size))
-    assert outputs.shape == (3, 1, artifact.config.outputs)
+    assert len(on_gpu.row_counts) > 1
+    given = [random_inputs(row, 1 + row) for row in range(13)]
+    outputs = []
+    for runner in (on_gpu, tiles):
+        rows = StateRows(26, runner.layout.size, runner.device)
+        outputs.append(np.concatenate(runner.step(rows, range(13), range(13, 26), given)[0]))
+    assert np.abs(outputs[0] - outputs[1]).max() <= 1e-4
