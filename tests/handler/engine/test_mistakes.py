@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.engine.requests import Chunk, Done, Request, Reset
+from dnc_serve.handler.engine.observer import Observer
+from dnc_serve.handler.engine.requests import Chunk, Delete, Done, Request, Reset
 from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.store.contract import End
@@ -56,6 +57,36 @@ async def test_an_answer_that_nobody_can_take_holds_up_nobody(
         assert (await asyncio.wait_for(harness.step(other, random_inputs(0, 4)), 5)).position == 4
         assert (await asyncio.wait_for(harness.step(deaf, random_inputs(0, 4)), 5)).position == 8
         assert harness.engine.at_rest
+
+
+class Clumsy(Observer):
+    """One that fails at whatever it is told."""
+
+    def __getattribute__(self, name: str) -> Any:
+        def fails(*told: object) -> None:
+            raise ValueError(f"{name}: what is this?")
+
+        return fails
+
+
+@pytest.mark.parametrize("durability", ["off", "async", "sync"])
+async def test_an_observer_that_fails_holds_up_nobody_and_keeps_nothing_from_the_others(
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path, durability: str
+) -> None:
+    settings = ServeConfig(state_dir=tmp_path, durability=durability, snapshot_every_timesteps=8)
+    async with running_engine(tiles, artifact, settings) as harness:
+        harness.engine.observers._observers.insert(0, Clumsy())
+        sessions = [await harness.create(f"s{number}") for number in range(3)]
+        for _ in range(2):
+            await asyncio.gather(*(harness.step(session, random_inputs(0, 4)) for session in sessions))
+        assert [session.position for session in sessions] == [8, 8, 8]
+        assert harness.metrics.registry.get_sample_value("dnc_timesteps_total") == 24
+        await harness.do(sessions[0], Delete)
+        assert harness.engine.at_rest
+        if durability != "off":
+            await synced(harness)
+            assert [session.durable_position for session in sessions[1:]] == [8, 8]
+            assert all(harness.engine.journal.store.snapshots(one.session_id, one.incarnation) for one in sessions[1:])
 
 
 @pytest.mark.parametrize("durability", ["async", "sync"])

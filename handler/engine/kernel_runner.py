@@ -1,0 +1,88 @@
+"""The row kernel: each row by itself, so rows need no company, no padding and no probes of their bits."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnc_serve.handler.arrays import Float32
+from dnc_serve.handler.engine.model_runner import Inspection, ModelRunner, Stepped, fingerprint_of
+from dnc_serve.handler.engine.state_rows import StateRows
+from dnc_serve.model.export import Artifact
+from dnc_serve.model.kernel import RowKernel, TickCode
+
+# A batch's states should lie in the processor's second cache.
+BATCH_BYTES = 2 << 20
+MAX_ROWS = 64
+TIMED_TICKS = 16
+
+
+class KernelRunner(Inspection):
+    """A `ModelRunner`. `portable` is the TorchScript that it was proved against, and that computed older records."""
+
+    kind = "kernel"
+    note = ""
+    lets_others_run = True
+    row_counts = ()
+
+    def __init__(
+        self, artifact: Artifact, weights: Mapping[str, Tensor], code: TickCode, portable: ModelRunner
+    ) -> None:
+        self.device = torch.device("cpu")
+        super().__init__(artifact, self.device, portable.row_counts[0])
+        self.layout = artifact.layout
+        self.input_size = artifact.config.input_size
+        self.output_size = artifact.config.outputs
+        self._kernel = RowKernel(artifact.config, weights, code)
+        self._portable = portable
+        self.fingerprint = fingerprint_of(self.kind, artifact, self.device, self._kernel.identity)
+        self.max_rows = max(1, min(MAX_ROWS, BATCH_BYTES // (4 * self.layout.size)))
+        self._row_s = self._time_a_row()
+
+    def of_fingerprint(self, fingerprint: str) -> ModelRunner:
+        return self._portable if fingerprint == self._portable.fingerprint else self
+
+    def seconds(self, rows: int) -> float:
+        return rows * self._row_s
+
+    def step(
+        self, rows: StateRows, sources: Sequence[int], targets: Sequence[int], inputs: Sequence[Float32]
+    ) -> Stepped:
+        assert rows.array is not None
+        places_by_ticks: dict[int, list[int]] = {}
+        for place, each in enumerate(inputs):
+            places_by_ticks.setdefault(len(each), []).append(place)
+        if len(places_by_ticks) == 1:
+            return self._step(rows.array, sources, targets, inputs)
+        outputs: list[Float32] = [inputs[0]] * len(inputs)
+        finite = [True] * len(inputs)
+        for places in places_by_ticks.values():
+            stepped = self._step(rows.array, *([of[place] for place in places] for of in (sources, targets, inputs)))
+            for place, output, is_finite in zip(places, *stepped, strict=True):
+                outputs[place], finite[place] = output, is_finite
+        return outputs, finite
+
+    def _step(
+        self, states: Float32, sources: Sequence[int], targets: Sequence[int], inputs: Sequence[Float32]
+    ) -> Stepped:
+        """All of them for as many ticks."""
+        together = np.concatenate(inputs).reshape(len(inputs), len(inputs[0]), self.input_size)
+        outputs, finite = self._kernel.step(states, sources, targets, together.transpose(1, 0, 2))
+        by_row = np.ascontiguousarray(outputs.transpose(1, 0, 2))
+        if not np.isfinite(by_row.sum()):  # a sum is finite only if all its terms are
+            finite = [ok and bool(np.isfinite(output).all()) for ok, output in zip(finite, by_row, strict=True)]
+        return [output.copy() for output in by_row], finite  # else one that is kept would keep all of them
+
+    def _time_a_row(self) -> float:
+        """Seconds of a tick of one row, among others."""
+        rows = StateRows(self.max_rows, self.layout.size, self.device)
+        numbers = list(range(self.max_rows))
+        inputs = [np.zeros((TIMED_TICKS, self.input_size), np.float32)] * self.max_rows
+        best = float("inf")
+        for _ in range(5):
+            start = time.thread_time()  # on a busy machine the wall clock would count what others do
+            self.step(rows, numbers, numbers, inputs)
+            best = min(best, time.thread_time() - start)
+        return best / TIMED_TICKS / self.max_rows
