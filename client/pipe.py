@@ -5,10 +5,9 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from dnc_serve.client.errors import DncError, Draining, Unavailable, translated
-from dnc_serve.client.hosts import Metadata
+from dnc_serve.client.errors import DncError, Draining, Unavailable
+from dnc_serve.client.hosts import Hosts, Metadata
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
-from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 
 # How long a stream that is closed may take to answer what it has read.
 LAST_ANSWERS_S = 1.0
@@ -30,14 +29,15 @@ class Member(Protocol):
 class Pipe:
     """Sends without waiting, since the sessions' windows bound what is under way, and hands out answers by session."""
 
-    def __init__(self, stub: dnc_pb2_grpc.DncServiceStub, target: str, metadata: Metadata) -> None:
+    def __init__(self, hosts: Hosts, target: str, metadata: Metadata) -> None:
         self.target = target
+        self._hosts = hosts
         self._members: dict[str, Member] = {}
         self._outbox: deque[pb.StreamRequest] = deque()
         self._something_to_send = asyncio.Event()
         self._finished = False
         self._go_away: Draining | None = None
-        self._call = stub.Stream(self._requests(), metadata=metadata)
+        self._call = hosts.stub(target).Stream(self._requests(), metadata=metadata)
         self._reader = asyncio.create_task(self._read())
 
     @property
@@ -65,12 +65,20 @@ class Pipe:
 
     async def close(self) -> None:
         """Lets the server answer what it has read, for a moment, and ends."""
-        self._finished = True
-        self._something_to_send.set()
+        self._finish()
         _, unfinished = await asyncio.wait([self._reader], timeout=LAST_ANSWERS_S)
         if unfinished:
             self.abandon()
             await asyncio.wait([self._reader])
+
+    def close_soon(self) -> None:
+        """The same, not waited for."""
+        self._finish()
+        asyncio.get_running_loop().call_later(LAST_ANSWERS_S, self.abandon)
+
+    def _finish(self) -> None:
+        self._finished = True
+        self._something_to_send.set()
 
     def abandon(self) -> None:
         """Ends at once."""
@@ -100,7 +108,7 @@ class Pipe:
     async def _read(self) -> None:
         error: DncError = Unavailable(f"{self.target} ended the stream")
         try:
-            with translated():
+            async with self._hosts.translated(self.target):
                 async for response in self._call:
                     self._hand_out(response)
         except DncError as exc:

@@ -12,7 +12,8 @@ from typing import Any
 
 from dnc_serve.client.client import Client
 from dnc_serve.client.contact import DEFAULT_CONNECT_TIMEOUT_S
-from dnc_serve.client.hosts import DEFAULT_TARGET, TLS, Token
+from dnc_serve.client.hosts import DEFAULT_TARGET, Token
+from dnc_serve.client.tls import TLS
 
 NOTICE_AFTER_S = 1.0
 

@@ -174,7 +174,7 @@ def test_a_reset_of_a_client_that_died_is_not_made_again(address: str, uninterru
 )
 def test_wrong_writers_and_places_are_named(address: str, name: str, value: object) -> None:
     with Client(address) as client:
-        with pytest.raises(BadRequest, match=f"{name} is {value!r}, expected an integer"):
+        with pytest.raises(BadRequest, match=f"{name} is {value!r}, expected a whole number"):
             client.session("never-made", **{name: value})  # type: ignore[arg-type]
         assert "never-made" not in [info.id for info in client.sessions("never-made")]
 
