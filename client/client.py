@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, TypeVar, overload
 
 from dnc_serve.client.arrays import Float32
 from dnc_serve.client.async_client import DEFAULT_STREAMS, AsyncClient, AsyncMultiplex, Blob
+from dnc_serve.client.checks import checked_flag
 from dnc_serve.client.contact import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S
 from dnc_serve.client.errors import DncError
 from dnc_serve.client.hosts import DEFAULT_TARGET, Token
@@ -158,7 +159,7 @@ class Session:
         self, inputs: Any, *, reset_experience: bool = False, debug: bool = False
     ) -> Float32 | tuple[Float32, dict[str, Float32]]:
         """Outputs [T, O] for inputs [T, I] of any length; with `debug` also the memory after each timestep."""
-        if debug:
+        if checked_flag("debug", debug):
             return self._thread.run(self._session.step(inputs, reset_experience=reset_experience, debug=True))
         return self._thread.run(self._session.step(inputs, reset_experience=reset_experience))
 

@@ -57,6 +57,7 @@ class Hosts:
             self.tls.context()
         self._token = token
         self._channels: dict[str, grpc.aio.Channel] = {}
+        self._answered: set[str] = set()
         self._closed = False
         if token is not None and self.tls is None:
             for target in self.targets:
@@ -88,6 +89,7 @@ class Hosts:
         try:
             with errors.translated():
                 yield
+            self._answered.add(target)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -102,15 +104,14 @@ class Hosts:
 
     async def _cause(self, target: str, said: str) -> str:
         """What gRPC's words on a lost connection mean; empty if no more than they say."""
+        for words, cause in HANDSHAKE_FAULTS.items():
+            if self.tls is not None and words in said:
+                return cause
         if (proxy := proxy_of(target)) is not None:
             return f"the way there is through {proxy}; `no_proxy` may name hosts that are reached without"
-        if self.tls is not None:
-            for words, cause in HANDSHAKE_FAULTS.items():
-                if words in said:
-                    return cause
-        if ("Socket closed" not in said and "reset by peer" not in said) or (place := place_of(target)) is None:
-            return ""
-        return await closed_by(*place, self.tls)
+        ended = "Socket closed" in said or "reset by peer" in said
+        place = place_of(target) if ended and target not in self._answered else None
+        return await closed_by(*place, self.tls) if place is not None else ""
 
     def metadata(self, session_id: str | None = None, owner: str = "") -> Metadata:
         """What each call carries: the token and, for proxies, the session that they hash on and its owner if known.

@@ -351,7 +351,7 @@ def test_closed_clients_and_forked_ones_say_so(address: str) -> None:
             os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
-        assert "make a new one after the fork" in pipe.read()
+        assert "start processes with spawn" in pipe.read()
     os.waitpid(child, 0)
     session.step(random_inputs(24, 1))
     session.close()
