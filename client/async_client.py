@@ -17,6 +17,7 @@ from dnc_serve.client.checks import (
     checked_text,
 )
 from dnc_serve.client.contact import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S
+from dnc_serve.client.delivery import OpenPipe
 from dnc_serve.client.errors import DncError, SessionError
 from dnc_serve.client.hosts import DEFAULT_TARGET, Hosts, Metadata, Route, Token
 from dnc_serve.client.info import ModelInfo, SessionInfo
@@ -146,6 +147,10 @@ class AsyncClient:
         """The session is to be closed with the client."""
         self._sessions.add(session)
 
+    def open_sessions(self, open_pipe: OpenPipe) -> list[AsyncSession]:
+        """Those that are open, and get their pipes in that way."""
+        return [session for session in list(self._sessions) if session.open_pipe == open_pipe]
+
     def forget(self, session: AsyncSession) -> None:
         """The session was closed."""
         self._sessions.discard(session)
@@ -166,7 +171,6 @@ class AsyncMultiplex:
         self._client = client
         self._streams = checked_count("streams", streams)
         self._pipes: dict[tuple[str, str, int], Pipe] = {}
-        self._sessions: WeakSet[AsyncSession] = WeakSet()
 
     async def __aenter__(self) -> Self:
         return self
@@ -176,9 +180,8 @@ class AsyncMultiplex:
 
     async def close(self) -> None:
         """Leaves all its sessions and ends the streams."""
-        for session in list(self._sessions):
+        for session in self._client.open_sessions(self._open_pipe):
             await session.close()
-        self._sessions.clear()
 
     def session(
         self,
@@ -191,12 +194,10 @@ class AsyncMultiplex:
         experience: int | None = None,
     ) -> AsyncSession:
         """As `AsyncClient.session`, on one of the common streams."""
-        session = AsyncSession(
+        return AsyncSession(
             self._client, id, self._open_pipe, allow_existing=allow_existing, create=create, writer_id=writer_id,
             position=position, experience=experience,
         )  # fmt: skip
-        self._sessions.add(session)
-        return session
 
     async def step(self, inputs: Mapping[AsyncSession, Any]) -> dict[AsyncSession, Float32 | DncError]:
         """Outputs [T, O] for inputs [T, I] of several sessions at once; in the place of what failed, its error."""

@@ -95,7 +95,11 @@ class Delivery:
             return
         pipe = self._pipe
         if pipe is None:
-            pipe = self._pipe = self._open_pipe(self.route, self._session_id)
+            try:
+                pipe = self._pipe = self._open_pipe(self.route, self._session_id)
+            except DncError as error:  # there is no token to be had, for one
+                self._give_up(error)
+                return
             pipe.join(self._session_id, self)
         if not pipe.is_open:
             return  # it will tell when it has ended

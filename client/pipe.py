@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from dnc_serve.client.errors import DncError, Draining, Unavailable
+from dnc_serve.client.errors import DeadlineExceeded, DncError, Draining, Unavailable
 from dnc_serve.client.hosts import Hosts, Metadata
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
@@ -14,6 +14,8 @@ LAST_ANSWERS_S = 1.0
 # A batch passes any server's message limit together with one more message.
 BATCH_MESSAGES = 256
 BATCH_BYTES = 1 << 20
+# All that gRPC says where a stream ended while it was being written to: what the server said is lost then.
+LOST_REFUSAL = "Internal error from Core"
 
 
 class Member(Protocol):
@@ -37,6 +39,7 @@ class Pipe:
         self._something_to_send = asyncio.Event()
         self._finished = False
         self._go_away: Draining | None = None
+        self._metadata = metadata
         self._call = hosts.stub(target).Stream(self._requests(), metadata=metadata)
         self._reader = asyncio.create_task(self._read())
 
@@ -112,7 +115,7 @@ class Pipe:
                 async for response in self._call:
                     self._hand_out(response)
         except DncError as exc:
-            error = exc
+            error = await self._refusal() or exc if exc.message == LOST_REFUSAL else exc
         except asyncio.CancelledError:
             error = Unavailable("the stream was given up")
         finally:
@@ -120,6 +123,20 @@ class Pipe:
             self._something_to_send.set()
             for member in list(self._members.values()):
                 member.lose(self, self._go_away or error)
+
+    async def _refusal(self) -> DncError | None:
+        """What the server says to one more stream that sends nothing; None if it doesn't refuse it."""
+        call = self._hosts.stub(self.target).Stream(metadata=self._metadata, timeout=LAST_ANSWERS_S)
+        try:
+            async with self._hosts.translated(self.target):
+                await call.read()
+        except DeadlineExceeded:
+            pass
+        except DncError as refusal:
+            return refusal
+        finally:
+            call.cancel()
+        return None
 
     def _hand_out(self, response: pb.StreamResponse) -> None:
         kind = response.WhichOneof("message")

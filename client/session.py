@@ -74,7 +74,7 @@ class AsyncSession:
         self._client = client
         self._allow_existing = checked_flag("allow_existing", allow_existing)
         self._create = checked_flag("create", create)
-        self._open_pipe = open_pipe
+        self.open_pipe = open_pipe
         self._route = client.calls.hosts.route(self.id)
         self._turn = asyncio.Lock()
         self._delivery: Delivery | None = None
@@ -119,7 +119,7 @@ class AsyncSession:
             await self._delivery.close()
         makes_again = self._begins_here and self._client.calls.retry is not None
         self._delivery = Delivery(
-            self.id, info.incarnation, ledger, self._route, self._client.calls, self._open_pipe,
+            self.id, info.incarnation, ledger, self._route, self._client.calls, self.open_pipe,
             weakref.WeakMethod(self._make_again) if makes_again else None,
         )  # fmt: skip
         if self._drop is not None:
@@ -399,7 +399,7 @@ class AsyncSession:
             position=self._opened.ledger.position if position is None else position,
         )
         response = await self._unary("ForkSession", request)
-        fork = AsyncSession(self._client, fork_id, self._open_pipe)
+        fork = AsyncSession(self._client, fork_id, self.open_pipe)
         fork.created = response.created
         await fork.take_up(SessionInfo.from_wire(response.session))
         return fork

@@ -109,14 +109,14 @@ class Lifecycle:
                     apply()
                 session.ordinal += 1
                 session.experience += 1
+                engine.registry.touch(session, time.time())
+                engine.metrics.resets.labels(reset.scope).inc()
+                self._engine.commits.changed(session)
                 session.replies.add(
                     Reply(
                         session.position, _NO_TIMESTEPS, True, session.experience, _NO_TIMESTEPS, None, reset.writer_id
                     )
                 )
-                engine.registry.touch(session, time.time())
-                engine.metrics.resets.labels(reset.scope).inc()
-                self._engine.commits.changed(session)
                 engine.answer(session, reset, True, None)
             else:
                 engine.answer(session, reset, None, outcomes[0])

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from dnc_serve.client import (
     Unauthenticated,
     Unavailable,
 )
+from dnc_serve.client.cli.main import main
 from tests.client.conftest import random_inputs
 
 NOWHERE = "127.0.0.1:1"
@@ -280,3 +282,30 @@ def test_a_multiplex_gives_each_session_its_own(client: Client, address: str) ->
         assert outputs[0].tobytes() == outputs[-1].tobytes()  # type: ignore[union-attr]
         assert all(isinstance(one, InvalidRequest) for one in outputs[1 : len(bad) + 1])
         assert "another client" in str(outputs[-2])
+
+
+@pytest.mark.parametrize(
+    ("flags", "env", "message"),
+    [
+        (["--target", "localhost:99999"], {}, "with the port '99999'; expected one from 1 to 65535"),
+        (["--target", "http://localhost:8500"], {}, "begins with http://; expected host:port"),
+        ([], {"DNC_TARGET": "localhost"}, "DNC_TARGET: target is 'localhost'; expected host:port"),
+        (["--timeout", "nan"], {}, "expected seconds, more than 0"),
+        (["--connect-timeout", "-1"], {}, "expected seconds, more than 0"),
+        ([], {"DNC_TOKEN": "sec\nret"}, r"the token of DNC_TOKEN has '\\n' as character 4"),
+        (["--tls-ca", "pyproject.toml"], {}, "ca is 'pyproject.toml'; expected a PEM file"),
+    ],
+)
+def test_commands_take_them_as_wrong_usage(
+    flags: list[str],
+    env: dict[str, str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        main(["sessions", *flags])
+    assert ended.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
