@@ -7,11 +7,13 @@ it, the wait in the queue, the ticks, and the journal. Chunks without one cost n
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from dnc_serve.handler.engine.observer import Committed, Observer
 from dnc_serve.handler.engine.requests import Applied, Chunk
 from dnc_serve.handler.engine.session import Session
+from dnc_serve.proto.targets import channel_options
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -80,7 +82,7 @@ def make_tracing(endpoint: str) -> Tracing | None:
     except ModuleNotFoundError as exc:
         raise ModuleNotFoundError(f"{exc}: tracing needs `pip install 'dnc-serve[tracing]'`") from exc
     provider = TracerProvider(resource=Resource.create({"service.name": "dnc-serve"}))
-    provider.add_span_processor(
-        BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, insecure=not endpoint.startswith("https")))
-    )
+    options: Any = channel_options(urlsplit(endpoint).netloc or endpoint)  # described as pairs of strings
+    exporter = OTLPSpanExporter(endpoint=endpoint, insecure=not endpoint.startswith("https"), channel_options=options)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
     return Tracing(provider)

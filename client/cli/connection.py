@@ -5,16 +5,21 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from dnc_serve.client.checks import checked_seconds, token_fault
 from dnc_serve.client.client import Client
 from dnc_serve.client.contact import DEFAULT_CONNECT_TIMEOUT_S
-from dnc_serve.client.hosts import DEFAULT_TARGET, TLS, Token
+from dnc_serve.client.hosts import DEFAULT_TARGET, Token
+from dnc_serve.client.tls import TLS
+from dnc_serve.proto.targets import check_target
 
 NOTICE_AFTER_S = 1.0
+
+Value = TypeVar("Value")
 
 
 def add_connection(
@@ -25,6 +30,7 @@ def add_connection(
     group.add_argument(
         "--target",
         action="append",
+        type=_argument(check_target),
         metavar="HOST:PORT",
         help=f"server; may be repeated for several with a common store ({otherwise})",
     )
@@ -33,10 +39,11 @@ def add_connection(
     group.add_argument("--tls-ca", metavar="FILE", help="PEM file of the authority that the server's certificate is of")
     group.add_argument("--tls-certificate", metavar="FILE", help="PEM file of one's own certificate")
     group.add_argument("--tls-key", metavar="FILE", help="PEM file of its key")
-    group.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="for each call (30)")
+    seconds = _argument(lambda text: checked_seconds("it", float(text)))
+    group.add_argument("--timeout", type=seconds, default=30.0, metavar="SECONDS", help="for each call (30)")
     group.add_argument(
         "--connect-timeout",
-        type=float,
+        type=seconds,
         default=DEFAULT_CONNECT_TIMEOUT_S,
         metavar="SECONDS",
         help=f"until a server answers at all ({DEFAULT_CONNECT_TIMEOUT_S:g})",
@@ -49,14 +56,22 @@ def add_session(parser: argparse.ArgumentParser, **how: Any) -> None:
 
 
 def targets(args: argparse.Namespace) -> list[str]:
-    """The servers to talk to."""
-    return args.target or [os.environ.get("DNC_TARGET", DEFAULT_TARGET)]
+    """The servers to talk to; ends with exit code 2 if DNC_TARGET can't be one."""
+    if args.target:
+        return list(args.target)
+    try:
+        return [check_target(os.environ.get("DNC_TARGET", DEFAULT_TARGET))]
+    except ValueError as exc:
+        print(f"dnc: DNC_TARGET: {exc}", file=sys.stderr)
+        raise SystemExit(2) from exc
 
 
 def credentials(args: argparse.Namespace) -> tuple[Token | None, TLS | None]:
     """The token and the certificates; ends with exit code 2 if a file can't be read."""
     try:
         token = args.token_file.read_text().strip() if args.token_file else os.environ.get("DNC_TOKEN") or None
+        if token is not None and (fault := token_fault(token)):
+            raise ValueError(f"the token of {args.token_file or 'DNC_TOKEN'} {fault}")
         uses_tls = args.tls or args.tls_ca or args.tls_certificate
         tls = TLS(ca=args.tls_ca, certificate=args.tls_certificate, key=args.tls_key) if uses_tls else None
         if tls is not None:
@@ -78,6 +93,18 @@ def connect(args: argparse.Namespace) -> Client:
         client.close()
         raise
     return client
+
+
+def _argument(checked: Callable[[str], Value]) -> Callable[[str], Value]:
+    """A check as argparse wants it, to say what is wrong in its own words."""
+
+    def convert(text: str) -> Value:
+        try:
+            return checked(text)
+        except ValueError as exc:
+            raise argparse.ArgumentTypeError(str(exc)) from exc
+
+    return convert
 
 
 @contextmanager

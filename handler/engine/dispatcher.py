@@ -83,7 +83,7 @@ class Dispatcher:
             self._refuse(session, request, error)
         except Exception:  # a mistake: it may cost this request, and nobody else's
             logger.exception("a request to session %r could not be begun", session.session_id)
-            mistake = ServeError("INTERNAL", "the server made a mistake; nothing was applied")
+            mistake = ServeError("INTERNAL", "the server made a mistake; its log says which")
             self._refuse(session, request, mistake)
         return True
 

@@ -148,7 +148,7 @@ class Engine:
             whose = f"session {session.session_id!r}" if self.queued < config.max_queued_chunks_total else "the server"
             raise ServeError(
                 "QUEUE_FULL",
-                f"the queue of {whose} is full",
+                f"the queue of {whose} is full: wait for answers before sending more",
                 retry_after_s=0.05,
                 queued=len(session.queue),
                 limit=config.max_queued_chunks,
@@ -254,7 +254,7 @@ class Engine:
             return False
         except Exception:  # a mistake: it may cost this run, and nobody else's
             logger.exception("a run of session %r could not be finished", run.session.session_id)
-            self._drop(run, ServeError("INTERNAL", "the server made a mistake; nothing was applied"))
+            self._drop(run, ServeError("INTERNAL", "the server made a mistake; its log says which"))
             return False
         run.request.stepped_at = time.perf_counter()
         return True

@@ -5,6 +5,7 @@ import ssl
 from typing import Any
 
 from dnc_serve.handler.config import ServeConfig
+from dnc_serve.proto.targets import DIRECTLY
 
 EVERY = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "[::1]"}
 
@@ -36,7 +37,7 @@ def health(address: str, config: ServeConfig, timeout_s: float) -> str:
 
     host, port = split_address(address)
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
+    with grpc.insecure_channel(target, options=DIRECTLY) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
             answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s, wait_for_ready=True)

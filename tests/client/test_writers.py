@@ -174,7 +174,7 @@ def test_a_reset_of_a_client_that_died_is_not_made_again(address: str, uninterru
 )
 def test_wrong_writers_and_places_are_named(address: str, name: str, value: object) -> None:
     with Client(address) as client:
-        with pytest.raises(BadRequest, match=f"{name} is {value!r}, expected an integer"):
+        with pytest.raises(BadRequest, match=f"{name} is {value!r}, expected a whole number"):
             client.session("never-made", **{name: value})  # type: ignore[arg-type]
         assert "never-made" not in [info.id for info in client.sessions("never-made")]
 
@@ -182,7 +182,7 @@ def test_wrong_writers_and_places_are_named(address: str, name: str, value: obje
 def test_every_dnc_step_is_a_writer(address: str, tmp_path: Path) -> None:
     """One that goes on where the other has been finds out; a later one goes on behind both."""
     line = b"1,1,1,1,1\n"
-    command = [sys.executable, "-m", "dnc_serve.client.cli", "step", "cli-shared", "--target", address]
+    command = [sys.executable, "-m", "dnc_serve.client.cli", "step", "shared-by-commands", "--target", address]
     dialog = [*command, "--chunk", "1", "--lockstep"]
     with contextlib.ExitStack() as stack:
         one, other = (
@@ -199,7 +199,9 @@ def test_every_dnc_step_is_a_writer(address: str, tmp_path: Path) -> None:
             assert process.stdout.readline()
         _, told = one.communicate(line, timeout=60)
         assert one.returncode == 1
-        assert b"STEP_CONFLICT: session 'cli-shared' stands at 2; at 1 another writer's chunk was applied" in told
+        assert (
+            b"STEP_CONFLICT: session 'shared-by-commands' stands at 2; at 1 another writer's chunk was applied" in told
+        )
         assert other.communicate(timeout=60)[1].endswith(b"1 timesteps, now at position 2\n")
     later = subprocess.run(command, input=line * 3, capture_output=True, timeout=60, env=os.environ, check=True)
     assert later.stderr.endswith(b"3 timesteps, now at position 5\n")
