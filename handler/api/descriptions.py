@@ -48,7 +48,7 @@ class Descriptions:
     async def session(self, session: Session) -> pb.Session:
         """The session as it stands, with how far back its journal reaches; one that is being made, once it is as
         durable as promised. Raises what it could not be made for."""
-        await self._engine.begun(session)
+        await self._engine.lifecycle.begun(session)
         description = self.brief(session)
         earliest = None
         if not self._engine.journal.volatile and session.position:

@@ -85,7 +85,7 @@ class Operations:
             )
         sessions, more = self.engine.table.page(caller.owner, request.page_token, request.prefix, size)
         return pb.ListSessionsResponse(
-            sessions=[self.descriptions.brief(one) for one in sessions if self.engine.has_begun(one)],
+            sessions=[self.descriptions.brief(one) for one in sessions if self.engine.lifecycle.has_begun(one)],
             next_page_token=more,
         )
 
@@ -235,7 +235,7 @@ class Operations:
         begun = self.engine.loop.create_future()
         resolve = _resolve(begun)
         try:
-            self.engine.begin(session, state, lambda error: resolve(None, error))
+            self.engine.lifecycle.begin(session, state, lambda error: resolve(None, error))
         except ServeError:
             self.engine.ownership.ended(session)
             raise

@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 class Dispatcher:
     """Judges requests, and hands each to the part of the engine that does it.
 
-    `start(session, request)` takes a request from its queue and starts a run on a state that is in a slot, `answer` tells whoever asked, and
-    `on_free(session)` lets the next requests begin.
+    `start(session, request)` takes a request from its queue and starts a run on a state that is in a slot; `answer`
+    tells whoever asked, and `on_free(session)` lets the next requests begin.
     """
 
     def __init__(

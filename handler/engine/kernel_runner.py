@@ -59,7 +59,12 @@ class KernelRunner(Inspection):
         outputs: list[Float32] = [inputs[0]] * len(inputs)
         finite = [True] * len(inputs)
         for places in places_by_ticks.values():
-            stepped = self._step(rows.array, *([of[place] for place in places] for of in (sources, targets, inputs)))
+            stepped = self._step(
+                rows.array,
+                [sources[place] for place in places],
+                [targets[place] for place in places],
+                [inputs[place] for place in places],
+            )
             for place, output, is_finite in zip(places, *stepped, strict=True):
                 outputs[place], finite[place] = output, is_finite
         return outputs, finite
