@@ -23,9 +23,9 @@ class KernelRunner(Inspection):
     """A `ModelRunner`. `portable` is the TorchScript that it was proved against, and that computed older records."""
 
     kind = "kernel"
-    note = ""
+    note: str = ""
     lets_others_run = True
-    row_counts = ()
+    row_counts: tuple[int, ...] = ()
 
     def __init__(
         self, artifact: Artifact, weights: Mapping[str, Tensor], code: TickCode, portable: ModelRunner
