@@ -3,7 +3,6 @@
 The class takes no value from the environment or a file: `load_config` of `settings.py` does.
 """
 
-import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -11,6 +10,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, ByteSize, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from dnc_serve.handler.addresses import host_port, is_loopback, parse_host, split_address
 
 ENVIRONMENT_PREFIX = "DNC_"
 # The text of a tokens file, for those who keep secrets in the environment.
@@ -34,10 +35,7 @@ def _store(value: str) -> str:
 
 
 def _host_port(value: str) -> str:
-    host, separator, port = value.rpartition(":")
-    if value and not (separator and host and port.isdecimal() and 0 < int(port) < 65536):
-        raise ValueError("expected host:port")
-    return value
+    return host_port(*split_address(value)) if value else value
 
 
 def _device(value: str) -> str:
@@ -91,7 +89,9 @@ class ServeConfig(BaseSettings):
     )
 
     # Where it listens.
-    host: str = Field(default="127.0.0.1", min_length=1, description="address of the streaming door and of the metrics")
+    host: Annotated[str, AfterValidator(parse_host)] = Field(
+        default="127.0.0.1", description="address of the streaming door and of the metrics"
+    )
     port: Port = Field(default=8500, description="port of the streaming door")
     metrics_port: Port = Field(default=8502, description="port of the Prometheus metrics")
     torchserve_http_port: Port = Field(default=8080, description="TorchServe's HTTP inference port, on loopback")
@@ -182,8 +182,8 @@ class ServeConfig(BaseSettings):
         protected = self.tls_certificate and (has_tokens or self.tls_client_ca)
         if not is_loopback(self.host) and not protected and not self.insecure:
             raise ValueError(
-                f"host is {self.host!r}; expected a loopback address, or tls_certificate with tokens or tls_client_ca, "
-                "or insecure, which allows an unprotected door"
+                f"host is {self.host!r}; expected a loopback address (127.0.0.1, ::1, localhost), or tls_certificate "
+                "with tokens or tls_client_ca, or insecure, which allows an unprotected door"
             )
         own = [name for name in PORTS if getattr(self, name)]
         for name in own:
@@ -211,14 +211,6 @@ class ServeConfig(BaseSettings):
 
 
 PORTS = tuple(name for name in ServeConfig.model_fields if name == "port" or name.endswith("_port"))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def flag(name: str) -> str:

@@ -3,9 +3,21 @@
 Seconds everywhere; no label holds a session id.
 """
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+import os
+import socket
+import threading
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
+from dnc_serve.handler.addresses import host_port
 from dnc_serve.proto.reasons import REASONS
+
+# With one of these, prometheus_client keeps numbers in files for several processes, and can't ask for any; we are one.
+for _name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
+    os.environ.pop(_name, None)
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, make_wsgi_app  # noqa: E402
 
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -13,11 +25,45 @@ TIERS = ("slot", "host", "store")
 DOORS = ("stream", "unary", "torchserve")
 
 
+class Scrapes:
+    """Answers Prometheus, each scrape in a thread. Raises OSError where it can't listen."""
+
+    def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
+        class Server(ThreadingMixIn, WSGIServer):
+            daemon_threads = True
+
+        try:
+            # prometheus_client's own server would drop the interface of a link-local address.
+            Server.address_family, _, _, _, address = socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            self._server = Server(address, _Quiet)  # type: ignore[arg-type]  # the stubs know IPv4 alone
+        except OSError as exc:
+            place = host_port(host, port)
+            raise OSError(f"the metrics can't be served at {place} (host, metrics_port): {exc.strerror}") from exc
+        self._server.set_app(make_wsgi_app(registry))
+        self.address = host_port(host, self._server.server_port)
+        threading.Thread(target=self._server.serve_forever, name="dnc-metrics", daemon=True).start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Scrapes are not logged."""
+
+
 class Metrics:
     """All metrics of one server."""
 
     def __init__(self) -> None:
         self.start_over()
+
+    def serve(self, host: str, port: int) -> Scrapes:
+        """Opens the port of the metrics; a port of 0 is a free one."""
+        return Scrapes(host, port, self.registry)
 
     def start_over(self) -> None:
         """Sets everything to zero, on a new registry."""

@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 import grpc
 import torch
 import uvloop
-from prometheus_client import start_http_server
 
 from dnc_serve.handler.config import TOKENS_VARIABLE, ServeConfig
 from dnc_serve.handler.doors.access import Access
@@ -160,10 +159,9 @@ class DncServer:
             version("dnc-serve"), torch.__version__, platform.python_version(), grpc.__version__
         ).set(1)
         metrics.model_info.labels(config.model, engine.digest, engine.tiles.kind, str(engine.tiles.device)).set(1)
-        server, _ = start_http_server(config.metrics_port, config.host, metrics.registry)
-        self._cleanup.callback(server.server_close)
-        self._cleanup.callback(server.shutdown)
-        return f"{config.host}:{server.server_port}"
+        scrapes = metrics.serve(config.host, config.metrics_port)
+        self._cleanup.callback(scrapes.stop)
+        return scrapes.address
 
     async def _drain(self, grace_s: float) -> None:
         if self._drained:

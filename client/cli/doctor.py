@@ -97,14 +97,17 @@ def _config(args: argparse.Namespace) -> "ServeConfig":
 
 def _ask_health(args: argparse.Namespace) -> int:
     """What the health check of a container runs."""
+    from dnc_serve.handler.addresses import host_port, split_address
     from dnc_serve.handler.torchserve.probe import health
 
     try:
         config = _config(args)
+        address = args.serving or host_port(config.host, config.port)
+        split_address(address)
     except ValueError as exc:
-        print(f"dnc doctor: {exc}", file=sys.stderr)
+        print(f"dnc doctor: {f'--serving is {args.serving!r}; ' if args.serving else ''}{exc}", file=sys.stderr)
         return 2
-    answer = health(args.serving or f"{config.host}:{config.port}", config, HEALTH_TIMEOUT_S)
+    answer = health(address, config, HEALTH_TIMEOUT_S)
     print(answer)
     return 0 if answer == "SERVING" else 1
 
@@ -222,20 +225,19 @@ def _model(config: "ServeConfig") -> Finding:
 
 def _ports(config: "ServeConfig") -> Iterator[Finding]:
     from dnc_serve.handler.config import PORTS, flag
-    from dnc_serve.handler.torchserve.ports import host_of, is_free
+    from dnc_serve.handler.torchserve.ports import AddressUnusable, PortTaken, check_port
 
     for setting in PORTS:
-        port, host = getattr(config, setting), host_of(config, setting)
+        port = getattr(config, setting)
         if not port:
             continue
         try:
-            free = is_free(host, port)
-        except OSError as exc:
-            yield Finding("port", FAIL, f"{setting} on {host}: {exc}", "set host to an address of this machine")
-            continue
-        if free:
-            yield Finding("port", OK, f"{port} is free ({setting})")
-        else:
+            check_port(config, setting)
+        except PortTaken:
             yield Finding(
                 "port", FAIL, f"{port} is taken ({setting})", f"stop what listens there, or give {flag(setting)} 0"
             )
+        except AddressUnusable as exc:
+            yield Finding("port", FAIL, str(exc), f"give another {flag('host')}, or {flag(setting)} 0")
+        else:
+            yield Finding("port", OK, f"{port} is free ({setting})")

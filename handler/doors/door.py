@@ -8,6 +8,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from dnc_serve.handler.addresses import host_port, why_not_free
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.doors.readable import ReadableServer
 from dnc_serve.handler.doors.transport import Certificates
@@ -47,15 +48,18 @@ class Door:
     def bind(self) -> None:
         """Takes the port; raises OSError if somebody else has it."""
         config = self._config
-        address = f"{config.host}:{config.port}"
+        address = host_port(config.host, config.port)
         try:
             if config.tls_certificate:
                 port = self._server.add_secure_port(address, Certificates(config).credentials())
             else:
                 port = self._server.add_insecure_port(address)
         except RuntimeError as exc:
-            raise OSError(f"port {config.port} on {config.host} can't be bound: is it in use?") from exc
-        self.address = f"{config.host}:{port}"
+            reason = why_not_free(config.host, config.port)
+            raise OSError(
+                f"the streaming door can't listen at {address} (host, port): {reason.strerror if reason else exc}"
+            ) from exc
+        self.address = host_port(config.host, port)
         # The self-test comes in through a socket that only this user can open, and that is removed afterwards.
         self._private_folder = tempfile.mkdtemp(prefix="dnc-")
         if len(self._private_folder) > MAX_FOLDER_LENGTH:
