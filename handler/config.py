@@ -94,12 +94,13 @@ class ServeConfig(BaseSettings):
     )
     port: Port = Field(default=8500, description="port of the streaming door")
     metrics_port: Port = Field(default=8502, description="port of the Prometheus metrics")
-    torchserve_http_port: Port = Field(default=8080, description="TorchServe's HTTP inference port, on loopback")
-    torchserve_management_port: Port = Field(default=8081, description="TorchServe's HTTP management port, on loopback")
-    torchserve_metrics_port: Port = Field(default=8082, description="TorchServe's HTTP metrics port, on loopback")
-    torchserve_grpc_port: Port = Field(default=7070, description="TorchServe's gRPC inference port, on loopback")
+    # Free ones, so that several servers share a machine: few people use these doors.
+    torchserve_http_port: Port = Field(default=0, description="TorchServe's HTTP inference port, on loopback")
+    torchserve_management_port: Port = Field(default=0, description="TorchServe's HTTP management port, on loopback")
+    torchserve_metrics_port: Port = Field(default=0, description="TorchServe's HTTP metrics port, on loopback")
+    torchserve_grpc_port: Port = Field(default=0, description="TorchServe's gRPC inference port, on loopback")
     torchserve_grpc_management_port: Port = Field(
-        default=7071, description="TorchServe's gRPC management port, on loopback"
+        default=0, description="TorchServe's gRPC management port, on loopback"
     )
     advertise: Annotated[str, AfterValidator(_host_port)] = Field(
         default="", description="host:port under which clients and other servers reach the streaming door"

@@ -14,6 +14,8 @@ from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
+from dnc_serve.handler.torchserve.environment import child_environment
+
 # As `dnc_serve.model.export` and `.weights` call them; not imported, because torch takes seconds and `dnc serve` itself
 # never steps a model.
 MODULE_FILE = "model.pt"
@@ -93,6 +95,7 @@ def _exported(run: Path, nr_cells: int | None, cache: Path) -> Path:
         stdout=subprocess.DEVNULL,
         text=True,
         check=False,
+        env=child_environment({}),
         start_new_session=True,  # a Ctrl-C ends the start in good order, not this alone
     )
     if child.returncode != 0:

@@ -52,7 +52,10 @@ def test_the_worker_gets_it_unchanged() -> None:
         ({"insecure": "hm"}, "insecure is 'hm' (--insecure); expected true or false"),
         ({"durability": "maybe"}, "durability is 'maybe' (--durability); expected 'off', 'async' or 'sync'"),
         ({"device": "tpu"}, "device is 'tpu' (--device); expected auto, cpu, cuda or cuda:INDEX"),
-        ({"advertise": "here"}, "advertise is 'here' (--advertise); expected host:port, an IPv6 address in brackets: [::1]:8500"),
+        (
+            {"advertise": "here"},
+            "advertise is 'here' (--advertise); expected host:port, an IPv6 address in brackets: [::1]:8500",
+        ),
         ({"model": ""}, "model is '' (--model); expected some text"),
         ({"max_batch_delay_ms": "0"}, "max_batch_delay_ms is '0' (--max-batch-delay-ms); expected at least 1"),
         (

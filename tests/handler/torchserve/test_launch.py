@@ -26,6 +26,7 @@ from dnc_serve.handler.torchserve.control import (
     WorkerFailed,
     WorkerGone,
     WorkerReady,
+    WorkerStarted,
 )
 from dnc_serve.handler.torchserve.ports import AddressUnusable, check_ports, with_free_ports
 from dnc_serve.handler.torchserve.run_folder import run_folder
@@ -245,6 +246,7 @@ def test_both_ends_hear_each_other_and_notice_the_end(tmp_path: Path) -> None:
     line.listen(orders.put, lambda: orders.put("gone"))
     line.failed("because")
     line.ready("a:1", "b:2")
+    assert events.get(timeout=5) == WorkerStarted(1)
     assert events.get(timeout=5) == WorkerFailed("because")
     assert events.get(timeout=5) == WorkerReady(os.getpid(), "a:1", "b:2")
     assert server.drain(1.5) is True
@@ -252,7 +254,7 @@ def test_both_ends_hear_each_other_and_notice_the_end(tmp_path: Path) -> None:
     line.drained()
     assert events.get(timeout=5) == WorkerDrained()
     line._socket.shutdown(socket.SHUT_RDWR)
-    assert events.get(timeout=5) == WorkerGone()
+    assert events.get(timeout=5) == WorkerGone(1)
     assert orders.get(timeout=5) == "gone"
     server.close()
 
