@@ -63,7 +63,7 @@ def test_the_worker_gets_it_unchanged() -> None:
             "store is 'mysql://me:***@host' (--store); "
             "expected sqlite, redis://HOST:PORT/DB, rediss://… or unix://PATH",
         ),
-        ({"port": "8080"}, "torchserve_http_port is 8080; expected another port than that of port"),
+        ({"metrics_port": "8500"}, "metrics_port is 8500; expected another port than that of port"),
         ({"tls_key": "k"}, "tls_certificate is ''; expected a file, because tls_key is set"),
         ({"tls_client_ca": "c"}, "tls_certificate is ''; expected a file, because tls_client_ca is set"),
     ],
