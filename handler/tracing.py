@@ -7,7 +7,9 @@ the wait in the queue, the ticks, and the journal. Chunks without one cost nothi
 import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+from dnc_serve.handler.addresses import is_loopback
 from dnc_serve.handler.engine.work import Chunk
 
 if TYPE_CHECKING:
@@ -69,7 +71,13 @@ def make_tracing(endpoint: str) -> Tracing | None:
     except ModuleNotFoundError as exc:
         raise ModuleNotFoundError(f"{exc}: tracing needs `pip install 'dnc-serve[tracing]'`") from exc
     provider = TracerProvider(resource=Resource.create({"service.name": "dnc-serve"}))
-    provider.add_span_processor(
-        BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, insecure=not endpoint.startswith("https")))
+    # A proxy of the environment is for collectors elsewhere.
+    host = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or ""
+    directly = (("grpc.enable_http_proxy", 0),) if is_loopback(host) else None
+    exporter = OTLPSpanExporter(
+        endpoint=endpoint,
+        insecure=not endpoint.startswith("https"),
+        channel_options=directly,  # type: ignore[arg-type]  # gRPC takes numbers, too
     )
+    provider.add_span_processor(BatchSpanProcessor(exporter))
     return Tracing(provider)

@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -67,7 +68,7 @@ class Door:
                 f"TMPDIR is {tempfile.gettempdir()!r}, too long for a socket: expected a folder whose path has at "
                 f"most {MAX_FOLDER_LENGTH - 13} characters"
             )
-        self.private_address = f"unix:{self._private_folder}/door"
+        self.private_address = f"unix:{quote(self._private_folder)}/door"
         self._server.add_insecure_port(self.private_address)
 
     async def open(self, service: dnc_pb2_grpc.DncServiceServicer) -> None:

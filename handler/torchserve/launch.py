@@ -61,6 +61,10 @@ class StartFailed(Exception):
     """The server can't start; the message is the true cause."""
 
 
+class PortLost(StartFailed):
+    """Between the choice of a free port and its use, another process has taken it."""
+
+
 class Stopped(Exception):
     """The stop was asked for before the server was up."""
 
@@ -112,11 +116,9 @@ class Supervisor:
             try:
                 self._launch(progress)
                 break
-            except StartFailed as exc:
+            except PortLost:
                 self.end_processes()
-                chosen = any(getattr(self._requested, name) == 0 for name in TORCHSERVE_PORTS)
-                # Between the choice of a free port and its use, another process may have taken it.
-                if attempt + 1 == PORT_ATTEMPTS or not (chosen and BIND_FAILED in str(exc)):
+                if attempt + 1 == PORT_ATTEMPTS:
                     raise
         assert self._worker is not None
         # A worker that is started again must come back where the clients know it.
@@ -193,13 +195,17 @@ class Supervisor:
                 case StopAsked():
                     raise Stopped
                 case None if failed:
-                    raise StartFailed(gone + self._torchserve.cause())
+                    raise self._failed(gone)
                 case None:
                     where = "there" if is_open(f"{LOOPBACK}:{self._config.torchserve_http_port}") else "not there"
-                    raise StartFailed(
-                        f"the worker was not ready after {timeout_s:.0f} s, TorchServe is {where}: "
-                        f"{self._torchserve.cause()}"
-                    )
+                    raise self._failed(f"the worker was not ready after {timeout_s:.0f} s, TorchServe is {where}: ")
+
+    def _failed(self, what: str = "") -> StartFailed:
+        """What TorchServe gives as the cause."""
+        assert self._torchserve is not None
+        cause = self._torchserve.cause()
+        chosen = any(getattr(self._requested, name) == 0 for name in TORCHSERVE_PORTS)
+        return PortLost(what + cause) if chosen and BIND_FAILED in cause else StartFailed(what + cause)
 
     def _await_doors(self) -> None:
         assert self._worker is not None and self._torchserve is not None
@@ -211,9 +217,9 @@ class Supervisor:
                     case StopAsked():
                         raise Stopped
                     case LoadFailed(by) | JavaEnded(by) if by is self._torchserve:
-                        raise StartFailed(self._torchserve.cause())
+                        raise self._failed()
                 if time.monotonic() > deadline:
-                    raise StartFailed(f"TorchServe doesn't listen at {address}: {self._torchserve.cause()}")
+                    raise self._failed(f"TorchServe doesn't listen at {address}: ")
         answer = health(self._worker.grpc, self._config, DOORS_TIMEOUT_S)
         if answer != "SERVING":
             raise StartFailed(f"the streaming door at {self._worker.grpc} is not healthy: {answer}")
