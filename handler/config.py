@@ -24,8 +24,9 @@ COMPILED = "compiled"  # the folder of compiled models in the state folder
 
 def default_state_dir() -> Path:
     """Where programs keep what must outlive them, by the XDG rules."""
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(home) / "dnc-serve"
+    home = Path(os.environ.get("XDG_STATE_HOME", ""))
+    # A relative one is to be ignored, they say.
+    return (home if home.is_absolute() else Path.home() / ".local" / "state") / "dnc-serve"
 
 
 def _store(value: str) -> str:
@@ -46,7 +47,10 @@ def _device(value: str) -> str:
 
 
 def _absolute(path: Path) -> Path:
-    return path.expanduser().absolute()
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as exc:  # ~NAME of an unknown user
+        raise ValueError(f"expected a path ({exc})") from exc
 
 
 def _file(value: str) -> str:

@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dnc_serve.client.cli.parser import path
+
 if TYPE_CHECKING:
     from dnc_serve.handler.config import ServeConfig
 
@@ -38,7 +40,7 @@ class Finding:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings, as for `dnc serve`")
+    parser.add_argument("--config", type=path, metavar="FILE", help="TOML file of settings, as for `dnc serve`")
     parser.add_argument("--model", default=argparse.SUPPRESS, help="the model to check")
     parser.add_argument("--state-dir", default=argparse.SUPPRESS, help="the state folder to check")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
