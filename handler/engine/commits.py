@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dnc_serve.handler.clock import CLOCK
 from dnc_serve.handler.engine.company import Run
 from dnc_serve.handler.engine.sessions import Reply, Session
 from dnc_serve.handler.engine.work import Applied, Chunk, Replay
@@ -55,7 +56,7 @@ class Commits:
         if engine.journal.volatile:
             self._committed(good, [None] * len(good))
             return
-        now, stepped_at = time.time(), time.perf_counter()
+        now, stepped_at = CLOCK.now(), time.perf_counter()
         for run in good:
             if isinstance(run.work, Chunk):
                 run.work.stepped_at = stepped_at
@@ -76,7 +77,7 @@ class Commits:
 
     def _committed(self, runs: list[Run], outcomes: Outcomes) -> None:
         engine = self._engine
-        now = time.time()
+        now = CLOCK.steady()
         for run, error in zip(runs, outcomes, strict=True):
             if error is not None:
                 if isinstance(error, Overtaken):

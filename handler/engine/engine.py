@@ -12,6 +12,7 @@ import time
 import numpy as np
 import torch
 
+from dnc_serve.handler.clock import CLOCK
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.doors.codec import Float32
 from dnc_serve.handler.engine.commits import Commits
@@ -121,7 +122,7 @@ class Engine:
         self, session_id: str, owner: str, incarnation: int, *, position: int = 0, experience: int = 0
     ) -> Session:
         """A session that is not registered yet."""
-        now = time.time()
+        now = CLOCK.steady()
         return Session(
             session_id=session_id,
             incarnation=incarnation,
@@ -149,7 +150,7 @@ class Engine:
             head.session_id, head.owner, head.incarnation, position=head.position, experience=head.experience
         )
         session.digest, session.ordinal = head.digest, head.ordinal
-        session.created_at, session.last_used_at = head.created_at, head.last_used_at
+        session.created_at, session.last_used_at = CLOCK.known(head.created_at), CLOCK.known(head.last_used_at)
         session.durable_position = head.position
         self.registry.add(session)
         return session

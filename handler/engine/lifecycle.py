@@ -1,12 +1,12 @@
 """How sessions begin, are reset, and end: written ahead like any chunk."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dnc_serve.handler.clock import CLOCK
 from dnc_serve.handler.doors.codec import Float32
 from dnc_serve.handler.engine.registry import Tombstone
 from dnc_serve.handler.engine.sessions import Session, Tier
@@ -106,7 +106,7 @@ class Lifecycle:
                     apply()
                 session.ordinal += 1
                 session.experience += 1
-                engine.registry.touch(session, time.time())
+                engine.registry.touch(session, CLOCK.steady())
                 engine.metrics.resets.labels(reset.scope).inc()
                 self._engine.commits.changed(session)
                 engine.answer(session, reset, True, None)
@@ -128,7 +128,7 @@ class Lifecycle:
         engine = self._engine
         record = encode_record(
             session.session_id, session.incarnation, session.ordinal + 1, session.position, session.experience + 1,
-            time.time(), engine.fingerprint, None, None, reset.scope,
+            CLOCK.now(), engine.fingerprint, None, None, reset.scope,
         )  # fmt: skip
         mutations: list[Mutation] = [Append(record, engine.digest if reset.scope == "all" else None)]
         if reset.scope == "all":
@@ -155,7 +155,7 @@ class Lifecycle:
         engine = self._engine
         session.fifo.popleft()
         session.busy = True
-        now = time.time()
+        now = CLOCK.now()
 
         def ended(outcomes: Outcomes) -> None:
             session.busy = False

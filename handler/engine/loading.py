@@ -5,7 +5,6 @@ the company of others.
 """
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -215,7 +214,7 @@ class Loading:
         past = engine.new_session(session.session_id, session.owner, session.incarnation)
         last = recovered.operations[-1] if recovered.operations else recovered
         past.position, past.experience, past.ordinal = last.position, last.experience, last.ordinal
-        past.created_at, past.last_used_at = session.created_at, time.time()
+        past.created_at = session.created_at
         seen: asyncio.Future[Seen] = engine.loop.create_future()
 
         def done(result: Seen, error: ServeError | None) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from dnc_serve.handler.clock import CLOCK
 from dnc_serve.handler.doors.codec import Float32
 from dnc_serve.handler.engine.host_rows import NO_ROW
 from dnc_serve.handler.errors import ServeError
@@ -115,7 +116,7 @@ class Session:
     incarnation: int
     digest: str
     owner: str
-    created_at: float
+    created_at: float  # as `Clock.steady` has it, like the next
     last_used_at: float
     replies: Replies
     position: int = 0
@@ -166,8 +167,8 @@ class Session:
             incarnation=self.incarnation,
             digest=self.digest,
             owner=self.owner,
-            created_at=self.created_at,
-            last_used_at=self.last_used_at,
+            created_at=CLOCK.shown(self.created_at),
+            last_used_at=CLOCK.shown(self.last_used_at),
             position=self.position,
             experience=self.experience,
             ordinal=self.ordinal,

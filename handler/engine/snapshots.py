@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from dnc_serve.handler.clock import CLOCK
 from dnc_serve.handler.doors.codec import Float32
 from dnc_serve.handler.engine.sessions import Session
 from dnc_serve.handler.errors import Overtaken
@@ -49,7 +50,7 @@ class Snapshots:
         """The snapshot of a session in this state [S]."""
         return encode_snapshot(
             session.session_id, session.incarnation, session.ordinal, session.position, session.experience,
-            time.time(), session.fingerprint, state,
+            CLOCK.now(), session.fingerprint, state,
         )  # fmt: skip
 
     def take_some(self) -> None:

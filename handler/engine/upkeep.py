@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from itertools import islice
 
+from dnc_serve.handler.clock import CLOCK
 from dnc_serve.handler.doors.access import Access
 from dnc_serve.handler.engine.engine import Engine
 from dnc_serve.handler.engine.work import Delete
@@ -38,6 +39,7 @@ class Upkeep:
         next_retention = time.monotonic() + RETENTION_SECONDS
         while True:
             await asyncio.sleep(EXPIRY_SECONDS)
+            CLOCK.now()  # it notices a step when it is looked at
             try:
                 self._garbage.settle()
                 self._access.reload()
@@ -53,7 +55,7 @@ class Upkeep:
     def expire(self) -> None:
         """Ends sessions that were idle for too long, or are too old."""
         engine, config = self._engine, self._engine.config
-        overdue = engine.registry.overdue(time.time(), config.idle_timeout_s, config.max_age_s)
+        overdue = engine.registry.overdue(CLOCK.steady(), config.idle_timeout_s, config.max_age_s)
         ending = (
             (session, why) for session, why in overdue if not any(isinstance(work, Delete) for work in session.fifo)
         )
@@ -65,7 +67,7 @@ class Upkeep:
         """Prunes the journal to what is to be kept."""
         engine, config = self._engine, self._engine.config
         store = engine.journal.store
-        now = time.time()
+        now = CLOCK.at_least()
         prunes = await engine.loop.run_in_executor(
             None, to_prune, store, now, config.history_hours * 3600, config.history_bytes
         )

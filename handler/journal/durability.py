@@ -1,7 +1,6 @@
 """Which store a server of this configuration keeps its sessions in."""
 
-import time
-
+from dnc_serve.handler.clock import CLOCK
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.journal.stores import open_store
 from dnc_serve.handler.journal.stores.contract import End, Store
@@ -22,6 +21,6 @@ def make_store(config: ServeConfig, owner: str) -> Store:
 
 def empty(store: Store) -> None:
     """Forgets all sessions of an open store: a spill is of no use to the next run."""
-    now = time.time()
+    now = CLOCK.now()
     store.commit([End(head.session_id, head.incarnation, "deleted", now) for head in store.heads() if not head.ended])
     store.forget_tombstones(now + 1.0, 0)
