@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -84,7 +83,7 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
         return
     yield Finding("settings", OK, "valid")
     yield from _variables()
-    checks: list[Callable[[ServeConfig], Finding]] = [_java, _gpu, _temp_folder, _state_folder, _store, _model]
+    checks: list[Callable[[ServeConfig], Finding]] = [_java, _gpu, _temp_folder, _files, _store, _model]
     for check in checks:
         yield check(config)
     yield from _ports(config)
@@ -158,11 +157,16 @@ def _java(config: "ServeConfig") -> Finding:
 def _gpu(config: "ServeConfig") -> Finding:
     import torch
 
+    from dnc_serve.model.device import DeviceMissing, check_device
+
+    if config.device != "auto":
+        try:
+            check_device(config.device)
+        except DeviceMissing as exc:
+            return Finding("gpu", FAIL, str(exc), "set device to one of these, or to auto")
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         return Finding("gpu", OK, ", ".join(names))
-    if config.device.startswith("cuda"):
-        return Finding("gpu", FAIL, f"device is {config.device!r}, but torch finds no GPU", "set device to cpu or auto")
     if shutil.which("nvidia-smi"):
         return Finding(
             "gpu", WARN, f"a GPU driver is here, but torch {torch.__version__} can't use it", "install a CUDA torch"
@@ -181,11 +185,15 @@ def _temp_folder(config: "ServeConfig") -> Finding:
         return Finding("temp folder", FAIL, f"{tempfile.gettempdir()}: {exc}", hint)
 
 
-def _state_folder(config: "ServeConfig") -> Finding:
+def _files(config: "ServeConfig") -> Finding:
+    from dnc_serve.handler.torchserve.files import FileUnusable, check_files
+
     folder, hint = config.state_dir, "set state_dir to a folder of your own, on a local disk"
+    try:
+        check_files(config)
+    except FileUnusable as exc:
+        return Finding("state", FAIL, str(exc), hint if str(exc).startswith("state_dir") else "see docs/security.md")
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        return Finding("state", FAIL, f"{folder} can't be written to", hint)
     free = shutil.disk_usage(existing).free
     found = f"{folder}, {free / 2**30:.1f} GiB free"
     if free < LEAST_FREE_BYTES:

@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     stops = Stops()
 
     from dnc_serve.handler.torchserve.artifact import ModelError
+    from dnc_serve.handler.torchserve.files import FileUnusable
     from dnc_serve.handler.torchserve.logs import configure_logs
     from dnc_serve.handler.torchserve.ports import AddressUnusable
 
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         logging.getLogger(__name__).warning(sentence)
     try:
         return serve(loaded.config, stops, lambda line: print(line, flush=True))
-    except (StartFailed, ModelError, AddressUnusable, OSError) as exc:
+    except (StartFailed, ModelError, FileUnusable, AddressUnusable, OSError) as exc:
         return _refuse(exc, 1)
 
 

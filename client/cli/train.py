@@ -89,11 +89,12 @@ def run(args: argparse.Namespace) -> int:
     """Trains or examines; exit code 2 for wrong values, 1 for a run that failed or was interrupted."""
     import torch
 
+    from dnc_serve.model.device import check_device
     from dnc_serve.model.train import NotFiniteError
 
     torch.set_num_threads(args.threads)
     try:
-        _check_device(args.device)
+        check_device(args.device)
         if args.plot:
             return _plot(args.plot)
         return _evaluate(args) if args.evaluate else _train(args)
@@ -166,15 +167,6 @@ def _recipe(args: argparse.Namespace, recipe: "Recipe") -> "Recipe":
     changes = {name: getattr(args, name) for name in TRAINING if getattr(args, name) is not None}
     model = {name: getattr(args, name) for name in MODEL if getattr(args, name) is not None}
     return replace(recipe, **changes, model={**recipe.model, **model})
-
-
-def _check_device(name: str) -> None:
-    import torch
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as exc:  # an assertion, if this torch has no CUDA at all
-        raise ValueError(f"--device is {name!r}; it can't be used here: {str(exc).splitlines()[0]}") from exc
 
 
 def _task_options(pairs: list[str]) -> dict[str, Any]:

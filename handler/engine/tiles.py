@@ -22,6 +22,7 @@ from torch.nn.functional import pad
 from dnc_serve.model.compiled import CompiledArtifact, load_compiled
 from dnc_serve.model.compiled_cache import CompiledError, processor
 from dnc_serve.model.export import Artifact
+from dnc_serve.model.numerics import numeric_environment
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +79,12 @@ class Tiles:
         self.fingerprint = self._fingerprint(artifact, "" if compiled is None else compiled.identity)
 
     def _fingerprint(self, artifact: Artifact, code: str) -> str:
-        """What the promise of equal bits holds for: artifact, torch and kind of processor, as 16 hexadecimal digits."""
-        described = [self.kind, artifact.digest, torch.__version__, processor(self.device), self.largest, code]
+        """What the promise of equal bits holds for, as 16 hexadecimal digits: artifact, torch, kind of processor, what
+        the environment says of computing, and the bits that the probe has come to."""
+        described = [
+            self.kind, artifact.digest, torch.__version__, processor(self.device), self.largest, code,
+            numeric_environment(), self._probed,
+        ]  # fmt: skip
         return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
     def fit(self, rows: int) -> int:
@@ -143,6 +148,7 @@ class Tiles:
             for _ in range(WARM_UP_CALLS):
                 self._probe(probe_inputs[:, :size])
         reference = self._probe(probe_inputs, at_once=1)
+        self._probed = hashlib.sha256(b"".join(part.numpy().tobytes() for part in reference)).hexdigest()
         agreeing = tuple(size for size in candidates if self._agrees(size, probe_inputs, reference))
         if not agreeing and self.kind != "torchscript":
             raise CompiledError("the compiled artifact's bits depend on a row's company, or on the ticks of a call")

@@ -29,6 +29,7 @@ from dnc_serve.handler.torchserve.control import (
     WorkerStarted,
 )
 from dnc_serve.handler.torchserve.events import Event, JavaEnded, LoadFailed, StopAsked, Stops
+from dnc_serve.handler.torchserve.files import check_files
 from dnc_serve.handler.torchserve.logs import pass_on
 from dnc_serve.handler.torchserve.parent import adopt_orphans
 from dnc_serve.handler.torchserve.ports import LOOPBACK, check_ports, configured_ports, free_port, with_free_ports
@@ -72,8 +73,9 @@ class Stopped(Exception):
 def serve(config: ServeConfig, stops: Stops, say: Callable[[str], None]) -> int:
     """Serves until stopped; returns the exit code. `say` gets the line that begins with `ready`.
 
-    Raises StartFailed, ModelError, AddressUnusable, FileNotFoundError for what isn't installed.
+    Raises StartFailed, ModelError, FileUnusable, AddressUnusable, FileNotFoundError for what isn't installed.
     """
+    check_files(config)
     adopt_orphans()
     with run_folder() as folder, Progress() as progress:
         progress.awaits("the model to be exported")
@@ -82,7 +84,13 @@ def serve(config: ServeConfig, stops: Stops, say: Callable[[str], None]) -> int:
         progress.awaits("the model to be compiled for this host, which takes minutes")
         if config.compile and not compile_model(artifact, config, stops.events):
             return 0
-        write_archive(artifact, folder / "store" / f"{MODEL_NAME}.mar", config)
+        try:
+            write_archive(artifact, folder / "store" / f"{MODEL_NAME}.mar", config)
+        except OSError as exc:
+            raise StartFailed(
+                f"the temp folder {folder.parent} can't hold the model's archive ({exc.strerror}); set TMPDIR to one "
+                "with more room"
+            ) from exc
         supervisor = Supervisor(config, folder, stops.events)
         try:
             supervisor.start(progress)

@@ -237,3 +237,13 @@ def test_large_states_are_stepped_in_smaller_tiles(artifact: Artifact, monkeypat
     assert alone.sizes == (1,)
     outputs, _ = alone.run(torch.ones(3, 1, artifact.config.input_size), torch.zeros(1, artifact.layout.size))
     assert outputs.shape == (3, 1, artifact.config.outputs)
+
+
+def test_a_torch_that_can_not_call_compiled_code_runs_torchscript(
+    artifact: Artifact, compiled_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(torch._C, "_aoti")
+    monkeypatch.delitem(sys.modules, "torch._C._aoti", raising=False)
+    tiles = choose_tiles(artifact, "cpu", compiled_cache)
+    assert tiles.kind == "torchscript"
+    assert "can't be loaded: cannot import name '_aoti'" in tiles.note
