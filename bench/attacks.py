@@ -23,6 +23,7 @@ from dnc_serve.client.cli.measure.torchserve_door import MODEL, PREDICTIONS, Pre
 from dnc_serve.handler.doors.call_json import MAX_BYTES, MAX_VALUES
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
+from dnc_serve.proto.targets import channel_options
 
 SERVICE = "/dnc.v1.DncService"
 METHODS = (
@@ -133,7 +134,7 @@ def mutated_calls(doors: Doors, seconds: float) -> int:
     valid, chance = valid_messages(doors.input_size), random.Random(1)
 
     async def attack() -> int:
-        async with grpc.aio.insecure_channel(doors.grpc) as channel:
+        async with grpc.aio.insecure_channel(doors.grpc, options=channel_options(doors.grpc)) as channel:
             calls: dict[str, Any] = {method: channel.unary_unary(f"{SERVICE}/{method}") for method in METHODS}
 
             async def one() -> None:
@@ -151,7 +152,7 @@ def mutated_stream(doors: Doors, seconds: float) -> int:
     valid, chance = pb.StreamRequest(chunk=chunk).SerializeToString(), random.Random(2)
 
     async def attack() -> int:
-        async with grpc.aio.insecure_channel(doors.grpc) as channel:
+        async with grpc.aio.insecure_channel(doors.grpc, options=channel_options(doors.grpc)) as channel:
             stream: Any = channel.stream_stream(STREAM)()
             answered, until = 0, time.monotonic() + seconds
             for _ in range(IN_FLIGHT):
@@ -189,7 +190,7 @@ def absurd_sizes(doors: Doors, seconds: float) -> int:
 
     async def attack() -> int:
         thrown, until = 0, time.monotonic() + seconds
-        async with grpc.aio.insecure_channel(doors.grpc) as channel:
+        async with grpc.aio.insecure_channel(doors.grpc, options=channel_options(doors.grpc)) as channel:
             step: Any = channel.unary_unary(f"{SERVICE}/Step")
             open_stream: Any = channel.stream_stream(STREAM)
             while time.monotonic() < until:
@@ -230,7 +231,7 @@ def deaf_readers(doors: Doors, seconds: float) -> int:
 
     async def attack() -> int:
         sent, until = 0, time.monotonic() + seconds
-        async with grpc.aio.insecure_channel(doors.grpc) as channel:
+        async with grpc.aio.insecure_channel(doors.grpc, options=channel_options(doors.grpc)) as channel:
             stub: Any = dnc_pb2_grpc.DncServiceStub(channel)
             await stub.CreateSession(pb.CreateSessionRequest(session_id="deaf", allow_existing=True))
             chunk = chunk_of("deaf", WIDE_TIMESTEPS, doors.input_size, position=0)
@@ -269,7 +270,9 @@ ATTACKS: dict[str, Attack] = {
 
 async def _predictions(doors: Doors, seconds: float, body: Callable[[], bytes], at_once: int = IN_FLIGHT) -> int:
     unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-    async with grpc.aio.insecure_channel(doors.torchserve_grpc, options=unlimited) as channel:
+    async with grpc.aio.insecure_channel(
+        doors.torchserve_grpc, options=[*unlimited, *channel_options(doors.torchserve_grpc)]
+    ) as channel:
         predict: Any = channel.unary_unary(PREDICTIONS, request_serializer=PredictionsRequest.SerializeToString)
 
         async def one() -> None:

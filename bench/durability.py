@@ -41,6 +41,7 @@ from dnc_serve.client.cli.measure.rounds import Ratio, in_turns, machine, median
 from dnc_serve.client.cli.measure.served import Served, served
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
+from dnc_serve.proto.targets import channel_options
 
 MODEL = "copy"
 MODES = ("off", "async", "sync")
@@ -175,7 +176,7 @@ def populate(address: str, names: list[str], input_size: int) -> None:
 
     async def step() -> None:
         inputs = bits(1, input_size)
-        async with grpc.aio.insecure_channel(address) as channel:
+        async with grpc.aio.insecure_channel(address, options=channel_options(address)) as channel:
             stream: Any = channel.stream_stream(STREAM)()
             for start in range(0, len(names), CREATED_AT_ONCE):
                 found = await sessions_of(channel, names[start : start + CREATED_AT_ONCE])
@@ -198,7 +199,7 @@ def state_bytes(load: Aside, server: Served) -> int:
 
 
 def _state_bytes(address: str) -> int:
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address, options=channel_options(address)) as channel:
         return int(dnc_pb2_grpc.DncServiceStub(channel).GetModel(pb.GetModelRequest(), timeout=30).state_bytes)
 
 

@@ -19,6 +19,7 @@ from dnc_serve.client.cli.measure.lockstep import Figures, Span
 from dnc_serve.client.cli.measure.rounds import Ratio, in_turns, machine, median_of
 from dnc_serve.client.cli.measure.served import Served, quantile, served
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+from dnc_serve.proto.targets import channel_options
 
 MODEL = "copy"
 FLOOD_CHUNK = 4096
@@ -99,7 +100,7 @@ def keep_full(address: str, session_id: str, input_size: int, seconds: float) ->
         message = pb.StreamRequest(chunk=pb.Chunk(session_id=session_id, inputs=array)).SerializeToString()
         answered = 0
         until = asyncio.get_running_loop().time() + seconds
-        async with grpc.aio.insecure_channel(address) as channel:
+        async with grpc.aio.insecure_channel(address, options=channel_options(address)) as channel:
             stream: Any = channel.stream_stream(STREAM)()
             for _ in range(FLOOD_IN_FLIGHT):
                 await stream.write(message)

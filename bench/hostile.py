@@ -24,6 +24,7 @@ from dnc_serve.client.cli.measure.rounds import Ratio, Turn, in_turns, machine, 
 from dnc_serve.client.cli.measure.served import Served, quantile, served
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
+from dnc_serve.proto.targets import channel_options
 
 MODEL = "copy"
 FIGURES = {
@@ -95,7 +96,7 @@ def _waits(server: Served, polite: Aside, doors: Doors, seconds: float) -> dict[
 
 
 def _position(address: str) -> int:
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address, options=channel_options(address)) as channel:
         request = pb.GetSessionRequest(session_id=POLITE)
         return int(dnc_pb2_grpc.DncServiceStub(channel).GetSession(request, timeout=30).session.position)
 

@@ -27,6 +27,7 @@ from dnc_serve.client.cli.measure.rounds import Ratio, machine
 from dnc_serve.client.cli.measure.served import Served, quantile, served
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
+from dnc_serve.proto.targets import channel_options
 
 MODEL = "copy"
 LATENCY = "dnc_step_duration_seconds"
@@ -194,7 +195,7 @@ def come_and_go(address: str, streams: int, input_size: int, seconds: float) -> 
 
 async def _come_and_go(address: str, streams: int, input_size: int, seconds: float) -> Callers:
     until = time.monotonic() + seconds
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with grpc.aio.insecure_channel(address, options=channel_options(address)) as channel:
         results = await asyncio.gather(*(_sit(channel, index, input_size, until) for index in range(streams)))
     return Callers(*(sum(column) for column in zip(*results, strict=True)))
 

@@ -50,10 +50,10 @@ from dnc_serve.client.errors import (
     Unauthenticated,
     Unavailable,
 )
-from dnc_serve.client.hosts import TLS
 from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, SessionInfo
 from dnc_serve.client.retry import Retry
 from dnc_serve.client.session import AsyncSession
+from dnc_serve.client.tls import TLS
 
 __all__ = [
     "TLS",

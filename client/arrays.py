@@ -5,7 +5,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dnc_serve.client.errors import BadDtype, BadShape
+from dnc_serve.client.errors import BadDtype, BadShape, DncError
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 Float32 = NDArray[np.float32]
@@ -16,24 +16,52 @@ def as_inputs(values: Any, input_size: int) -> Float32:
 
     Raises BadShape or BadDtype; values that are not finite are left for the server to refuse.
     """
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
     try:
-        array = np.asarray(values)
+        array = np.asarray(_plain(values))
+    except DncError:
+        raise
     except ValueError as exc:
-        raise BadShape(f"inputs are ragged, expected [timesteps, {input_size}]: {exc}") from exc
+        if isinstance(values, list | tuple):
+            raise BadShape(f"inputs are ragged, expected [timesteps, {input_size}]: {exc}") from exc
+        raise _unusable(values, exc) from exc
+    except Exception as exc:  # whatever an object that offers an array may raise
+        raise _unusable(values, exc) from exc
     if array.ndim != 2 or array.shape[1] != input_size or not len(array):
+        kind = "" if isinstance(values, np.ndarray | list | tuple) else f" of type {type(values).__name__}"
         raise BadShape(
-            f"inputs have shape {list(array.shape)}, expected [timesteps, {input_size}] with at least 1 timestep",
+            f"inputs{kind} have shape {list(array.shape)}, expected [timesteps, {input_size}] with at least 1 timestep",
             metadata={"expected": f"[timesteps, {input_size}]", "got": str(list(array.shape))},
         )
-    if array.dtype.kind not in "fiub":
+    # What is no number of numpy's own may still be one, as bfloat16 of ml_dtypes.
+    if array.dtype.kind not in "fiub" and not (array.dtype.kind == "V" and np.can_cast(array.dtype, np.float32)):
         raise BadDtype(
             f"inputs have dtype {array.dtype}, expected real numbers",
             metadata={"expected": "float32", "got": str(array.dtype)},
         )
     with np.errstate(over="ignore"):  # what becomes infinite is refused as such
         return np.ascontiguousarray(array, "<f4")
+
+
+def _plain(values: Any) -> Any:
+    """What numpy converts without losing anything: tensors as float32, and nothing masked. Raises BadDtype."""
+    if isinstance(values, list | tuple):
+        return [_plain(value) for value in values]
+    if values is np.ma.masked or (isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values)):
+        raise BadDtype(
+            "inputs have masked elements, expected a number everywhere: fill them first",
+            metadata={"expected": "float32", "got": "masked"},
+        )
+    if not hasattr(values, "detach"):
+        return values
+    tensor = values.detach().cpu().resolve_neg()
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+
+
+def _unusable(values: Any, cause: Exception) -> BadDtype:
+    return BadDtype(
+        f"inputs of type {type(values).__name__} can't be converted, expected real numbers: {cause}",
+        metadata={"expected": "float32", "got": type(values).__name__},
+    )
 
 
 def to_wire(array: Float32) -> pb.Array:

@@ -2,19 +2,33 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, Self
+from weakref import WeakSet
 from zlib import crc32
 
 from dnc_serve.client.arrays import Float32
 from dnc_serve.client.calls import Calls
+from dnc_serve.client.checks import (
+    UINT32,
+    checked_blob,
+    checked_count,
+    checked_id,
+    checked_number,
+    checked_seconds,
+    checked_text,
+)
 from dnc_serve.client.contact import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S
-from dnc_serve.client.errors import DncError
-from dnc_serve.client.hosts import DEFAULT_TARGET, TLS, Hosts, Metadata, Route, Token
+from dnc_serve.client.delivery import OpenPipe
+from dnc_serve.client.errors import DncError, SessionError
+from dnc_serve.client.hosts import DEFAULT_TARGET, Hosts, Metadata, Route, Token
 from dnc_serve.client.info import ModelInfo, SessionInfo
 from dnc_serve.client.pipe import Pipe
 from dnc_serve.client.resume import Entry
 from dnc_serve.client.retry import Retry
 from dnc_serve.client.session import AsyncSession
+from dnc_serve.client.tls import TLS
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+
+Blob = bytes | bytearray | memoryview
 
 BLOB_PART_BYTES = 1 << 20
 DEFAULT_STREAMS = 8
@@ -43,13 +57,16 @@ class AsyncClient:
         connect_timeout_s: float = DEFAULT_CONNECT_TIMEOUT_S,
         retry: Retry | None = Retry(),  # noqa: B008  frozen
     ) -> None:
-        if not timeout_s > 0:
-            raise ValueError(f"timeout_s is {timeout_s}; expected more than 0")
-        if not connect_timeout_s > 0:
-            raise ValueError(f"connect_timeout_s is {connect_timeout_s}; expected more than 0")
-        self.calls = Calls(Hosts(targets, token, tls), retry, timeout_s, connect_timeout_s)
+        if not (retry is None or isinstance(retry, Retry)):
+            raise ValueError(f"retry is {retry!r}; expected a Retry or None")
+        self.calls = Calls(
+            Hosts(targets, token, tls),
+            retry,
+            checked_seconds("timeout_s", timeout_s),
+            checked_seconds("connect_timeout_s", connect_timeout_s),
+        )
         self._model: ModelInfo | None = None
-        self._sessions: set[AsyncSession] = set()
+        self._sessions: WeakSet[AsyncSession] = WeakSet()
 
     async def __aenter__(self) -> Self:
         return self
@@ -87,6 +104,8 @@ class AsyncClient:
 
     async def sessions(self, prefix: str = "", page_size: int = 100) -> AsyncGenerator[SessionInfo, None]:
         """All sessions that this client may see, by id."""
+        checked_text("prefix", prefix)
+        page_size = checked_number("page_size", page_size, 1, UINT32)
         token = ""
         while True:
             request = pb.ListSessionsRequest(page_size=page_size, page_token=token, prefix=prefix)
@@ -97,13 +116,14 @@ class AsyncClient:
             if not token:
                 return
 
-    async def import_session(self, id: str, blob: bytes) -> AsyncSession:
+    async def import_session(self, id: str, blob: Blob) -> AsyncSession:
         """An exported session under the given id, opened. Raises BadBlob, ModelMismatch or SessionExists."""
-        session = self.session(id)
+        session = self.session(checked_id(id))
+        exported = checked_blob(blob)
         route = self.calls.hosts.route(id)
 
         async def attempt(stub: Any, timeout_s: float, metadata: Metadata) -> Any:
-            return await stub.ImportSession(_parts(id, blob), timeout=timeout_s, metadata=metadata)
+            return await stub.ImportSession(_parts(id, exported), timeout=timeout_s, metadata=metadata)
 
         response = await self.calls.persist(attempt, route, id)
         session.created = True
@@ -114,13 +134,17 @@ class AsyncClient:
         """The session is to be closed with the client."""
         self._sessions.add(session)
 
+    def open_sessions(self, open_pipe: OpenPipe) -> list[AsyncSession]:
+        """Those that are open, and get their pipes in that way."""
+        return [session for session in list(self._sessions) if session.open_pipe == open_pipe]
+
     def forget(self, session: AsyncSession) -> None:
         """The session was closed."""
         self._sessions.discard(session)
 
     def _open_pipe(self, route: Route, session_id: str) -> Pipe:
         hosts = self.calls.hosts
-        return Pipe(hosts.stub(route.target), route.target, hosts.metadata(session_id, route.owner))
+        return Pipe(hosts, route.target, hosts.metadata(session_id, route.owner))
 
     async def _unary(self, method: str, request: Any) -> Any:
         return await self.calls.unary(method, request, self.calls.hosts.route(""))
@@ -130,12 +154,9 @@ class AsyncMultiplex:
     """Sessions that share a few streams to each server."""
 
     def __init__(self, client: AsyncClient, streams: int) -> None:
-        if streams < 1:
-            raise ValueError(f"streams is {streams}; expected at least 1")
         self._client = client
-        self._streams = streams
+        self._streams = checked_count("streams", streams)
         self._pipes: dict[tuple[str, str, int], Pipe] = {}
-        self._sessions: list[AsyncSession] = []
 
     async def __aenter__(self) -> Self:
         return self
@@ -145,14 +166,12 @@ class AsyncMultiplex:
 
     async def close(self) -> None:
         """Leaves all its sessions and ends the streams."""
-        for session in self._sessions:
+        for session in self._client.open_sessions(self._open_pipe):
             await session.close()
 
     def session(self, id: str | None = None, *, allow_existing: bool = True, create: bool = True) -> AsyncSession:
         """As `AsyncClient.session`, on one of the common streams."""
-        session = AsyncSession(self._client, id, self._open_pipe, allow_existing=allow_existing, create=create)
-        self._sessions.append(session)
-        return session
+        return AsyncSession(self._client, id, self._open_pipe, allow_existing=allow_existing, create=create)
 
     async def step(self, inputs: Mapping[AsyncSession, Any]) -> dict[AsyncSession, Float32 | DncError]:
         """Outputs [T, O] for inputs [T, I] of several sessions at once; in the place of what failed, its error."""
@@ -160,6 +179,8 @@ class AsyncMultiplex:
         outputs: dict[AsyncSession, Float32 | DncError] = {}
         for session, values in inputs.items():
             try:
+                if session.client is not self._client:
+                    raise SessionError(f"session {session.id!r} belongs to another client", reason="NOT_OPEN")
                 groups[session] = session.enter(values)
             except DncError as error:
                 outputs[session] = error
@@ -172,11 +193,12 @@ class AsyncMultiplex:
 
     def _open_pipe(self, route: Route, session_id: str) -> Pipe:
         key = (route.target, route.owner, crc32(session_id.encode()) % self._streams)
+        self._pipes = {one: pipe for one, pipe in self._pipes.items() if pipe.is_open}
         pipe = self._pipes.get(key)
-        if pipe is None or not pipe.is_open:
+        if pipe is None:
             hosts = self._client.calls.hosts
             metadata = hosts.metadata(owner=route.owner)
-            pipe = self._pipes[key] = Pipe(hosts.stub(route.target), route.target, metadata)
+            pipe = self._pipes[key] = Pipe(hosts, route.target, metadata)
         return pipe
 
 

@@ -1,14 +1,14 @@
 """Calls with one answer, or with one that comes in parts: tried again, at other hosts too, until the timeout."""
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import grpc
 
 from dnc_serve.client.contact import Contact
-from dnc_serve.client.errors import DeadlineExceeded, DncError, SessionMoved, Unavailable, translated
+from dnc_serve.client.errors import DeadlineExceeded, DncError, SessionMoved, Unavailable
 from dnc_serve.client.hosts import Hosts, Metadata, Route
 from dnc_serve.client.retry import Retry, persist
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
@@ -56,10 +56,10 @@ class Calls:
             target = route.target
             remaining_s = max(0.001, deadline - time.monotonic())
             try:
-                with self.contact.attempt(target), _going_on(route, target):
-                    return await attempt(
-                        self.hosts.stub(target), remaining_s, self.hosts.metadata(session_id, route.owner)
-                    )
+                with self.contact.attempt(target):
+                    async with self._going_on(route, target):
+                        metadata = self.hosts.metadata(session_id, route.owner)
+                        return await attempt(self.hosts.stub(target), remaining_s, metadata)
             except Unavailable as error:
                 last_failure = error
                 raise
@@ -82,20 +82,21 @@ class Calls:
 
         async def first() -> tuple[Any, "grpc.aio.UnaryStreamCall[Any, Any]", str]:
             target = route.target
-            with self.contact.attempt(target), _going_on(route, target):
-                call = open_call(self.hosts.stub(target), self.hosts.metadata(session_id, route.owner))
-                try:
-                    return await anext(aiter(call)), call, target
-                except BaseException:
-                    call.cancel()
-                    raise
+            with self.contact.attempt(target):
+                async with self._going_on(route, target):
+                    call = open_call(self.hosts.stub(target), self.hosts.metadata(session_id, route.owner))
+                    try:
+                        return await anext(aiter(call)), call, target
+                    except BaseException:
+                        call.cancel()
+                        raise
 
         failure: DncError | None = None
         while True:
             message, call, target = await persist(first, self.retry, self.contact.patience_s, failure)
             try:
                 yield message
-                with _going_on(route, target):
+                async with self._going_on(route, target):
                     async for message in call:
                         yield message
                 return
@@ -106,15 +107,14 @@ class Calls:
             finally:
                 call.cancel()
 
-
-@contextmanager
-def _going_on(route: Route, target: str) -> Iterator[None]:
-    """Turns gRPC's errors into ours, and the route to where the next attempt is to be made."""
-    try:
-        with translated():
-            yield
-    except SessionMoved as error:
-        raise route.follow(error) from error.__cause__  # what gRPC said
-    except Unavailable:
-        route.go_on(away_from=target)
-        raise
+    @asynccontextmanager
+    async def _going_on(self, route: Route, target: str) -> AsyncIterator[None]:
+        """Turns gRPC's errors into ours, and the route to where the next attempt is to be made."""
+        try:
+            async with self.hosts.translated(target):
+                yield
+        except SessionMoved as error:
+            raise route.follow(error) from error.__cause__  # what gRPC said
+        except Unavailable:
+            route.go_on(away_from=target)
+            raise

@@ -11,15 +11,17 @@ from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mappi
 from typing import Any, Literal, Self, TypeVar, overload
 
 from dnc_serve.client.arrays import Float32
-from dnc_serve.client.async_client import DEFAULT_STREAMS, AsyncClient, AsyncMultiplex
+from dnc_serve.client.async_client import DEFAULT_STREAMS, AsyncClient, AsyncMultiplex, Blob
+from dnc_serve.client.checks import checked_flag
 from dnc_serve.client.contact import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S
 from dnc_serve.client.errors import DncError
-from dnc_serve.client.hosts import DEFAULT_TARGET, TLS, Token
+from dnc_serve.client.hosts import DEFAULT_TARGET, Token
 from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, SessionInfo
 from dnc_serve.client.loop_thread import LoopThread
 from dnc_serve.client.resume import Entry
 from dnc_serve.client.retry import Retry
-from dnc_serve.client.session import DEFAULT_MAX_CELLS, AsyncSession, Scope
+from dnc_serve.client.session import DEFAULT_MAX_CELLS, AsyncSession, Scope, chunks_of
+from dnc_serve.client.tls import TLS
 
 Item = TypeVar("Item")
 
@@ -53,7 +55,7 @@ class Client:
     def close(self) -> None:
         """Leaves all sessions and closes the connections; the sessions stay on the server. Again, it does nothing."""
         with self._closing:
-            if not self._thread.stopped:
+            if self._thread.is_here and not self._thread.stopped:
                 self._thread.run(self._client.close())
                 self._thread.stop()
 
@@ -78,7 +80,7 @@ class Client:
         """All sessions that this client may see, by id."""
         return _iterate(self._thread, self._client.sessions(prefix, page_size))
 
-    def import_session(self, id: str, blob: bytes) -> "Session":
+    def import_session(self, id: str, blob: Blob) -> "Session":
         """An exported session under the given id. Raises BadBlob, ModelMismatch or SessionExists."""
         return Session(self._thread, self._thread.run(self._client.import_session(id, blob)))
 
@@ -97,8 +99,9 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Leaves the session; on the server it stays as it is."""
-        self._thread.run(self._session.close())
+        """Leaves the session; on the server it stays as it is. A handle that is dropped is left too."""
+        if self._thread.is_here:
+            self._thread.run(self._session.close())
 
     @property
     def id(self) -> str:
@@ -139,7 +142,7 @@ class Session:
         self, inputs: Any, *, reset_experience: bool = False, debug: bool = False
     ) -> Float32 | tuple[Float32, dict[str, Float32]]:
         """Outputs [T, O] for inputs [T, I] of any length; with `debug` also the memory after each timestep."""
-        if debug:
+        if checked_flag("debug", debug):
             return self._thread.run(self._session.step(inputs, reset_experience=reset_experience, debug=True))
         return self._thread.run(self._session.step(inputs, reset_experience=reset_experience))
 
@@ -150,16 +153,27 @@ class Session:
         applied, also if the outputs are not waited for. After a lost connection it goes on where it was.
         """
         groups: deque[list[Entry]] = deque()
-        for chunk in chunks:
-            if self._session.failed:
+        fault: Exception | None = None
+        source = chunks_of(chunks)
+        while fault is None and not self._session.failed:
+            try:
+                chunk = next(source)
+                self._thread.run(self._enter(chunk, groups))
+            except StopIteration:
                 break
-            yield from self._thread.run(self._put(chunk, groups))
+            except Exception as exc:  # told after the outputs of what came before
+                fault = exc
+            yield from self._thread.run(self._ready(groups))
         while groups:
             yield self._thread.run(self._session.outputs(groups.popleft()))
+        if fault is not None:
+            raise fault
 
-    async def _put(self, chunk: Any, groups: deque[list[Entry]]) -> list[Float32]:
-        """Sends a chunk; returns the outputs that are there, and waits only if the window has no room."""
+    async def _enter(self, chunk: Any, groups: deque[list[Entry]]) -> None:
         groups.append(self._session.enter(chunk))
+
+    async def _ready(self, groups: deque[list[Entry]]) -> list[Float32]:
+        """The outputs that are there; waits only if the window has no room."""
         ready: list[Float32] = []
         while groups and (groups[0][-1].settled or not self._session.has_room):
             ready.append(await self._session.outputs(groups.popleft()))
@@ -224,7 +238,8 @@ class Multiplex:
 
     def close(self) -> None:
         """Leaves all its sessions and ends the streams."""
-        self._thread.run(self._multiplex.close())
+        if self._thread.is_here:
+            self._thread.run(self._multiplex.close())
 
     def session(self, id: str | None = None, *, allow_existing: bool = True, create: bool = True) -> Session:
         """As `Client.session`, on one of the common streams."""
@@ -235,7 +250,7 @@ class Multiplex:
         """Outputs [T, O] for inputs [T, I] of several sessions at once; in the place of what failed, its error."""
         by_async = {session._session: session for session in inputs}
         stepped = self._thread.run(self._multiplex.step({own: inputs[session] for own, session in by_async.items()}))
-        return {by_async[own]: outputs for own, outputs in stepped.items()}
+        return {session: stepped[own] for own, session in by_async.items()}
 
 
 def _iterate(thread: LoopThread, items: AsyncGenerator[Item, None]) -> Generator[Item, None, None]:

@@ -45,9 +45,7 @@ class Contact:
 
     def unreachable(self, error: Unavailable) -> Unavailable:
         """What the last error amounts to where no server has ever answered."""
-        return Unavailable(
-            f"no server answers at {', '.join(self._targets)}: is `dnc serve` running there? ({error.message})"
-        )
+        return Unavailable(f"no server answers at {', '.join(self._targets)}: {_why(error)}", metadata=error.metadata)
 
     def heard(self, target: str) -> None:
         """The server answered."""
@@ -58,9 +56,14 @@ class Contact:
         """The server didn't answer; that is told once, until it does."""
         if target not in self._silent:
             self._silent.add(target)
-            logger.warning("%s doesn't answer: is `dnc serve` running there? (%s)", target, error.message)
+            logger.warning("%s doesn't answer: %s", target, _why(error))
 
 
 def is_silence(error: DncError) -> bool:
     """Whether nobody answered; the reasons that a server has for being unavailable are classes below this one."""
     return type(error) is Unavailable
+
+
+def _why(error: DncError) -> str:
+    """The cause of a silence where it is known, else a question."""
+    return error.message if "cause" in error.metadata else f"is `dnc serve` running there? ({error.message})"

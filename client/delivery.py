@@ -8,19 +8,15 @@ import asyncio
 import copy
 from collections.abc import Awaitable, Callable
 from typing import Any
+from weakref import WeakMethod
 
 from dnc_serve.client.calls import Calls
 from dnc_serve.client.contact import is_silence
 from dnc_serve.client.errors import (
-    AccessError,
     ClientClosed,
     DeadlineExceeded,
     DncError,
     Draining,
-    InvalidRequest,
-    LimitError,
-    PositionError,
-    ResultError,
     SessionExpired,
     SessionMoved,
     SessionNotFound,
@@ -34,14 +30,12 @@ from dnc_serve.client.resume import Entry, Ledger, Mark
 from dnc_serve.client.retry import may_pass, persist
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
-# Refusals that tell for certain that the refused was not applied.
-_NOTHING_APPLIED = (InvalidRequest, PositionError, ResultError, LimitError, AccessError)
-
 OpenPipe = Callable[[Route, str], Pipe]
 """A pipe for a session: its own, or one that it shares with others."""
 
-MakeAgain = Callable[[], Awaitable[int]]
-"""Makes a session that its server has lost, as new, and returns its incarnation."""
+MakeAgain = WeakMethod[Callable[[], Awaitable[int]]]
+"""Makes a session that its server has lost, as new, and returns its incarnation. Weak: it is the handle's, and whoever
+drops that wants no session."""
 
 
 class Delivery:
@@ -88,6 +82,7 @@ class Delivery:
 
     def push(self) -> None:
         """Sends what may be sent now. Raises ClientClosed."""
+        self._calls.hosts.check()
         if self._closed:
             raise ClientClosed(f"session {self._session_id!r} was closed")
         if self._recovery is not None and self._attempt is None:
@@ -100,7 +95,11 @@ class Delivery:
             return
         pipe = self._pipe
         if pipe is None:
-            pipe = self._pipe = self._open_pipe(self.route, self._session_id)
+            try:
+                pipe = self._pipe = self._open_pipe(self.route, self._session_id)
+            except DncError as error:  # there is no token to be had, for one
+                self._give_up(error)
+                return
             pipe.join(self._session_id, self)
         if not pipe.is_open:
             return  # it will tell when it has ended
@@ -166,14 +165,30 @@ class Delivery:
 
     async def close(self) -> None:
         """Leaves the session as it is on the server."""
+        pipe = self._leave()
+        if pipe is not None:
+            await pipe.close()
+        self._fail_rest()
+
+    def drop(self) -> None:
+        """The same, waiting for nothing."""
+        pipe = self._leave()
+        if pipe is not None:
+            pipe.close_soon()
+        self._fail_rest()
+
+    def _leave(self) -> Pipe | None:
+        """Leaves the pipe; returns it if nobody uses it any more."""
         self._closed = True
         if self._recovery is not None:
             self._recovery.cancel()
         pipe, self._pipe = self._pipe, None
-        if pipe is not None:
-            pipe.leave(self._session_id)
-            if pipe.is_empty:
-                await pipe.close()
+        if pipe is None:
+            return None
+        pipe.leave(self._session_id)
+        return pipe if pipe.is_empty else None
+
+    def _fail_rest(self) -> None:
         self._wake(self.ledger.withdraw_unsettled(ClientClosed(f"session {self._session_id!r} was closed")))
 
     # What a pipe tells.
@@ -275,8 +290,10 @@ class Delivery:
         async with self._making:
             if self._loss is None:
                 return  # somebody else was at it
-            assert self._make_again is not None
-            incarnation = await self._make_again()
+            make_again = self._make_again() if self._make_again is not None else None
+            if make_again is None:
+                raise self._loss
+            incarnation = await make_again()
             for entry in self.ledger:
                 entry.request = copy.copy(entry.request)  # an earlier sending may still wait in the pipe
                 _message(entry).incarnation = incarnation
@@ -333,10 +350,15 @@ class Delivery:
     def _give_up(self, error: DncError) -> None:
         """All that is unanswered fails, with what is known of it."""
         position = self.ledger.settled_position
-        certain = isinstance(error, _NOTHING_APPLIED)
-        rest = "nothing after it was applied" if certain else "what was sent after it may or may not have been applied"
+        applied = self.ledger.applied_position
+        if applied is None:
+            rest = "what was sent after it may or may not have been applied"
+        elif applied > position:
+            rest = f"the server has applied what was sent up to position {applied}"
+        else:
+            rest = "nothing that was sent after it was applied"
         noted = error.with_note(
-            f"session {self._session_id!r} was answered up to position {position}, {rest}", position=position
+            f"session {self._session_id!r} was answered up to position {position}; {rest}", position=position
         )
         failed = self.ledger.withdraw_unsettled(noted)
         self._unreported = noted if failed else None

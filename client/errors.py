@@ -41,6 +41,9 @@ class DncError(Exception):
     transient: bool = False
     """Whether the same call may succeed later; the client has tried again until its timeout."""
 
+    certain: bool = False
+    """Whether a server that refuses a chunk with it tells for certain that the chunk was not applied."""
+
     def __init__(
         self,
         message: str,
@@ -72,6 +75,8 @@ class DncError(Exception):
 
 class InvalidRequest(DncError):
     """What was sent is wrong; nothing was applied. `metadata` may say what was `expected` and what it `got`."""
+
+    certain = True
 
 
 class BadShape(InvalidRequest):
@@ -133,9 +138,13 @@ class PositionError(DncError):
 class StepGap(PositionError):
     """The session stands before what was sent."""
 
+    certain = True
+
 
 class StepConflict(PositionError):
     """Other timesteps were applied at that position."""
+
+    certain = True
 
 
 class ReplyGone(PositionError):
@@ -148,6 +157,8 @@ class PositionGone(PositionError):
 
 class ResultError(DncError):
     """What the model computes, or would, can't be used."""
+
+    certain = True
 
 
 class NonFiniteResult(ResultError):
@@ -164,6 +175,8 @@ class CorruptState(ResultError):
 
 class LimitError(DncError):
     """Too much at once."""
+
+    certain = True
 
 
 class SessionLimit(LimitError):
@@ -209,11 +222,13 @@ class DeadlineExceeded(DncError):
 
 
 class Cancelled(DncError):
-    """The call was given up, before anything was applied."""
+    """The call was given up; where it was a step, what had been sent may or may not have been applied."""
 
 
 class AccessError(DncError):
     """The caller may not do this."""
+
+    certain = True
 
 
 class Unauthenticated(AccessError):

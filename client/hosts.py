@@ -1,15 +1,20 @@
 """The servers that a client may talk to: channels, credentials, and which of them a session's calls go to."""
 
+import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import grpc.aio
 
-from dnc_serve.client.errors import ClientClosed, DncError, SessionMoved
+from dnc_serve.client import errors
+from dnc_serve.client.checks import token_fault
+from dnc_serve.client.errors import ClientClosed, DncError, SessionMoved, Unauthenticated, Unavailable
+from dnc_serve.client.process import check_process, note_use
+from dnc_serve.client.tls import HANDSHAKE_FAULTS, TLS, closed_by
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
+from dnc_serve.proto.targets import channel_options, check_target, is_loopback, place_of, proxy_of
 
 logger = logging.getLogger(__name__)
 
@@ -34,38 +39,32 @@ _OPTIONS: tuple[tuple[str, str | int], ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class TLS:
-    """PEM files; `ca` if the system's authorities don't know the server, a pair for mutual TLS."""
-
-    ca: str | Path | None = None
-    certificate: str | Path | None = None
-    key: str | Path | None = None
-    server_name: str | None = None  # if it isn't the target's
-
-    def credentials(self) -> grpc.ChannelCredentials:
-        """Raises OSError for a file that can't be read, ValueError for half a pair."""
-        if (self.certificate is None) != (self.key is None):
-            raise ValueError(f"certificate is {self.certificate} and key {self.key}; expected both or neither")
-        ca, key, certificate = (
-            Path(file).read_bytes() if file is not None else None for file in (self.ca, self.key, self.certificate)
-        )
-        return grpc.ssl_channel_credentials(ca, key, certificate)
-
-
 class Hosts:
     """One channel to each server, opened when first needed, on the running event loop."""
 
     def __init__(self, targets: str | Sequence[str], token: Token | None, tls: TLS | bool | None) -> None:
-        self.targets = (targets,) if isinstance(targets, str) else tuple(targets)
-        if not self.targets or not all(isinstance(target, str) and target.strip() for target in self.targets):
+        check_process()
+        given = [targets] if isinstance(targets, str) else targets
+        if not isinstance(given, Sequence) or isinstance(given, bytes) or not given:
             raise ValueError(f"target is {targets!r}; expected host:port, or a list of them")
+        self.targets = tuple(map(check_target, given))
+        if not (token is None or callable(token)) and (fault := token_fault(token)):
+            raise ValueError(f"token {fault}")
+        if not (tls is None or isinstance(tls, bool | TLS)):
+            raise ValueError(f"tls is {tls!r}; expected True, False, None or a TLS")
+        self.tls = TLS() if tls is True else (tls or None)
+        if self.tls is not None:
+            self.tls.context()
         self._token = token
-        self._tls = TLS() if tls is True else (tls or None)
         self._channels: dict[str, grpc.aio.Channel] = {}
+        self._answered: set[str] = set()
         self._closed = False
-        if token is not None and self._tls is None and not all(map(_is_local, self.targets)):
-            logger.warning("a token is sent without TLS to %s", ", ".join(self.targets))
+        if token is not None and self.tls is None:
+            for target in self.targets:
+                if (proxy := proxy_of(target)) is not None:
+                    logger.warning("a token is sent without TLS to %s, through %s", target, proxy)
+                elif not is_loopback(target):
+                    logger.warning("a token is sent without TLS to %s", target)
 
     def stub(self, target: str) -> dnc_pb2_grpc.DncServiceStub:
         """The calls of one server. Raises ClientClosed."""
@@ -73,15 +72,53 @@ class Hosts:
 
     def channel(self, target: str) -> grpc.aio.Channel:
         """The connection to one server. Raises ClientClosed."""
-        if self._closed:
-            raise ClientClosed("the client was closed")
+        self.check()
         if target not in self._channels:
             self._channels[target] = self._open(target)
         return self._channels[target]
 
+    def check(self) -> None:
+        """Raises ClientClosed if nothing can be called any more."""
+        check_process()
+        if self._closed:
+            raise ClientClosed("the client was closed")
+
+    @asynccontextmanager
+    async def translated(self, target: str) -> AsyncIterator[None]:
+        """Raises what gRPC raises of a call to a server as a `DncError`, with the cause where that is known."""
+        try:
+            with errors.translated():
+                yield
+            self._answered.add(target)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # gRPC's word for a call that was ended on this side: nobody has cancelled the caller.
+            self.check()
+            raise Unavailable("the call was ended on this side") from None
+        except Unavailable as error:
+            if type(error) is not Unavailable or not (cause := await self._cause(target, error.message)):
+                raise
+            raise Unavailable(f"{cause} ({error.message})", metadata={"cause": cause}) from error.__cause__
+
+    async def _cause(self, target: str, said: str) -> str:
+        """What gRPC's words on a lost connection mean; empty if no more than they say."""
+        for words, cause in HANDSHAKE_FAULTS.items():
+            if self.tls is not None and words in said:
+                return cause
+        if (proxy := proxy_of(target)) is not None:
+            return f"the way there is through {proxy}; `no_proxy` may name hosts that are reached without"
+        ended = "Socket closed" in said or "reset by peer" in said
+        place = place_of(target) if ended and target not in self._answered else None
+        return await closed_by(*place, self.tls) if place is not None else ""
+
     def metadata(self, session_id: str | None = None, owner: str = "") -> Metadata:
-        """What each call carries: the token and, for proxies, the session that they hash on and its owner if known."""
-        token = self._token() if callable(self._token) else self._token
+        """What each call carries: the token and, for proxies, the session that they hash on and its owner if known.
+
+        Raises Unauthenticated if the present token can't be had, or can't be one.
+        """
+        token = self._present_token()
         entries: list[tuple[str, str]] = [] if token is None else [("authorization", f"Bearer {token}")]
         # An odd id is refused by the server, with its reason; as metadata gRPC would refuse it without one.
         if session_id is not None and session_id.isascii() and session_id.isprintable() and len(session_id) <= 128:
@@ -99,13 +136,25 @@ class Hosts:
         for channel in self._channels.values():
             await channel.close()
 
+    def _present_token(self) -> str | None:
+        if not callable(self._token):
+            return self._token
+        try:
+            token = self._token()
+        except Exception as exc:
+            raise Unauthenticated(f"the token can't be had: its function raised {exc!r}") from exc
+        if fault := token_fault(token):
+            raise Unauthenticated(f"the token that its function returned {fault}")
+        return token
+
     def _open(self, target: str) -> grpc.aio.Channel:
-        if self._tls is None:
-            return grpc.aio.insecure_channel(target, options=_OPTIONS)
-        options = [*_OPTIONS]
-        if self._tls.server_name is not None:
-            options.append(("grpc.ssl_target_name_override", self._tls.server_name))
-        return grpc.aio.secure_channel(target, self._tls.credentials(), options=options)
+        note_use()
+        options = [*_OPTIONS, *channel_options(target)]
+        if self.tls is None:
+            return grpc.aio.insecure_channel(target, options=options)
+        if self.tls.server_name is not None:
+            options.append(("grpc.ssl_target_name_override", self.tls.server_name))
+        return grpc.aio.secure_channel(target, self.tls.credentials(), options=options)
 
 
 class Route:
@@ -144,7 +193,3 @@ class Route:
             )
         error.transient = True
         return error
-
-
-def _is_local(target: str) -> bool:
-    return target.startswith(("localhost", "127.", "[::1]", "unix:"))

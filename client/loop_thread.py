@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from dnc_serve.client.errors import ClientClosed, DncError
+from dnc_serve.client.process import check_process
 
 Result = TypeVar("Result")
 
@@ -25,8 +26,9 @@ class LoopThread:
 
     def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """The coroutine's result; it is cancelled if the waiting thread is interrupted. Raises ClientClosed."""
-        if os.getpid() != self._pid:
+        if not self.is_here:
             coroutine.close()
+            check_process()
             raise ClientClosed("this client belongs to the process that forked this one: make a new one after the fork")
         if self.stopped:
             coroutine.close()
@@ -43,10 +45,15 @@ class LoopThread:
 
     def start(self, coroutine: Coroutine[Any, Any, object]) -> None:
         """Begins the coroutine and doesn't wait for it; it comes to nothing where the client was closed or forked."""
-        if os.getpid() != self._pid or self.stopped:
+        if not self.is_here or self.stopped:
             coroutine.close()
         else:
             asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the process that the thread belongs to; a fork leaves it behind."""
+        return os.getpid() == self._pid
 
     @property
     def stopped(self) -> bool:
@@ -62,6 +69,8 @@ def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, pid: int) -
     if os.getpid() != pid:
         return  # the thread did not come along through the fork
     asyncio.run_coroutine_threadsafe(_wind_up(loop), loop)
+    if thread is threading.current_thread():
+        return  # dropped by what runs on it
     thread.join(timeout=5.0)
     if not loop.is_running():
         loop.close()

@@ -5,16 +5,17 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from dnc_serve.client.errors import DncError, Draining, Unavailable, translated
-from dnc_serve.client.hosts import Metadata
+from dnc_serve.client.errors import DeadlineExceeded, DncError, Draining, Unavailable
+from dnc_serve.client.hosts import Hosts, Metadata
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
-from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 
 # How long a stream that is closed may take to answer what it has read.
 LAST_ANSWERS_S = 1.0
 # A batch passes any server's message limit together with one more message.
 BATCH_MESSAGES = 256
 BATCH_BYTES = 1 << 20
+# All that gRPC says where a stream ended while it was being written to: what the server said is lost then.
+LOST_REFUSAL = "Internal error from Core"
 
 
 class Member(Protocol):
@@ -30,14 +31,16 @@ class Member(Protocol):
 class Pipe:
     """Sends without waiting, since the sessions' windows bound what is under way, and hands out answers by session."""
 
-    def __init__(self, stub: dnc_pb2_grpc.DncServiceStub, target: str, metadata: Metadata) -> None:
+    def __init__(self, hosts: Hosts, target: str, metadata: Metadata) -> None:
         self.target = target
+        self._hosts = hosts
         self._members: dict[str, Member] = {}
         self._outbox: deque[pb.StreamRequest] = deque()
         self._something_to_send = asyncio.Event()
         self._finished = False
         self._go_away: Draining | None = None
-        self._call = stub.Stream(self._requests(), metadata=metadata)
+        self._metadata = metadata
+        self._call = hosts.stub(target).Stream(self._requests(), metadata=metadata)
         self._reader = asyncio.create_task(self._read())
 
     @property
@@ -61,12 +64,20 @@ class Pipe:
 
     async def close(self) -> None:
         """Lets the server answer what it has read, for a moment, and ends."""
-        self._finished = True
-        self._something_to_send.set()
+        self._finish()
         _, unfinished = await asyncio.wait([self._reader], timeout=LAST_ANSWERS_S)
         if unfinished:
             self.abandon()
             await asyncio.wait([self._reader])
+
+    def close_soon(self) -> None:
+        """The same, not waited for."""
+        self._finish()
+        asyncio.get_running_loop().call_later(LAST_ANSWERS_S, self.abandon)
+
+    def _finish(self) -> None:
+        self._finished = True
+        self._something_to_send.set()
 
     def abandon(self) -> None:
         """Ends at once."""
@@ -96,11 +107,11 @@ class Pipe:
     async def _read(self) -> None:
         error: DncError = Unavailable(f"{self.target} ended the stream")
         try:
-            with translated():
+            async with self._hosts.translated(self.target):
                 async for response in self._call:
                     self._hand_out(response)
         except DncError as exc:
-            error = exc
+            error = await self._refusal() or exc if exc.message == LOST_REFUSAL else exc
         except asyncio.CancelledError:
             error = Unavailable("the stream was given up")
         finally:
@@ -108,6 +119,20 @@ class Pipe:
             self._something_to_send.set()
             for member in list(self._members.values()):
                 member.lose(self, self._go_away or error)
+
+    async def _refusal(self) -> DncError | None:
+        """What the server says to one more stream that sends nothing; None if it doesn't refuse it."""
+        call = self._hosts.stub(self.target).Stream(metadata=self._metadata, timeout=LAST_ANSWERS_S)
+        try:
+            async with self._hosts.translated(self.target):
+                await call.read()
+        except DeadlineExceeded:
+            pass
+        except DncError as refusal:
+            return refusal
+        finally:
+            call.cancel()
+        return None
 
     def _hand_out(self, response: pb.StreamResponse) -> None:
         kind = response.WhichOneof("message")

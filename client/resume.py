@@ -75,6 +75,11 @@ class Entry:
         """The place before it."""
         return Mark(self.serial, self.start, self.experience)
 
+    @property
+    def after(self) -> tuple[int, int]:
+        """Position and experience that it leads to."""
+        return self.end, self.experience + self.resets
+
     def is_durable(self, durable_position: int) -> bool:
         """Whether a power loss can't undo it. A reset's own durability shows only in that of a later chunk."""
         return self.end <= durable_position if self.timesteps else self.start < durable_position
@@ -110,6 +115,8 @@ class Ledger:
         self._bytes_in_flight = 0
         self._refused = False
         self._rewound_to: int | None = None
+        # Positions and experiences up to which all has been applied, and further ones that may have been.
+        self._applied = self._in_doubt = (position, experience)
 
     def __iter__(self) -> Iterator[Entry]:
         """All that may still have to be sent, in order."""
@@ -186,6 +193,7 @@ class Ledger:
         if again:
             entry.check_again(outputs)
         self._confirmed += 1
+        self._applied = max(self._applied, entry.after)
         self._bytes_in_flight -= entry.nbytes
         self._rewound_to = None
         self.durable_position = max(self.durable_position, durable_position)
@@ -212,6 +220,12 @@ class Ledger:
         entry = self._first_in_flight()
         return entry.refusal if entry is not None else None
 
+    @property
+    def applied_position(self) -> int | None:
+        """The position that the server has reached with what was sent, withdrawn entries included; None if answers
+        are missing that would tell."""
+        return self._applied[0] if self._doubtful(self._confirmed) <= self._applied else None
+
     def rewind(self, expected_position: int) -> bool:
         """The server stands at an earlier position: sends again from there. False if that isn't kept any more, or if
         the server went back again at once."""
@@ -222,6 +236,7 @@ class Ledger:
             return False
         self._rewound_to = expected_position
         self._send_from(first)
+        self._applied = self._in_doubt = (expected_position, self._entries[first].experience)
         return True
 
     def kept_after(self, position: int, experience: int) -> list[Entry]:
@@ -241,6 +256,7 @@ class Ledger:
         assert self.is_whole
         self._rewound_to = None
         self._send_from(0)
+        self._applied = self._in_doubt = (0, 0)
 
     def resend(self) -> None:
         """Sends everything unanswered again. What was answered last and was a reset goes before it, since the position
@@ -259,6 +275,7 @@ class Ledger:
         if mark.serial >= self._next_serial:
             return []
         first = max(0, len(self._entries) - (self._next_serial - mark.serial))
+        self._in_doubt = self._doubtful(max(first, self._confirmed))
         withdrawn = self._entries[first:]
         failed = [entry for entry in withdrawn if not entry.settled]
         for entry in failed:
@@ -284,7 +301,17 @@ class Ledger:
     def _first_in_flight(self) -> Entry | None:
         return self._entries[self._confirmed] if self._confirmed < self._sent else None
 
+    def _doubtful(self, first: int) -> tuple[int, int]:
+        """Where the session may stand for all that is known, if the entries from `first` on are sent no more."""
+        doubtful = self._in_doubt
+        for entry in self._entries[first : self._sent]:
+            if entry.refusal is not None and entry.refusal.certain:
+                break  # what was sent behind it doesn't fit where the session stands
+            doubtful = max(doubtful, entry.after)
+        return doubtful
+
     def _send_from(self, first: int) -> None:
+        self._in_doubt = self._doubtful(max(first, self._confirmed))
         for entry in self._entries[first : self._sent]:
             entry.request_id, entry.refusal = 0, None
         self._confirmed = self._sent = first

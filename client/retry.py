@@ -7,6 +7,7 @@ from typing import TypeVar
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, stop_before_delay
 from tenacity import wait_random_exponential as random_exponential
 
+from dnc_serve.client.checks import checked_seconds
 from dnc_serve.client.errors import DncError
 
 Result = TypeVar("Result")
@@ -20,7 +21,8 @@ class Retry:
     longest_wait_s: float = 2.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.first_wait_s <= self.longest_wait_s:
+        checked_seconds("first_wait_s", self.first_wait_s)
+        if not self.first_wait_s <= checked_seconds("longest_wait_s", self.longest_wait_s):
             raise ValueError(
                 f"first_wait_s is {self.first_wait_s} and longest_wait_s {self.longest_wait_s}; "
                 "expected 0 < first_wait_s <= longest_wait_s"

@@ -2,14 +2,24 @@
 
 import asyncio
 import secrets
+import weakref
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Sequence
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
 
 from dnc_serve.client.arrays import Float32, as_inputs, from_wire
+from dnc_serve.client.checks import (
+    UINT32,
+    checked_flag,
+    checked_id,
+    checked_names,
+    checked_number,
+    checked_position,
+    checked_rate,
+)
 from dnc_serve.client.delivery import Delivery, OpenPipe
 from dnc_serve.client.errors import BadRequest, Cancelled, DncError, Internal, SessionError, SessionReplaced
 from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, SessionInfo
@@ -45,16 +55,17 @@ class AsyncSession:
         allow_existing: bool = True,
         create: bool = True,
     ) -> None:
-        self.id = new_session_id() if session_id is None else session_id
+        self.id = new_session_id() if session_id is None else checked_id(session_id)
         self.created = False
         self.incarnation = 0
         self._client = client
-        self._allow_existing = allow_existing
-        self._create = create
-        self._open_pipe = open_pipe
+        self._allow_existing = checked_flag("allow_existing", allow_existing)
+        self._create = checked_flag("create", create)
+        self.open_pipe = open_pipe
         self._route = client.calls.hosts.route(self.id)
         self._turn = asyncio.Lock()
         self._delivery: Delivery | None = None
+        self._drop: weakref.finalize[..., AsyncSession] | None = None
         self._begins_here = False  # at its creation, as far as this client knows
         self._model: ModelInfo | None = None
 
@@ -93,14 +104,20 @@ class AsyncSession:
         )
         if self._delivery is not None:
             await self._delivery.close()
+        makes_again = self._begins_here and self._client.calls.retry is not None
         self._delivery = Delivery(
-            self.id, info.incarnation, ledger, self._route, self._client.calls, self._open_pipe,
-            self._make_again if self._begins_here and self._client.calls.retry is not None else None,
+            self.id, info.incarnation, ledger, self._route, self._client.calls, self.open_pipe,
+            weakref.WeakMethod(self._make_again) if makes_again else None,
         )  # fmt: skip
+        if self._drop is not None:
+            self._drop.detach()
+        # Whoever drops the handle has left the session: its stream is somebody else's to have.
+        self._drop = weakref.finalize(self, _leave, asyncio.get_running_loop(), self._delivery)
+        self._drop.atexit = False
         self._client.opened(self)
 
     async def close(self) -> None:
-        """Leaves the session; on the server it stays as it is."""
+        """Leaves the session; on the server it stays as it is. A handle that is dropped is left too."""
         if self._delivery is not None:
             await self._delivery.close()
         self._client.forget(self)
@@ -113,6 +130,11 @@ class AsyncSession:
 
     def __await__(self) -> Generator[Any, None, Self]:
         return self.open().__await__()
+
+    @property
+    def client(self) -> "AsyncClient":
+        """Whose connections it uses."""
+        return self._client
 
     @property
     def position(self) -> int:
@@ -174,14 +196,21 @@ class AsyncSession:
             async for outputs in self._stream_fed(chunks, groups):
                 yield outputs
             return
-        for chunk in chunks:
-            if self.failed:
+        fault: Exception | None = None
+        source = chunks_of(chunks)
+        while fault is None and not self.failed:
+            try:
+                groups.append(self.enter(next(source)))
+            except StopIteration:
                 break
-            groups.append(self.enter(chunk))
+            except Exception as exc:  # told after the outputs of what came before
+                fault = exc
             while groups and (groups[0][-1].settled or not self.has_room):
                 yield await self.outputs(groups.popleft())
         while groups:
             yield await self.outputs(groups.popleft())
+        if fault is not None:
+            raise fault
 
     async def _stream_fed(self, chunks: AsyncIterable[Any], groups: deque[list[Entry]]) -> AsyncIterator[Float32]:
         """The same where waiting for the next chunk must not hold up the outputs of those before."""
@@ -214,6 +243,7 @@ class AsyncSession:
         assert model is not None
         delivery.check()
         array = as_inputs(inputs, model.input_size)
+        reset_experience, debug = checked_flag("reset_experience", reset_experience), checked_flag("debug", debug)
         at_most = model.chunk_timesteps(debug)
         group = [
             self._enter_piece(delivery.ledger, array[start : start + at_most], reset_experience and not start, debug)
@@ -243,7 +273,12 @@ class AsyncSession:
             for entry in group:
                 await delivery.settled(entry)
         except BaseException as exc:
+            applied = sum(entry.timesteps for entry in group if entry.settled and entry.failure is None)
             delivery.withdraw(group[0].mark, exc if isinstance(exc, DncError) else Cancelled("the step was given up"))
+            if applied and isinstance(exc, DncError):
+                raise exc.with_note(
+                    f"{applied} timesteps of this step were applied before: make the same one again, or `resync()`"
+                ) from exc.__cause__
             raise
         return [entry.take() for entry in group]
 
@@ -253,7 +288,7 @@ class AsyncSession:
 
     async def reset(self, scope: Scope = "experience") -> None:
         """Zeroes the memory (`experience`; controller state and read vectors stay), or makes all as new (`all`)."""
-        if scope not in _SCOPES:
+        if not isinstance(scope, str) or scope not in _SCOPES:
             raise BadRequest(f"scope is {scope!r}, expected 'experience' or 'all'")
         async with self._turn:
             delivery = self._opened
@@ -293,14 +328,17 @@ class AsyncSession:
         `interface` gives what the timestep that led there asked of memory: gates, read modes and strengths by name, or
         nothing where all is new.
         """
-        return assemble(await self._dump_parts(pb.Dump(session_id=self.id, names=list(names), position=position)))
+        dump = pb.Dump(session_id=self.id, names=checked_names(names), position=checked_position(position))
+        return assemble(await self._dump_parts(dump))
 
     async def look(
         self, names: Sequence[str] = (), position: int | None = None, max_cells: int = DEFAULT_MAX_CELLS
     ) -> MemoryLook:
         """As `dump`, but arrays in their own shapes, those of more than `max_cells` numbers thinned on the server."""
-        cells = _checked_cells(max_cells)
-        dump = pb.Dump(session_id=self.id, names=list(names), position=position, max_cells=cells)
+        dump = pb.Dump(
+            session_id=self.id, names=checked_names(names), position=checked_position(position),
+            max_cells=checked_number("max_cells", max_cells, 1, UINT32),
+        )  # fmt: skip
         parts = await self._dump_parts(dump)
         full_shapes = {part.name: tuple(part.full_shape) for part in parts if part.name}
         return MemoryLook(parts[0].position, parts[0].experience, assemble(parts), full_shapes)
@@ -323,9 +361,9 @@ class AsyncSession:
         """
         request = pb.WatchMemoryRequest(
             session_id=self.id,
-            names=list(names),
-            max_frames_per_second=max_frames_per_second,
-            max_cells=_checked_cells(max_cells),
+            names=checked_names(names),
+            max_frames_per_second=checked_rate("max_frames_per_second", max_frames_per_second),
+            max_cells=checked_number("max_cells", max_cells, 1, UINT32),
         )
         frames = self._client.calls.persist_stream(
             lambda stub, metadata: stub.WatchMemory(request, metadata=metadata), self._route, self.id
@@ -336,8 +374,9 @@ class AsyncSession:
 
     async def fork(self, id: str | None = None, position: int | None = None) -> "AsyncSession":
         """An independent copy under another id, now or at an earlier position, opened."""
+        fork_id = new_session_id() if id is None else checked_id(id)
+        position = checked_position(position)
         await self._present()
-        fork_id = new_session_id() if id is None else id
         request = pb.ForkSessionRequest(
             session_id=self.id,
             fork_session_id=fork_id,
@@ -345,7 +384,7 @@ class AsyncSession:
             position=self._opened.ledger.position if position is None else position,
         )
         response = await self._unary("ForkSession", request)
-        fork = AsyncSession(self._client, fork_id, self._open_pipe)
+        fork = AsyncSession(self._client, fork_id, self.open_pipe)
         fork.created = response.created
         await fork.take_up(SessionInfo.from_wire(response.session))
         return fork
@@ -417,10 +456,18 @@ def assemble(parts: Iterable[pb.DumpPart]) -> dict[str, Float32]:
     return arrays
 
 
-def _checked_cells(max_cells: int) -> int:
-    if not 1 <= max_cells < 1 << 32:
-        raise BadRequest(f"max_cells is {max_cells}, expected at least 1 and less than 2^32")
-    return max_cells
+def chunks_of(chunks: Any) -> Iterator[Any]:
+    """What a stream is fed with. Raises BadRequest."""
+    try:
+        return iter(chunks)
+    except TypeError:
+        raise BadRequest(f"chunks is of type {type(chunks).__name__}, expected an iterable of inputs [T, I]") from None
+
+
+def _leave(loop: asyncio.AbstractEventLoop, delivery: Delivery) -> None:
+    """Closes a dropped handle's delivery, on its own loop, wherever the handle was collected."""
+    with suppress(RuntimeError):  # the loop is closed, and with it all that it ran
+        loop.call_soon_threadsafe(delivery.drop)
 
 
 def _joined(arrays: list[pb.Array]) -> Float32:

@@ -17,7 +17,7 @@ from dnc_serve.proto.reasons import DOMAIN, REASONS
 
 
 class ServeError(Exception):
-    """A request is refused, and nothing of it was applied.
+    """A request is refused. Nothing of it was applied, but for INTERNAL and STORE_UNAVAILABLE, where that isn't known.
 
     `metadata` holds what a program needs to go on (`expected_position`, `owner`, …); `retry_after_s` is set where
     coming again later makes sense.

@@ -6,11 +6,11 @@ the wait in the queue, the ticks, and the journal. Chunks without one cost nothi
 
 import time
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from dnc_serve.handler.addresses import is_loopback
 from dnc_serve.handler.engine.work import Chunk
+from dnc_serve.proto.targets import channel_options
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -71,13 +71,7 @@ def make_tracing(endpoint: str) -> Tracing | None:
     except ModuleNotFoundError as exc:
         raise ModuleNotFoundError(f"{exc}: tracing needs `pip install 'dnc-serve[tracing]'`") from exc
     provider = TracerProvider(resource=Resource.create({"service.name": "dnc-serve"}))
-    # A proxy of the environment is for collectors elsewhere.
-    host = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or ""
-    directly = (("grpc.enable_http_proxy", 0),) if is_loopback(host) else None
-    exporter = OTLPSpanExporter(
-        endpoint=endpoint,
-        insecure=not endpoint.startswith("https"),
-        channel_options=directly,  # type: ignore[arg-type]  # gRPC takes numbers, too
-    )
+    options: Any = channel_options(urlsplit(endpoint).netloc or endpoint)  # described as pairs of strings
+    exporter = OTLPSpanExporter(endpoint=endpoint, insecure=not endpoint.startswith("https"), channel_options=options)
     provider.add_span_processor(BatchSpanProcessor(exporter))
     return Tracing(provider)

@@ -5,17 +5,22 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from dnc_serve.client.cli.parser import filled, path
+from dnc_serve.client.checks import checked_seconds, token_fault
+from dnc_serve.client.cli.parser import path
 from dnc_serve.client.client import Client
 from dnc_serve.client.contact import DEFAULT_CONNECT_TIMEOUT_S
-from dnc_serve.client.hosts import DEFAULT_TARGET, TLS, Token
+from dnc_serve.client.hosts import DEFAULT_TARGET, Token
+from dnc_serve.client.tls import TLS
+from dnc_serve.proto.targets import check_target
 
 NOTICE_AFTER_S = 1.0
+
+Value = TypeVar("Value")
 
 
 def add_connection(
@@ -26,7 +31,7 @@ def add_connection(
     group.add_argument(
         "--target",
         action="append",
-        type=filled,
+        type=_argument(check_target),
         metavar="HOST:PORT",
         help=f"server; may be repeated for several with a common store ({otherwise})",
     )
@@ -37,10 +42,11 @@ def add_connection(
     )
     group.add_argument("--tls-certificate", type=path, metavar="FILE", help="PEM file of one's own certificate")
     group.add_argument("--tls-key", type=path, metavar="FILE", help="PEM file of its key")
-    group.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="for each call (30)")
+    seconds = _argument(lambda text: checked_seconds("it", float(text)))
+    group.add_argument("--timeout", type=seconds, default=30.0, metavar="SECONDS", help="for each call (30)")
     group.add_argument(
         "--connect-timeout",
-        type=float,
+        type=seconds,
         default=DEFAULT_CONNECT_TIMEOUT_S,
         metavar="SECONDS",
         help=f"until a server answers at all ({DEFAULT_CONNECT_TIMEOUT_S:g})",
@@ -53,8 +59,14 @@ def add_session(parser: argparse.ArgumentParser, **how: Any) -> None:
 
 
 def targets(args: argparse.Namespace) -> list[str]:
-    """The servers to talk to; ends with exit code 2 if the environment names none."""
-    return args.target or [_variable("DNC_TARGET", "host:port") or DEFAULT_TARGET]
+    """The servers to talk to; ends with exit code 2 if DNC_TARGET can't be one."""
+    if args.target:
+        return list(args.target)
+    try:
+        return [check_target(_variable("DNC_TARGET", "host:port") or DEFAULT_TARGET)]
+    except ValueError as exc:
+        print(f"dnc: DNC_TARGET: {exc}", file=sys.stderr)
+        raise SystemExit(2) from exc
 
 
 def _variable(name: str, expected: str) -> str | None:
@@ -69,6 +81,8 @@ def credentials(args: argparse.Namespace) -> tuple[Token | None, TLS | None]:
     """The token and the certificates; ends with exit code 2 if a file can't be read."""
     try:
         token = _token_of(args.token_file) if args.token_file else _variable("DNC_TOKEN", "a bearer token")
+        if token is not None and (fault := token_fault(token)):
+            raise ValueError(f"the token of {args.token_file or 'DNC_TOKEN'} {fault}")
         uses_tls = args.tls or args.tls_ca or args.tls_certificate or args.tls_key
         tls = TLS(ca=args.tls_ca, certificate=args.tls_certificate, key=args.tls_key) if uses_tls else None
         if tls is not None:
@@ -103,6 +117,18 @@ def connect(args: argparse.Namespace) -> Client:
         client.close()
         raise
     return client
+
+
+def _argument(checked: Callable[[str], Value]) -> Callable[[str], Value]:
+    """A check as argparse wants it, to say what is wrong in its own words."""
+
+    def convert(text: str) -> Value:
+        try:
+            return checked(text)
+        except ValueError as exc:
+            raise argparse.ArgumentTypeError(str(exc)) from exc
+
+    return convert
 
 
 @contextmanager

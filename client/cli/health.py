@@ -6,7 +6,6 @@ import sys
 from typing import Any
 
 from dnc_serve.client.cli.connection import add_connection, credentials, targets
-from dnc_serve.client.errors import translated
 from dnc_serve.client.hosts import Hosts
 
 HELP = "exit with 0 if the server serves, else with 1"
@@ -32,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
 async def _serves(hosts: Hosts, timeout_s: float) -> bool:
     try:
-        with translated():
+        async with hosts.translated(hosts.targets[0]):
             check: Any = hosts.channel(hosts.targets[0]).unary_unary(CHECK)
             return bool(await check(b"", timeout=timeout_s, metadata=hosts.metadata()) == SERVING)
     finally:

@@ -10,6 +10,7 @@ from dnc_serve.handler.doors.codec import encode_array
 from dnc_serve.handler.doors.operations import Operations
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
+from dnc_serve.proto.targets import DIRECTLY
 
 TIMEOUT_SECONDS = 60.0
 
@@ -19,7 +20,7 @@ async def self_test(address: str, operations: Operations, access: Access) -> Non
     session_id = f"self-test-{secrets.token_hex(8)}"
     inputs = encode_array(np.zeros((1, operations.engine.tiles.input_size), np.float32))
     metadata = access.own_metadata()
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with grpc.aio.insecure_channel(address, options=DIRECTLY) as channel:
         stub = dnc_pb2_grpc.DncServiceStub(channel)
         options = {"metadata": metadata, "timeout": TIMEOUT_SECONDS}
         await stub.CreateSession(pb.CreateSessionRequest(session_id=session_id), **options)

@@ -55,7 +55,11 @@ class OpenStreams:
         """A place for one more stream; raises QUEUE_FULL if there is none."""
         if self._count >= self._at_most:
             raise ServeError(
-                "QUEUE_FULL", f"{self._count} streams are open, at most {self._at_most} may be", retry_after_s=1.0
+                "QUEUE_FULL",
+                f"{self._count} streams are open, at most {self._at_most} may be: close sessions that nobody uses, let "
+                "sessions share streams (`Client.multiplex`), or serve with a larger --max-streams",
+                retry_after_s=1.0,
+                limit=self._at_most,
             )
         self._count += 1
         self._metrics.streams.set(self._count)

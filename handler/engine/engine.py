@@ -98,7 +98,7 @@ class Engine:
             whose = f"session {session.session_id!r}" if self.queued < config.max_queued_chunks_total else "the server"
             raise ServeError(
                 "QUEUE_FULL",
-                f"the queue of {whose} is full",
+                f"the queue of {whose} is full: wait for answers before sending more",
                 retry_after_s=0.05,
                 queued=len(session.fifo),
                 limit=config.max_queued_chunks,
@@ -220,7 +220,7 @@ class Engine:
             self._refuse_first(session, work, error)
         except Exception:  # a mistake: it may cost this work, and nobody else's
             logger.exception("work for session %r could not be begun", session.session_id)
-            self._refuse_first(session, work, ServeError("INTERNAL", "the server made a mistake; nothing was applied"))
+            self._refuse_first(session, work, ServeError("INTERNAL", "the server made a mistake; its log says which"))
         return True
 
     def _refuse_first(self, session: Session, work: Work, error: ServeError) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from dnc_serve.handler.addresses import host_port, reached_at
 from dnc_serve.handler.config import ServeConfig
+from dnc_serve.proto.targets import DIRECTLY
 
 
 def is_open(address: str) -> bool:
@@ -27,7 +28,7 @@ def health(address: str, config: ServeConfig, timeout_s: float) -> str:
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    with grpc.insecure_channel(host_port(*reached_at(address)), options=[("grpc.enable_http_proxy", 0)]) as channel:
+    with grpc.insecure_channel(host_port(*reached_at(address)), options=DIRECTLY) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
             answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s, wait_for_ready=True)

@@ -152,7 +152,7 @@ def test_tensors_lists_and_other_dtypes_are_inputs(client: Client) -> None:
         ([[1.0], [1.0, 2.0]], BadShape, "ragged"),
         (np.zeros((1, INPUT_SIZE), complex), BadDtype, "complex"),
         ([["a"] * INPUT_SIZE], BadDtype, "<U1"),
-        (np.full((1, INPUT_SIZE), np.nan), NotFinite, "nothing after it was applied"),
+        (np.full((1, INPUT_SIZE), np.nan), NotFinite, "nothing that was sent after it was applied"),
         (np.full((1, INPUT_SIZE), 1e300), NotFinite, "inf"),
     ],
 )
@@ -351,7 +351,7 @@ def test_closed_clients_and_forked_ones_say_so(address: str) -> None:
             os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
-        assert "make a new one after the fork" in pipe.read()
+        assert "start processes with spawn" in pipe.read()
     os.waitpid(child, 0)
     session.step(random_inputs(24, 1))
     session.close()

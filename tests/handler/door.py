@@ -16,6 +16,7 @@ from dnc_serve.handler.doors.codec import Float32, encode_array
 from dnc_serve.handler.server import Addresses, DncServer
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
+from dnc_serve.proto.targets import DIRECTLY
 
 TIMEOUT = 30
 
@@ -26,7 +27,7 @@ class Door:
     def __init__(self, addresses: Addresses, server: DncServer) -> None:
         self.addresses = addresses
         self.server = server
-        self.channel = grpc.insecure_channel(addresses.grpc)
+        self.channel = grpc.insecure_channel(addresses.grpc, options=DIRECTLY)
         self.stub = dnc_pb2_grpc.DncServiceStub(self.channel)
 
     def create(self, session_id: str) -> pb.Session:

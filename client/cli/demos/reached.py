@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 from dnc_serve.client.client import Client
 from dnc_serve.client.contact import DEFAULT_CONNECT_TIMEOUT_S
-from dnc_serve.client.hosts import TLS, Token
+from dnc_serve.client.hosts import Token
+from dnc_serve.client.tls import TLS
 
 
 @dataclass(frozen=True)

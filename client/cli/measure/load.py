@@ -17,6 +17,7 @@ import uvloop
 from dnc_serve.client.cli.measure.lockstep import Clock, Figures, Span, lockstep
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
+from dnc_serve.proto.targets import channel_options
 
 STREAM = "/dnc.v1.DncService/Stream"
 # A StreamResponse that holds a chunk's result begins with this tag; so does a StreamRequest with a chunk, which an echo
@@ -101,7 +102,7 @@ class Talker:
 
 
 async def _stream_load(load: Load) -> Figures:
-    async with grpc.aio.insecure_channel(load.address) as channel:
+    async with grpc.aio.insecure_channel(load.address, options=channel_options(load.address)) as channel:
         names = [name for names in load.streams for name in names]
         found = [pb.Session(session_id=name) for name in names] if load.is_echo else await sessions_of(channel, names)
         inputs = bits(load.chunk, load.input_size)
@@ -194,7 +195,7 @@ def step_each(address: str, sessions: Sequence[str], chunk: int, input_size: int
     async def step() -> float:
         inputs = bits(chunk, input_size)
         array = pb.Array(shape=inputs.shape, data=inputs.tobytes(), dtype=pb.DATA_TYPE_FLOAT32)
-        async with grpc.aio.insecure_channel(address) as channel:
+        async with grpc.aio.insecure_channel(address, options=channel_options(address)) as channel:
             stream: Any = channel.stream_stream(STREAM)()
             started = time.perf_counter()
 
@@ -219,7 +220,7 @@ def create(address: str, sessions: Sequence[str]) -> None:
     """Makes sessions that are not there."""
 
     async def make() -> None:
-        async with grpc.aio.insecure_channel(address) as channel:
+        async with grpc.aio.insecure_channel(address, options=channel_options(address)) as channel:
             await sessions_of(channel, sessions)
 
     run_loop(make())
@@ -227,7 +228,7 @@ def create(address: str, sessions: Sequence[str]) -> None:
 
 def model_of(address: str) -> tuple[int, str, str, str]:
     """Of the served model: input size, name, kind of artifact, device."""
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address, options=channel_options(address)) as channel:
         model = dnc_pb2_grpc.DncServiceStub(channel).GetModel(pb.GetModelRequest(), timeout=30)
         return model.input_size, model.name, model.artifact, model.device
 

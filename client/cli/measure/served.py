@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 import psutil
 
@@ -45,7 +45,7 @@ class Served:
         """The present value of each sample, by its name and its bucket (`le`), other labels summed."""
         from prometheus_client.parser import text_string_to_metric_families
 
-        with urlopen(f"http://{self._metrics}/metrics", timeout=30) as response:
+        with build_opener(ProxyHandler({})).open(f"http://{self._metrics}/metrics", timeout=30) as response:
             text = response.read().decode()
         values: dict[tuple[str, str], float] = {}
         for family in text_string_to_metric_families(text):

@@ -12,6 +12,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from dnc_serve.client.cli.measure.load import bits, run_loop
 from dnc_serve.client.cli.measure.lockstep import Exchange, Figures, Span, lockstep
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+from dnc_serve.proto.targets import channel_options
 
 PREDICTIONS = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions"
 MODEL = "dnc"
@@ -82,7 +83,7 @@ def handler_load(
 
 
 async def _load(address: str, callers: int, chunk: int, span: Span, make: Callable[[Predict, int], Any]) -> Figures:
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with grpc.aio.insecure_channel(address, options=channel_options(address)) as channel:
         predict: Any = channel.unary_unary(
             PREDICTIONS,
             request_serializer=PredictionsRequest.SerializeToString,
