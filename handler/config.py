@@ -3,7 +3,6 @@
 The class takes no value from the environment or a file: `load_config` of `settings.py` does.
 """
 
-import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -11,6 +10,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, ByteSize, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from dnc_serve.handler.addresses import host_port, is_loopback, parse_host, split_address
 
 ENVIRONMENT_PREFIX = "DNC_"
 # The text of a tokens file, for those who keep secrets in the environment.
@@ -23,8 +24,9 @@ COMPILED = "compiled"  # the folder of compiled models in the state folder
 
 def default_state_dir() -> Path:
     """Where programs keep what must outlive them, by the XDG rules."""
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(home) / "dnc-serve"
+    home = Path(os.environ.get("XDG_STATE_HOME", ""))
+    # A relative one is to be ignored, they say.
+    return (home if home.is_absolute() else Path.home() / ".local" / "state") / "dnc-serve"
 
 
 def _store(value: str) -> str:
@@ -34,10 +36,7 @@ def _store(value: str) -> str:
 
 
 def _host_port(value: str) -> str:
-    host, separator, port = value.rpartition(":")
-    if value and not (separator and host and port.isdecimal() and 0 < int(port) < 65536):
-        raise ValueError("expected host:port")
-    return value
+    return host_port(*split_address(value)) if value else value
 
 
 def _device(value: str) -> str:
@@ -48,7 +47,10 @@ def _device(value: str) -> str:
 
 
 def _absolute(path: Path) -> Path:
-    return path.expanduser().absolute()
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as exc:  # ~NAME of an unknown user
+        raise ValueError(f"expected a path ({exc})") from exc
 
 
 def _file(value: str) -> str:
@@ -91,15 +93,18 @@ class ServeConfig(BaseSettings):
     )
 
     # Where it listens.
-    host: str = Field(default="127.0.0.1", min_length=1, description="address of the streaming door and of the metrics")
+    host: Annotated[str, AfterValidator(parse_host)] = Field(
+        default="127.0.0.1", description="address of the streaming door and of the metrics"
+    )
     port: Port = Field(default=8500, description="port of the streaming door")
     metrics_port: Port = Field(default=8502, description="port of the Prometheus metrics")
-    torchserve_http_port: Port = Field(default=8080, description="TorchServe's HTTP inference port, on loopback")
-    torchserve_management_port: Port = Field(default=8081, description="TorchServe's HTTP management port, on loopback")
-    torchserve_metrics_port: Port = Field(default=8082, description="TorchServe's HTTP metrics port, on loopback")
-    torchserve_grpc_port: Port = Field(default=7070, description="TorchServe's gRPC inference port, on loopback")
+    # Free ones, so that several servers share a machine: few people use these doors.
+    torchserve_http_port: Port = Field(default=0, description="TorchServe's HTTP inference port, on loopback")
+    torchserve_management_port: Port = Field(default=0, description="TorchServe's HTTP management port, on loopback")
+    torchserve_metrics_port: Port = Field(default=0, description="TorchServe's HTTP metrics port, on loopback")
+    torchserve_grpc_port: Port = Field(default=0, description="TorchServe's gRPC inference port, on loopback")
     torchserve_grpc_management_port: Port = Field(
-        default=7071, description="TorchServe's gRPC management port, on loopback"
+        default=0, description="TorchServe's gRPC management port, on loopback"
     )
     advertise: Annotated[str, AfterValidator(_host_port)] = Field(
         default="", description="host:port under which clients and other servers reach the streaming door"
@@ -182,8 +187,8 @@ class ServeConfig(BaseSettings):
         protected = self.tls_certificate and (has_tokens or self.tls_client_ca)
         if not is_loopback(self.host) and not protected and not self.insecure:
             raise ValueError(
-                f"host is {self.host!r}; expected a loopback address, or tls_certificate with tokens or tls_client_ca, "
-                "or insecure, which allows an unprotected door"
+                f"host is {self.host!r}; expected a loopback address (127.0.0.1, ::1, localhost), or tls_certificate "
+                "with tokens or tls_client_ca, or insecure, which allows an unprotected door"
             )
         own = [name for name in PORTS if getattr(self, name)]
         for name in own:
@@ -211,14 +216,6 @@ class ServeConfig(BaseSettings):
 
 
 PORTS = tuple(name for name in ServeConfig.model_fields if name == "port" or name.endswith("_port"))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def flag(name: str) -> str:

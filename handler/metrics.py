@@ -3,19 +3,24 @@
 Seconds everywhere; no label holds a session id.
 """
 
+import os
 import time
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector
-from prometheus_client.core import HistogramMetricFamily
-from prometheus_client.registry import Collector
-from prometheus_client.samples import Exemplar
+# With one of these, prometheus_client keeps numbers in files for several processes, and can't ask for any; we are one.
+for _name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
+    os.environ.pop(_name, None)
 
-from dnc_serve.handler.engine.observer import Committed, Observer
-from dnc_serve.handler.engine.requests import Applied, Chunk, Reset
-from dnc_serve.handler.engine.session import Session
-from dnc_serve.proto.reasons import REASONS
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector  # noqa: E402
+from prometheus_client.core import HistogramMetricFamily  # noqa: E402
+from prometheus_client.registry import Collector  # noqa: E402
+from prometheus_client.samples import Exemplar  # noqa: E402
+
+from dnc_serve.handler.engine.observer import Committed, Observer  # noqa: E402
+from dnc_serve.handler.engine.requests import Applied, Chunk, Reset  # noqa: E402
+from dnc_serve.handler.engine.session import Session  # noqa: E402
+from dnc_serve.proto.reasons import REASONS  # noqa: E402
 
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)

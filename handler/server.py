@@ -19,13 +19,13 @@ from typing import Any, TypeVar
 import grpc
 import torch
 import uvloop
-from prometheus_client import start_http_server
 
 from dnc_serve.handler.api.access import Access
 from dnc_serve.handler.api.listener import SERVING, Door
 from dnc_serve.handler.api.logs import ChunkLog
 from dnc_serve.handler.api.operations import Operations
 from dnc_serve.handler.api.rows import answer_calls
+from dnc_serve.handler.api.scrapes import Scrapes
 from dnc_serve.handler.api.self_test import self_test
 from dnc_serve.handler.api.service import DncService
 from dnc_serve.handler.config import TOKENS_VARIABLE, ServeConfig
@@ -161,10 +161,9 @@ class DncServer:
             version("dnc-serve"), torch.__version__, platform.python_version(), grpc.__version__
         ).set(1)
         metrics.model_info.labels(config.model, engine.digest, engine.runner.kind, str(engine.runner.device)).set(1)
-        server, _ = start_http_server(config.metrics_port, config.host, metrics.registry)
-        self._cleanup.callback(server.server_close)
-        self._cleanup.callback(server.shutdown)
-        return f"{config.host}:{server.server_port}"
+        scrapes = Scrapes(config.host, config.metrics_port, metrics.registry)
+        self._cleanup.callback(scrapes.stop)
+        return scrapes.address
 
     async def _drain(self, grace_s: float) -> None:
         if self._drained:

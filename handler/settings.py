@@ -39,7 +39,7 @@ class LoadedConfig:
         for name in ServeConfig.model_fields:
             value = getattr(self.config, name)
             shown = _without_password(value) if name == "store" else value
-            setting = f"# {name} is not set" if shown is None else f"{name} = {_toml(shown)}"
+            setting = f"# {name} is not set" if shown in (None, "") else f"{name} = {_toml(shown)}"
             lines.append(f"{setting:<60} # {self.origins[name]}")
         return "\n".join(lines)
 
@@ -58,9 +58,13 @@ def load_config(flags: Mapping[str, Any], file: Path | None = None) -> LoadedCon
                 raise ConfigError(
                     f"{origin} sets {name!r}, which is no setting; expected one of those that --help lists"
                 )
+            if isinstance(value, str) and not value.strip():
+                raise ConfigError(f"{name} is {value!r} ({_origin(origin, name)}); expected a value, or to be left out")
             if name not in values:
                 values[name] = value
                 origins[name] = _origin(origin, name)
+    if not os.environ.get(TOKENS_VARIABLE, "unset").strip():
+        raise ConfigError(f"{TOKENS_VARIABLE} is empty; expected the text of a tokens file, or to be left out")
     try:
         return LoadedConfig(ServeConfig(**values), origins)
     except ValidationError as exc:

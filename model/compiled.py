@@ -123,7 +123,7 @@ def load_compiled(artifact: Artifact, cache: str | Path, device: torch.device | 
         path = folder / package["file"]
         try:
             code[package["rows"], package["ticks"]] = load_code(path, device)
-        except (RuntimeError, OSError) as exc:
+        except (RuntimeError, OSError, ImportError, AttributeError) as exc:  # the last two of another torch
             raise CompiledError(f"{path} can't be loaded: {exc}") from exc
     sizes = sorted({rows for rows, _ in code})
     ticks = sorted({count for _, count in code}, reverse=True)

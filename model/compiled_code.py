@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _aoti
 
 # From inputs [T, B, I] and states [B, S], contiguous and of the shapes that the code was made for, outputs [T, B, O]
 # and the states after them.
@@ -48,6 +47,10 @@ class CpuCode:
     """May be called in several threads at once."""
 
     def __init__(self, package: Path) -> None:
+        # Not above: it is torch's own, and another torch that lacks it can still run TorchScript.
+        from torch._C import _aoti
+
+        self._torch: Any = _aoti
         library = _mapped(package)
         create, self._run = library.AOTInductorModelContainerCreateWithDevice, library.AOTInductorModelContainerRun
         create.argtypes = (ctypes.POINTER(ctypes.c_void_p), ctypes.c_size_t, ctypes.c_char_p, ctypes.c_char_p)
@@ -60,12 +63,12 @@ class CpuCode:
 
     def __call__(self, inputs: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
         """As `Code`; raises RuntimeError if the code fails."""
-        capsules: Any = _aoti.unsafe_alloc_void_ptrs_from_tensors([inputs, states])
+        capsules: Any = self._torch.unsafe_alloc_void_ptrs_from_tensors([inputs, states])
         taken, given = _Pair(*[_pointer_of(capsule, None) for capsule in capsules]), _Pair()
         if self._run(self._container, taken, 2, given, 2, None, None):
             raise RuntimeError("compiled code failed; standard error says why")
         results: Any = [_capsule_of(each, None, None) for each in given]
-        outputs, after = _aoti.alloc_tensors_by_stealing_from_void_ptrs(results)
+        outputs, after = self._torch.alloc_tensors_by_stealing_from_void_ptrs(results)
         return outputs, after
 
 

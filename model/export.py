@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dnc_serve.model.config import DNCConfig
+from dnc_serve.model.device import check_device
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.layout import StateLayout
 from dnc_serve.model.tick import TickModule
@@ -77,8 +78,10 @@ def export(dnc: DNC, folder: str | Path, nr_cells: int | None = None) -> dict[st
 def load_artifact(folder: str | Path, device: torch.device | str = "cpu") -> Artifact:
     """Loads what `export` wrote, after checking that every part fits the manifest.
 
-    Raises ArtifactError if a file is missing, damaged or of another model, or was made for another torch.
+    Raises ArtifactError if a file is missing, damaged or of another model, or was made for another torch, and
+    DeviceMissing.
     """
+    check_device(device)
     folder = Path(folder)
     manifest = _read_manifest(folder)
     config = _checked_config(folder, manifest)
@@ -94,6 +97,8 @@ def load_artifact(folder: str | Path, device: torch.device | str = "cpu") -> Art
         )
     try:
         module = torch.jit.load(folder / MODULE_FILE, map_location=device).eval()  # type: ignore[no-untyped-call]
+    except torch.OutOfMemoryError as exc:
+        raise ArtifactError(_no_memory(folder, device, exc)) from exc
     except RuntimeError as exc:
         raise ArtifactError(
             f"{folder / MODULE_FILE} isn't a TorchScript file that torch {torch.__version__} can load ({exc}). "
@@ -169,6 +174,8 @@ def _check_module(
         with torch.inference_mode():
             outputs, after = module(inputs, packed)
         fits = list(outputs.shape) == [1, 1, config.output_size] and after.shape == packed.shape
+    except torch.OutOfMemoryError as exc:
+        raise ArtifactError(_no_memory(folder, device, exc)) from exc
     except RuntimeError as exc:
         raise ArtifactError(f"{folder / MODULE_FILE} can't step: {exc}. Export the model again.") from exc
     if not fits:
@@ -176,6 +183,10 @@ def _check_module(
             f"{folder / MODULE_FILE} gives outputs {list(outputs.shape)} and states {list(after.shape)}; its manifest "
             f"says {[1, 1, config.output_size]} and {list(packed.shape)}. Export the model again."
         )
+
+
+def _no_memory(folder: Path, device: Any, error: Exception) -> str:
+    return f"{folder} doesn't fit into the memory of {device}: {str(error).splitlines()[0]}"
 
 
 def _file_facts(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -78,15 +79,19 @@ class TensorBoardGallery(Gallery):
     def __init__(self, folder: str | Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer: Any = SummaryWriter(str(folder))
+        # A writer makes its files at once, and a training that doesn't begin is to leave none.
+        self._new_writer = partial(SummaryWriter, str(folder))
+        self._writer: Any = None
 
     def show(self, iteration: int, heatmaps: Mapping[str, Heatmap]) -> None:
+        self._writer = self._writer or self._new_writer()
         for name, values in heatmaps.items():
             self._writer.add_image(f"memory/{name}", coloured(values), iteration, dataformats="HWC")
         self._writer.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 class PngGallery(Gallery):
@@ -94,11 +99,11 @@ class PngGallery(Gallery):
 
     def __init__(self, folder: str | Path) -> None:
         self._folder = Path(folder)
-        self._folder.mkdir(parents=True, exist_ok=True)
 
     def show(self, iteration: int, heatmaps: Mapping[str, Heatmap]) -> None:
         from PIL import Image
 
+        self._folder.mkdir(parents=True, exist_ok=True)
         for name, values in heatmaps.items():
             Image.fromarray(enlarged(coloured(values))).save(self._folder / f"{iteration:07d}-{name}.png")
 

@@ -32,6 +32,16 @@ def save_weights(dnc: DNC, folder: str | Path) -> None:
     _replace(folder / CONFIG_FILE, lambda path: path.write_text(config))
 
 
+def check_run(folder: str | Path, expected: str = "a folder that `dnc train` wrote") -> None:
+    """Raises FileNotFoundError, naming what was expected, if the folder doesn't hold a model's weights and config."""
+    folder = Path(folder)
+    for name in ("", CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).exists():
+            raise FileNotFoundError(f"{folder / name} doesn't exist; expected {expected}")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is a file; expected {expected}")
+
+
 def load_weights(dnc: DNC, folder: str | Path) -> None:
     """Fills a DNC with the folder's weights; how many memory slots it has doesn't matter.
 
@@ -49,6 +59,7 @@ def load_model(folder: str | Path, nr_cells: int | None = None, **placement: Any
 
     `placement`: batch_first, debug, device, gpu_id. Raises as `load_weights`, and ValueError for a wrong config.
     """
+    check_run(folder)
     path = Path(folder) / CONFIG_FILE
     try:
         config = DNCConfig.from_dict(json.loads(path.read_text()))

@@ -1,12 +1,14 @@
-"""Options of the tests."""
+"""Options of the tests, and the environment that they have."""
 
 import os
 
 import pytest
 
-# Tests reach servers of their own, and what they start inherits this; what a proxy changes is tested by setting one.
-for variable in [name for name in os.environ if name.lower().endswith("_proxy")]:
-    del os.environ[variable]
+# A developer's shell may hold settings of other servers, and a proxy that doesn't lead to this machine. Here, because
+# prometheus_client decides when it is imported.
+for _name in [*os.environ]:
+    if _name.startswith(("DNC_", "TS_", "PROMETHEUS_", "prometheus_")) or _name.lower().endswith("_proxy"):
+        del os.environ[_name]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -5,12 +5,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+from dnc_serve.client.cli.files import made_folder, reason
+from dnc_serve.client.cli.parser import filled, path
+
 HELP = "pack a model into a .mar for TorchServe"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="a bundled name, a run, or an artifact folder")
-    parser.add_argument("--output", "-o", type=Path, metavar="FILE", help="where to write it (default: dnc.mar)")
+    parser.add_argument("model", type=filled, help="a bundled name, a run, or an artifact folder")
+    parser.add_argument("--output", "-o", type=path, metavar="FILE", help="where to write it (default: dnc.mar)")
     parser.add_argument("--nr-cells", type=int, metavar="N", help="memory slots of a run that is exported")
     parser.add_argument("--force", action="store_true", help="replace an existing file")
 
@@ -28,10 +31,10 @@ def run(args: argparse.Namespace) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="dnc-") as scratch:
             artifact = resolve_artifact(args.model, args.nr_cells, Path(scratch) / "artifacts", Path(scratch))
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_archive(artifact, target, ServeConfig())
+            with made_folder(target.parent):
+                write_archive(artifact, target, ServeConfig())
     except (ModelError, OSError) as exc:
-        print(f"dnc archive: {exc}", file=sys.stderr)
+        print(f"dnc archive: {reason(exc)}", file=sys.stderr)
         return 1
     print(target)
     return 0

@@ -1,5 +1,6 @@
 """A real `dnc serve` as a child process, on free ports."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -33,8 +34,12 @@ def serve_command(model: str | Path, state_dir: Path, *flags: str) -> list[str]:
 
 @contextmanager
 def child_server(model: str | Path, state_dir: Path, *flags: str) -> Iterator[ChildServer]:
-    """Starts a server and stops it at the end. Raises ServerFailed."""
-    with subprocess.Popen(serve_command(model, state_dir, *flags), stdout=subprocess.PIPE, text=True) as process:
+    """Starts a server and stops it at the end; of settings it has these alone. Raises ServerFailed."""
+    named = Path(model).expanduser()
+    command = serve_command(named.absolute() if named.exists() else model, state_dir.absolute(), *flags)
+    # Somebody's own server may have settings in the environment, and in a dnc.toml of this folder.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DNC_")}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd="/") as process:
         try:
             yield ChildServer(process, _addresses(process))
         finally:

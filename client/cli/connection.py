@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dnc_serve.client.checks import checked_seconds, token_fault
+from dnc_serve.client.cli.parser import path
 from dnc_serve.client.client import Client
 from dnc_serve.client.contact import DEFAULT_CONNECT_TIMEOUT_S
 from dnc_serve.client.hosts import DEFAULT_TARGET, Token
@@ -34,11 +35,13 @@ def add_connection(
         metavar="HOST:PORT",
         help=f"server; may be repeated for several with a common store ({otherwise})",
     )
-    group.add_argument("--token-file", type=Path, metavar="FILE", help="bearer token (DNC_TOKEN has the token itself)")
+    group.add_argument("--token-file", type=path, metavar="FILE", help="bearer token (DNC_TOKEN has the token itself)")
     group.add_argument("--tls", action="store_true", help="use TLS, with the system's authorities")
-    group.add_argument("--tls-ca", metavar="FILE", help="PEM file of the authority that the server's certificate is of")
-    group.add_argument("--tls-certificate", metavar="FILE", help="PEM file of one's own certificate")
-    group.add_argument("--tls-key", metavar="FILE", help="PEM file of its key")
+    group.add_argument(
+        "--tls-ca", type=path, metavar="FILE", help="PEM file of the authority that the server's certificate is of"
+    )
+    group.add_argument("--tls-certificate", type=path, metavar="FILE", help="PEM file of one's own certificate")
+    group.add_argument("--tls-key", type=path, metavar="FILE", help="PEM file of its key")
     seconds = _argument(lambda text: checked_seconds("it", float(text)))
     group.add_argument("--timeout", type=seconds, default=30.0, metavar="SECONDS", help="for each call (30)")
     group.add_argument(
@@ -60,19 +63,27 @@ def targets(args: argparse.Namespace) -> list[str]:
     if args.target:
         return list(args.target)
     try:
-        return [check_target(os.environ.get("DNC_TARGET", DEFAULT_TARGET))]
+        return [check_target(_variable("DNC_TARGET", "host:port") or DEFAULT_TARGET)]
     except ValueError as exc:
         print(f"dnc: DNC_TARGET: {exc}", file=sys.stderr)
         raise SystemExit(2) from exc
 
 
+def _variable(name: str, expected: str) -> str | None:
+    value = os.environ.get(name)
+    if value is not None and not value.strip():
+        print(f"dnc: {name} is {value!r}; expected {expected}", file=sys.stderr)
+        raise SystemExit(2)
+    return value
+
+
 def credentials(args: argparse.Namespace) -> tuple[Token | None, TLS | None]:
     """The token and the certificates; ends with exit code 2 if a file can't be read."""
     try:
-        token = args.token_file.read_text().strip() if args.token_file else os.environ.get("DNC_TOKEN") or None
+        token = _token_of(args.token_file) if args.token_file else _variable("DNC_TOKEN", "a bearer token")
         if token is not None and (fault := token_fault(token)):
             raise ValueError(f"the token of {args.token_file or 'DNC_TOKEN'} {fault}")
-        uses_tls = args.tls or args.tls_ca or args.tls_certificate
+        uses_tls = args.tls or args.tls_ca or args.tls_certificate or args.tls_key
         tls = TLS(ca=args.tls_ca, certificate=args.tls_certificate, key=args.tls_key) if uses_tls else None
         if tls is not None:
             tls.credentials()
@@ -82,10 +93,23 @@ def credentials(args: argparse.Namespace) -> tuple[Token | None, TLS | None]:
     return token, tls
 
 
+def _token_of(file: Path) -> str:
+    token = file.read_text().strip()
+    if not token:
+        raise ValueError(f"--token-file is {str(file)!r}, which is empty; expected a bearer token in it")
+    return token
+
+
 def connect(args: argparse.Namespace) -> Client:
     """The client that the flags describe, when its server has answered. Raises DncError if it doesn't."""
     token, tls = credentials(args)
-    client = Client(targets(args), token=token, tls=tls, timeout_s=args.timeout, connect_timeout_s=args.connect_timeout)
+    try:
+        client = Client(
+            targets(args), token=token, tls=tls, timeout_s=args.timeout, connect_timeout_s=args.connect_timeout
+        )
+    except ValueError as exc:
+        print(f"dnc: {exc}", file=sys.stderr)
+        raise SystemExit(2) from exc
     try:
         with _waiting_for(targets(args)):
             client.model()

@@ -3,13 +3,14 @@
 import argparse
 import sys
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from dnc_serve.client.cli.child_server import ServerFailed
 from dnc_serve.client.cli.connection import add_connection, credentials
 from dnc_serve.client.cli.demos import DemoFailed, copy, graph, recall
 from dnc_serve.client.cli.demos.reached import Reached
+from dnc_serve.client.cli.files import reason
+from dnc_serve.client.cli.parser import path
 
 HELP = "start a server, let a session remember something, and ask for it from another process"
 DEMOS = {"copy": copy, "recall": recall, "graph": graph}
@@ -22,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = f"graph:\n{graph.DETAILS}"
     parser.add_argument("demo", nargs="?", choices=DEMOS, default="copy", help="which one (copy)")
     parser.add_argument("--seed", type=int, help="copy, recall: for the same bits again")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="recall, graph: a picture of what was found where")
+    parser.add_argument("--plot", type=path, metavar="FILE", help="recall, graph: a picture of what was found where")
     parser.add_argument("--model", metavar="MODEL", help="another model of that task (the bundled one)")
     for name, demo in DEMOS.items():
         demo.configure(parser.add_argument_group(name, demo.HELP))
@@ -67,6 +68,6 @@ def _reached(given: dict[str, Any]) -> Reached | None:
     return Reached(tuple(flags.target), token, tls, flags.timeout, flags.connect_timeout)
 
 
-def _refuse(reason: object, code: int) -> int:
-    print(f"dnc demo: {reason}", file=sys.stderr)
+def _refuse(why: Exception | str, code: int) -> int:
+    print(f"dnc demo: {why if isinstance(why, str) else reason(why)}", file=sys.stderr)
     return code

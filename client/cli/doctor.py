@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from dnc_serve.client.cli.parser import path
 
 if TYPE_CHECKING:
     from dnc_serve.handler.config import ServeConfig
@@ -38,7 +39,7 @@ class Finding:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings, as for `dnc serve`")
+    parser.add_argument("--config", type=path, metavar="FILE", help="TOML file of settings, as for `dnc serve`")
     parser.add_argument("--model", default=argparse.SUPPRESS, help="the model to check")
     parser.add_argument("--state-dir", default=argparse.SUPPRESS, help="the state folder to check")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
@@ -82,7 +83,7 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
         return
     yield Finding("settings", OK, "valid")
     yield from _variables()
-    checks: list[Callable[[ServeConfig], Finding]] = [_java, _gpu, _temp_folder, _state_folder, _store, _model]
+    checks: list[Callable[[ServeConfig], Finding]] = [_java, _gpu, _temp_folder, _files, _store, _model]
     for check in checks:
         yield check(config)
     yield from _ports(config)
@@ -97,14 +98,17 @@ def _config(args: argparse.Namespace) -> "ServeConfig":
 
 def _ask_health(args: argparse.Namespace) -> int:
     """What the health check of a container runs."""
+    from dnc_serve.handler.addresses import host_port, split_address
     from dnc_serve.handler.torchserve.probe import health
 
     try:
         config = _config(args)
+        address = args.serving or host_port(config.host, config.port)
+        split_address(address)
     except ValueError as exc:
-        print(f"dnc doctor: {exc}", file=sys.stderr)
+        print(f"dnc doctor: {f'--serving is {args.serving!r}; ' if args.serving else ''}{exc}", file=sys.stderr)
         return 2
-    answer = health(args.serving or f"{config.host}:{config.port}", config, HEALTH_TIMEOUT_S)
+    answer = health(address, config, HEALTH_TIMEOUT_S)
     print(answer)
     return 0 if answer == "SERVING" else 1
 
@@ -153,11 +157,16 @@ def _java(config: "ServeConfig") -> Finding:
 def _gpu(config: "ServeConfig") -> Finding:
     import torch
 
+    from dnc_serve.model.device import DeviceMissing, check_device
+
+    if config.device != "auto":
+        try:
+            check_device(config.device)
+        except DeviceMissing as exc:
+            return Finding("gpu", FAIL, str(exc), "set device to one of these, or to auto")
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         return Finding("gpu", OK, ", ".join(names))
-    if config.device.startswith("cuda"):
-        return Finding("gpu", FAIL, f"device is {config.device!r}, but torch finds no GPU", "set device to cpu or auto")
     if shutil.which("nvidia-smi"):
         return Finding(
             "gpu", WARN, f"a GPU driver is here, but torch {torch.__version__} can't use it", "install a CUDA torch"
@@ -176,11 +185,15 @@ def _temp_folder(config: "ServeConfig") -> Finding:
         return Finding("temp folder", FAIL, f"{tempfile.gettempdir()}: {exc}", hint)
 
 
-def _state_folder(config: "ServeConfig") -> Finding:
+def _files(config: "ServeConfig") -> Finding:
+    from dnc_serve.handler.torchserve.files import FileUnusable, check_files
+
     folder, hint = config.state_dir, "set state_dir to a folder of your own, on a local disk"
+    try:
+        check_files(config)
+    except FileUnusable as exc:
+        return Finding("state", FAIL, str(exc), hint if str(exc).startswith("state_dir") else "see docs/security.md")
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        return Finding("state", FAIL, f"{folder} can't be written to", hint)
     free = shutil.disk_usage(existing).free
     found = f"{folder}, {free / 2**30:.1f} GiB free"
     if free < LEAST_FREE_BYTES:
@@ -222,20 +235,19 @@ def _model(config: "ServeConfig") -> Finding:
 
 def _ports(config: "ServeConfig") -> Iterator[Finding]:
     from dnc_serve.handler.config import PORTS, flag
-    from dnc_serve.handler.torchserve.ports import host_of, is_free
+    from dnc_serve.handler.torchserve.ports import AddressUnusable, PortTaken, check_port
 
     for setting in PORTS:
-        port, host = getattr(config, setting), host_of(config, setting)
+        port = getattr(config, setting)
         if not port:
             continue
         try:
-            free = is_free(host, port)
-        except OSError as exc:
-            yield Finding("port", FAIL, f"{setting} on {host}: {exc}", "set host to an address of this machine")
-            continue
-        if free:
-            yield Finding("port", OK, f"{port} is free ({setting})")
-        else:
+            check_port(config, setting)
+        except PortTaken:
             yield Finding(
                 "port", FAIL, f"{port} is taken ({setting})", f"stop what listens there, or give {flag(setting)} 0"
             )
+        except AddressUnusable as exc:
+            yield Finding("port", FAIL, str(exc), f"give another {flag('host')}, or {flag(setting)} 0")
+        else:
+            yield Finding("port", OK, f"{port} is free ({setting})")

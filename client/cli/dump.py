@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,8 @@ import numpy as np
 from dnc_serve.client.arrays import Float32
 from dnc_serve.client.axes import described
 from dnc_serve.client.cli.connection import add_connection, add_session, connect
+from dnc_serve.client.cli.files import replacing
+from dnc_serve.client.cli.parser import path
 
 HELP = "show, save or plot a session's memory"
 
@@ -23,8 +24,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_session(parser)
     parser.add_argument("names", nargs="*", metavar="NAME", help="memory, link_matrix, … (all)")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE.npz", help="save the arrays")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="save heatmaps as .png or .svg")
+    parser.add_argument("-o", "--output", type=path, metavar="FILE.npz", help="save the arrays")
+    parser.add_argument("--plot", type=path, metavar="FILE", help="save heatmaps as .png or .svg")
     parser.add_argument("--position", type=int, metavar="P", help="as it was at an earlier position")
     add_connection(parser)
 
@@ -46,15 +47,16 @@ def run(args: argparse.Namespace) -> int:
         return 1
     try:
         if args.output is not None:
-            with args.output.open("wb") as file:
+            with replacing(args.output) as beside, beside.open("wb") as file:
                 np.savez(file, allow_pickle=False, **arrays)
             print(args.output)
         if args.plot is not None:
             from dnc_serve.client.plotting import save_heatmaps
 
-            save_heatmaps(arrays, config, args.plot, f"session {args.session} at position {position}")
+            with replacing(args.plot) as beside:
+                save_heatmaps(arrays, config, beside, f"session {args.session} at position {position}")
             print(args.plot)
-    except (OSError, ImportError) as exc:
+    except ImportError as exc:
         print(f"dnc dump: {exc}", file=sys.stderr)
         return 1
     if args.output is None and args.plot is None:

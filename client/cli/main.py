@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+from dnc_serve.client.cli.files import reason
 from dnc_serve.client.cli.parser import Parser, did_you_mean
 from dnc_serve.client.errors import DncError
 
@@ -43,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read the output has gone; nothing more can be flushed at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"dnc {command}: {reason(error)}", file=sys.stderr)
         return 1
     return code
 

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 
@@ -28,6 +29,18 @@ def did_you_mean(word: str, words: Sequence[str]) -> str:
     """The one that it resembles, as a remark; nothing if there is none."""
     close = difflib.get_close_matches(word, words, n=1)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def filled(text: str) -> str:
+    """Some text, as the type of an argument: of a variable that isn't set, a shell makes an empty one."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r}; expected some text")
+    return text
+
+
+def path(text: str) -> Path:
+    """A path, as the type of an argument; an empty one would be the working folder."""
+    return Path(filled(text))
 
 
 def count(text: str) -> int:

@@ -11,7 +11,8 @@ import numpy as np
 
 from dnc_serve.client.arrays import Float32
 from dnc_serve.client.cli.connection import add_connection, add_session, connect
-from dnc_serve.client.cli.parser import count
+from dnc_serve.client.cli.files import made_folder, replacing
+from dnc_serve.client.cli.parser import count, filled, path
 from dnc_serve.client.cli.timesteps import BadFile, Source
 from dnc_serve.client.client import Session
 
@@ -47,9 +48,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_session(parser)
     parser.add_argument(
-        "inputs", nargs="?", metavar="FILE", help="timesteps to send: CSV, .npy [T, I], or - for standard input"
+        "inputs",
+        nargs="?",
+        type=filled,
+        metavar="FILE",
+        help="timesteps to send: CSV, .npy [T, I], or - for standard input",
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="made if it isn't there")
+    parser.add_argument("-o", "--output", type=path, required=True, metavar="FOLDER", help="made if it isn't there")
     parser.add_argument(
         "--last", type=count, default=DEFAULT_LAST, metavar="T", help=f"timesteps to look up ({DEFAULT_LAST})"
     )
@@ -60,13 +65,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Exit code 0 when both files are written, 1 if something is in the way."""
     try:
-        inputs = None if args.inputs is None else _all_timesteps(args.inputs)
-        args.output.mkdir(parents=True, exist_ok=True)
-        with connect(args) as client, client.session(args.session, create=inputs is not None) as session:
-            recording = look_up(session, args.last) if inputs is None else send(session, inputs)
-            config = client.model().config
-        _write(recording, config, args)
-    except (BadFile, OSError, ImportError) as exc:
+        source = None if args.inputs is None else Source(args.inputs)
+        with connect(args) as client, made_folder(args.output):
+            model = client.model()
+            inputs = None if source is None else np.concatenate([*source.chunks(1 << 16, model.input_size)])
+            with client.session(args.session, create=inputs is not None) as session:
+                recording = look_up(session, args.last) if inputs is None else send(session, inputs)
+            _write(recording, model.config, args)
+    except (BadFile, ImportError) as exc:
         print(f"dnc record: {exc}", file=sys.stderr)
         return 1
     return 0
@@ -92,15 +98,10 @@ def look_up(session: Session, last: int) -> Recording:
 def _write(recording: Recording, config: Mapping[str, Any], args: argparse.Namespace) -> None:
     from dnc_serve.client.plotting import save_animation
 
-    recording.save(args.output / ARRAYS_FILE)
+    with replacing(args.output / ARRAYS_FILE) as file:
+        recording.save(file)
     print(args.output / ARRAYS_FILE)
     titles = [f"session {args.session} after timestep {position}" for position in recording.positions]
-    save_animation(recording.arrays, config, args.output / ANIMATION_FILE, titles, args.fps)
+    with replacing(args.output / ANIMATION_FILE) as file:
+        save_animation(recording.arrays, config, file, titles, args.fps)
     print(args.output / ANIMATION_FILE)
-
-
-def _all_timesteps(path: str) -> Float32:
-    chunks = list(Source(path).chunks(1 << 16))
-    if not chunks:
-        raise BadFile(f"{path}: holds no timesteps")
-    return np.concatenate(chunks)

@@ -3,8 +3,10 @@
 import argparse
 import logging
 import sys
-from pathlib import Path
 from typing import Any
+
+from dnc_serve.client.cli.files import reason
+from dnc_serve.client.cli.parser import path
 
 HELP = "serve a model until Ctrl-C or SIGTERM"
 
@@ -18,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "stronger than the environment, and that than the file. When it serves, one line on standard output begins "
         "with `ready` and gives all addresses."
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings (default: ./dnc.toml)")
+    parser.add_argument("--config", type=path, metavar="FILE", help="TOML file of settings (default: ./dnc.toml)")
     parser.add_argument("--show-config", action="store_true", help="print each setting and where it came from, and end")
     for name, field in ServeConfig.model_fields.items():
         default = field.get_default(call_default_factory=True)
@@ -55,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     stops = Stops()
 
     from dnc_serve.handler.torchserve.artifact import ModelError
+    from dnc_serve.handler.torchserve.files import FileUnusable
     from dnc_serve.handler.torchserve.logs import configure_logs
     from dnc_serve.handler.torchserve.ports import AddressUnusable
 
@@ -63,10 +66,10 @@ def run(args: argparse.Namespace) -> int:
         logging.getLogger(__name__).warning(sentence)
     try:
         return serve(loaded.config, stops, lambda line: print(line, flush=True))
-    except (StartFailed, ModelError, AddressUnusable, OSError) as exc:
+    except (StartFailed, ModelError, FileUnusable, AddressUnusable, OSError) as exc:
         return _refuse(exc, 1)
 
 
-def _refuse(reason: object, code: int) -> int:
-    print(f"dnc serve: {reason}", file=sys.stderr)
+def _refuse(why: Exception | str, code: int) -> int:
+    print(f"dnc serve: {why if isinstance(why, str) else reason(why)}", file=sys.stderr)
     return code

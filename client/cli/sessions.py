@@ -3,14 +3,14 @@
 import argparse
 import itertools
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from dnc_serve.client.cli.connection import add_connection, add_session, connect
+from dnc_serve.client.cli.files import replacing
+from dnc_serve.client.cli.parser import path
 from dnc_serve.client.info import SessionInfo
 
 HELP = "list sessions, export one to a file or import it"
@@ -22,9 +22,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     export = actions.add_parser("export", help="save a session to a file")
     importing = actions.add_parser("import", help="take a session up from a file")
     add_session(export)
-    export.add_argument("file", type=Path, metavar="FILE.safetensors")
+    export.add_argument("file", type=path, metavar="FILE.safetensors")
     add_session(importing, help="the id that it gets")
-    importing.add_argument("file", type=Path, metavar="FILE.safetensors")
+    importing.add_argument("file", type=path, metavar="FILE.safetensors")
     for each in (parser, listing):
         each.add_argument("--prefix", default="", help="only ids that begin so")
         each.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -33,24 +33,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    try:
-        with connect(args) as client:
-            if args.action == "export":
-                args.file.write_bytes(client.session(args.session, create=False).export())
-                print(args.file)
-            elif args.action == "import":
-                session = client.import_session(args.session, args.file.read_bytes())
-                print(f"session {session.id} at position {session.position}, experience {session.experience}")
-            elif args.json:
-                for info in client.sessions(args.prefix):
-                    print(json.dumps(asdict(info), default=_plain))
-            else:
-                _print_table(client.sessions(args.prefix))
-    except OSError as exc:
-        if isinstance(exc, BrokenPipeError):
-            raise
-        print(f"dnc sessions: {exc}", file=sys.stderr)
-        return 1
+    blob = args.file.read_bytes() if args.action == "import" else b""
+    with connect(args) as client:
+        if args.action == "export":
+            with replacing(args.file) as beside:
+                beside.write_bytes(client.session(args.session, create=False).export())
+            print(args.file)
+        elif args.action == "import":
+            session = client.import_session(args.session, blob)
+            print(f"session {session.id} at position {session.position}, experience {session.experience}")
+        elif args.json:
+            for info in client.sessions(args.prefix):
+                print(json.dumps(asdict(info), default=_plain))
+        else:
+            _print_table(client.sessions(args.prefix))
     return 0
 
 

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterator
 
 from dnc_serve.client.cli.connection import add_connection, add_session, connect
-from dnc_serve.client.cli.parser import count
-from dnc_serve.client.cli.timesteps import STANDARD, BadFile, Float32, Source, write
+from dnc_serve.client.cli.parser import count, filled
+from dnc_serve.client.cli.timesteps import STANDARD, BadFile, Float32, Source, output, write
 from dnc_serve.client.client import Session
 
 HELP = "send timesteps through a session and print its outputs"
@@ -16,11 +16,16 @@ HELP = "send timesteps through a session and print its outputs"
 def configure(parser: argparse.ArgumentParser) -> None:
     add_session(parser)
     parser.add_argument(
-        "inputs", nargs="?", default=STANDARD, metavar="FILE",
+        "inputs", nargs="?", type=filled, default=STANDARD, metavar="FILE",
         help="CSV with one timestep a line, or .npy [T, I]; standard input if left out",
     )  # fmt: skip
     parser.add_argument(
-        "-o", "--output", default=STANDARD, metavar="FILE", help="where outputs go, .npy or CSV by its name; else as in"
+        "-o",
+        "--output",
+        type=filled,
+        default=STANDARD,
+        metavar="FILE",
+        help="where outputs go, .npy or CSV by its name; else as in",
     )
     parser.add_argument("--reset-experience", action="store_true", help="zero the memory before the first timestep")
     parser.add_argument("--chunk", type=count, default=64, metavar="T", help="timesteps sent at once (64)")
@@ -37,24 +42,35 @@ def run(args: argparse.Namespace) -> int:
         if as_npy and args.output == STANDARD and sys.stdout.isatty():
             print("dnc step: .npy is not for terminals; use -o FILE", file=sys.stderr)
             return 2
-        with connect(args) as client, client.session(args.session) as session:
-            timesteps = write(_outputs(session, source, args), args.output, as_npy)
+        with connect(args) as client, output(args.output) as begin:
+            chunks = source.chunks(args.chunk, client.model().input_size)
+            with client.session(args.session) as session:
+                timesteps = write(_outputs(session, chunks, args), begin, as_npy)
             print(f"session {session.id}: {timesteps} timesteps, now at position {session.position}", file=sys.stderr)
-    except (BadFile, OSError) as exc:
-        if isinstance(exc, BrokenPipeError):
-            raise
+    except BadFile as exc:
         print(f"dnc step: {exc}", file=sys.stderr)
         return 1
     return 0
 
 
-def _outputs(session: Session, source: Source, args: argparse.Namespace) -> Iterator[Float32]:
-    chunks = source.chunks(args.chunk)
+def _outputs(session: Session, chunks: Iterator[Float32], args: argparse.Namespace) -> Iterator[Float32]:
+    wrong: list[BadFile] = []
+
+    def good() -> Iterator[Float32]:
+        """Those before a wrong one, whose outputs are to come first."""
+        try:
+            yield from chunks
+        except BadFile as exc:
+            wrong.append(exc)
+
+    sent = good()
     if args.reset_experience:
-        for first in itertools.islice(chunks, 1):
+        for first in itertools.islice(sent, 1):
             yield session.step(first, reset_experience=True)
     if args.lockstep:
-        for chunk in chunks:
+        for chunk in sent:
             yield session.step(chunk)
     else:
-        yield from session.stream(chunks)
+        yield from session.stream(sent)
+    if wrong:
+        raise wrong[0]

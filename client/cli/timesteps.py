@@ -1,18 +1,24 @@
 """Timesteps in files: CSV with one timestep a line, or `.npy` with an array [T, I]."""
 
+import contextlib
 import csv
 import io
+import itertools
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TextIO, cast
+from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dnc_serve.client.cli.files import LateFile
+
 Float32 = NDArray[np.float32]
 NPY_MAGIC = b"\x93NUMPY"
 STANDARD = "-"
+LARGEST = float(np.finfo(np.float32).max)
+_NOT_FINITE = "is not finite; expected numbers that a float32 holds"
 
 
 class BadFile(Exception):
@@ -33,6 +39,7 @@ class Source:
             )
         except OSError as exc:
             raise BadFile(f"{path}: {exc.strerror}") from exc
+        self._start = self._file.tell() if self._file.seekable() else None  # a pipe can't be read twice
         self.is_npy = self._file.peek(len(NPY_MAGIC))[: len(NPY_MAGIC)] == NPY_MAGIC
         suffix = "" if path == STANDARD else Path(path).suffix.lower()
         if suffix == ".npy" and not self.is_npy:
@@ -40,9 +47,27 @@ class Source:
         if suffix == ".csv" and self.is_npy:
             raise BadFile(f"{path}: is a .npy file, whatever its name says; expected text, or the name of a .npy file")
 
-    def chunks(self, timesteps: int) -> Iterator[Float32]:
-        """The content in chunks [up to `timesteps`, I]. Raises BadFile."""
-        return self._npy_chunks(timesteps) if self.is_npy else self._csv_chunks(timesteps)
+    def chunks(self, timesteps: int, input_size: int) -> Iterator[Float32]:
+        """The content in chunks [up to `timesteps`, I], after a look at all of a file, or at the first chunk of a pipe.
+
+        Raises BadFile at once for what that look has found, and later for the rest of a pipe.
+        """
+        chunks = self._checked(timesteps, input_size)
+        first = next(chunks, None)
+        if first is None:
+            raise BadFile(f"{self.name}: holds no timesteps")
+        if self._start is None:
+            return itertools.chain([first], chunks)
+        for _ in chunks:
+            pass
+        self._file.seek(self._start)
+        return self._checked(timesteps, input_size)
+
+    def _checked(self, timesteps: int, input_size: int) -> Iterator[Float32]:
+        for chunk in self._npy_chunks(timesteps) if self.is_npy else self._csv_chunks(timesteps):
+            if chunk.shape[1] != input_size:
+                raise BadFile(f"{self.name}: timesteps of {chunk.shape[1]} values; the model takes {input_size}")
+            yield chunk
 
     def _npy_chunks(self, timesteps: int) -> Iterator[Float32]:
         try:
@@ -52,58 +77,84 @@ class Source:
         if array.ndim != 2 or array.dtype.kind not in "fiub":
             raise BadFile(f"{self.name}: holds {array.dtype} {list(array.shape)}, expected numbers [timesteps, inputs]")
         for start in range(0, len(array), timesteps):
-            yield array[start : start + timesteps].astype(np.float32)
+            with np.errstate(over="ignore"):
+                chunk = array[start : start + timesteps].astype(np.float32)
+            bad = np.argwhere(~np.isfinite(chunk))
+            if len(bad):
+                raise BadFile(f"{self.name}: value {bad[0][1]} of timestep {start + bad[0][0]} {_NOT_FINITE}")
+            yield chunk
 
     def _csv_chunks(self, timesteps: int) -> Iterator[Float32]:
         rows: list[list[float]] = []
         width = 0
         text = io.TextIOWrapper(self._file, encoding="utf-8-sig", errors="replace", newline="")
-        for line, fields in enumerate(csv.reader(text), 1):
-            if not fields:
-                continue
-            rows.append([self._number(line, field) for field in fields])
-            width = width or len(fields)
-            if len(fields) != width:
-                raise BadFile(f"{self.name}:{line}: {len(fields)} values, expected {width} as in the lines before")
-            if len(rows) == timesteps:
+        try:
+            for line, fields in enumerate(csv.reader(text), 1):
+                if not fields:
+                    continue
+                rows.append([self._number(line, field) for field in fields])
+                width = width or len(fields)
+                if len(fields) != width:
+                    raise BadFile(f"{self.name}:{line}: {len(fields)} values, expected {width} as in the lines before")
+                if len(rows) == timesteps:
+                    yield np.array(rows, np.float32)
+                    rows = []
+            if rows:
                 yield np.array(rows, np.float32)
-                rows = []
-        if rows:
-            yield np.array(rows, np.float32)
+        except csv.Error as exc:
+            raise BadFile(f"{self.name}: is no CSV: {exc}") from exc
+        finally:
+            text.detach()  # it would close the file
 
     def _number(self, line: int, field: str) -> float:
         try:
-            return float(field)
+            value = float(field)
         except ValueError as exc:
             raise BadFile(f"{self.name}:{line}: {field.strip()!r} is not a number") from exc
+        if not abs(value) <= LARGEST:
+            raise BadFile(f"{self.name}:{line}: {field.strip()!r} {_NOT_FINITE}")
+        return value
 
 
-def write(chunks: Iterable[Float32], path: str, as_npy: bool) -> int:
-    """Writes chunks [T, O] as they come (CSV), or all at the end (.npy); returns the number of timesteps."""
-    if as_npy:
-        arrays = list(chunks)
-        array = np.concatenate(arrays) if arrays else np.zeros((0, 0), np.float32)
-        if path == STANDARD:
+@contextlib.contextmanager
+def output(path: str) -> Iterator[Callable[[], BinaryIO]]:
+    """Standard output or a file, which is there from now on if it can be; what it held is lost when it is called."""
+    if path == STANDARD:
+        yield lambda: cast(BinaryIO, sys.stdout.buffer)
+    else:
+        with LateFile(Path(path)) as file:
+            yield file.begin
+
+
+def write(chunks: Iterable[Float32], begin: Callable[[], BinaryIO], as_npy: bool) -> int:
+    """Writes chunks [T, O] as they come (CSV), or all at the end (.npy); returns the number of timesteps.
+
+    What came before a failure is written in either case: those timesteps were applied.
+    """
+    return _write_npy(chunks, begin) if as_npy else _write_csv(chunks, begin)
+
+
+def _write_npy(chunks: Iterable[Float32], begin: Callable[[], BinaryIO]) -> int:
+    arrays: list[Float32] = []
+    try:
+        for chunk in chunks:
+            arrays.append(chunk)  # noqa: PERF402  those before a failure count
+    finally:
+        if arrays:
             # Given a pipe's own file, numpy writes past its buffer, and the header may come last or not at all.
             whole = io.BytesIO()
-            np.save(whole, array)
-            sys.stdout.buffer.write(whole.getvalue())
-        else:
-            with Path(path).open("wb") as file:
-                np.save(file, array)
-        return len(array)
-    if path == STANDARD:
-        return _write_csv(chunks, sys.stdout)
-    with Path(path).open("w", newline="") as text:
-        return _write_csv(chunks, text)
+            np.save(whole, np.concatenate(arrays))
+            begin().write(whole.getvalue())
+    return sum(map(len, arrays))
 
 
-def _write_csv(chunks: Iterable[Float32], text: TextIO) -> int:
+def _write_csv(chunks: Iterable[Float32], begin: Callable[[], BinaryIO]) -> int:
     written = 0
     for chunk in chunks:
+        file = begin()
         for row in chunk.tolist():
             # Nine digits give every float32 back.
-            print(",".join(f"{value:.9g}" for value in row), file=text)
-        text.flush()
+            file.write((",".join(f"{value:.9g}" for value in row) + "\n").encode())
+        file.flush()
         written += len(chunk)
     return written

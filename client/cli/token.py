@@ -2,25 +2,29 @@
 
 import argparse
 import hashlib
+import math
 import re
 import secrets
 import sys
+import tomllib
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+
+from dnc_serve.client.cli.parser import count, path
 
 HELP = "make a bearer token, and its entry for the server's file of tokens"
 
+MOST_DAYS = 365 * 1000  # a calendar has years of four digits
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="sessions made with the token belong to this name")
-    parser.add_argument("--file", type=Path, help="append the entry to this file, instead of printing it on stderr")
-    parser.add_argument("--days", type=int, help="how long it lasts (for ever)")
+    parser.add_argument("--file", type=path, help="append the entry to this file, instead of printing it on stderr")
+    parser.add_argument("--days", type=days, help="how long it lasts (for ever)")
     parser.add_argument("--read-only", action="store_true", help="it may look, not change anything")
-    parser.add_argument("--max-sessions", type=int, metavar="N")
-    parser.add_argument("--max-state-bytes", type=int, metavar="N")
-    parser.add_argument("--max-timesteps-per-second", type=float, metavar="N")
+    parser.add_argument("--max-sessions", type=count, metavar="N")
+    parser.add_argument("--max-state-bytes", type=count, metavar="N")
+    parser.add_argument("--max-timesteps-per-second", type=rate, metavar="N")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,7 +45,27 @@ def run(args: argparse.Namespace) -> int:
     if args.file is None:
         print(entry, file=sys.stderr)
     else:
-        with args.file.open("a") as file:
-            file.write(f"\n{entry}")
+        try:
+            before = args.file.read_text() if args.file.exists() else ""
+            tomllib.loads(f"{before}\n{entry}")
+            with args.file.open("a") as file:
+                file.write(f"\n{entry}")
+        except ValueError as exc:  # tomllib.TOMLDecodeError, UnicodeDecodeError
+            print(f"dnc token: {args.file} is no file of tokens, and stays as it is: {exc}", file=sys.stderr)
+            return 1
     print(token)
     return 0
+
+
+def days(text: str) -> int:
+    value = count(text)
+    if value > MOST_DAYS:
+        raise argparse.ArgumentTypeError(f"{value}; expected at most {MOST_DAYS}, or none at all: for ever")
+    return value
+
+
+def rate(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}; expected a number above 0")
+    return value

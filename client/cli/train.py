@@ -8,6 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dnc_serve.client.cli.files import made_folder, reason, replacing
+from dnc_serve.client.cli.parser import path
+
 if TYPE_CHECKING:
     from dnc_serve.model.pictures import Gallery
     from dnc_serve.model.recipe import Recipe
@@ -45,8 +48,8 @@ MODEL: dict[str, tuple[type, str]] = {
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the flags; those left out keep the values of the task's recipe."""
     parser.add_argument("task", choices=TASK_NAMES, metavar="TASK", help=", ".join(TASK_NAMES))
-    parser.add_argument("-o", "--output", type=Path, metavar="RUN", help="the run's folder (default runs/TASK-TIME)")
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
+    parser.add_argument("-o", "--output", type=path, metavar="RUN", help="the run's folder (default runs/TASK-TIME)")
+    parser.add_argument("--resume", type=path, metavar="RUN", help="go on with the run in this folder")
     parser.add_argument(
         "--evaluate",
         metavar="MODEL",
@@ -78,27 +81,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("pictures of the memory")
     group.add_argument("--pictures-every", type=int, default=500, metavar="N", help="iterations (default 500)")
     group.add_argument("--visdom", metavar="URL", help="show them in a Visdom server, such as http://localhost:8097")
-    group.add_argument("--tensorboard", type=Path, metavar="DIR", help="write them for TensorBoard")
-    group.add_argument("--png", type=Path, metavar="DIR", help="write them as PNG files")
+    group.add_argument("--tensorboard", type=path, metavar="DIR", help="write them for TensorBoard")
+    group.add_argument("--png", type=path, metavar="DIR", help="write them as PNG files")
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains or examines; exit code 2 for wrong values, 1 for a run that failed or was interrupted."""
     import torch
 
+    from dnc_serve.model.device import check_device
     from dnc_serve.model.train import NotFiniteError
 
     torch.set_num_threads(args.threads)
     try:
-        _check_device(args.device)
+        check_device(args.device)
         if args.plot:
             return _plot(args.plot)
         return _evaluate(args) if args.evaluate else _train(args)
     except (ValueError, TypeError, FileExistsError, FileNotFoundError) as exc:
-        print(f"dnc train: {exc}", file=sys.stderr)
+        print(f"dnc train: {reason(exc)}", file=sys.stderr)
         return 2
     except (NotFiniteError, ModuleNotFoundError, OSError) as exc:
-        print(f"dnc train: {exc}", file=sys.stderr)
+        print(f"dnc train: {reason(exc)}", file=sys.stderr)
         return 1
 
 
@@ -111,6 +115,8 @@ def _train(args: argparse.Namespace) -> int:
         raise ValueError("--checkpoint-every and --pictures-every are expected to be at least 1")
     last: deque[Any] = deque(maxlen=100)
     with ExitStack() as open_things:
+        for folder in filter(None, (args.png, args.tensorboard)):  # told now, not after hours
+            open_things.enter_context(made_folder(folder))
         galleries = [open_things.enter_context(gallery) for gallery in _galleries(args)]
         run = open_things.enter_context(_open_run(args))
         interrupt = open_things.enter_context(Interrupt())
@@ -161,15 +167,6 @@ def _recipe(args: argparse.Namespace, recipe: "Recipe") -> "Recipe":
     changes = {name: getattr(args, name) for name in TRAINING if getattr(args, name) is not None}
     model = {name: getattr(args, name) for name in MODEL if getattr(args, name) is not None}
     return replace(recipe, **changes, model={**recipe.model, **model})
-
-
-def _check_device(name: str) -> None:
-    import torch
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as exc:  # an assertion, if this torch has no CUDA at all
-        raise ValueError(f"--device is {name!r}; it can't be used here: {str(exc).splitlines()[0]}") from exc
 
 
 def _task_options(pairs: list[str]) -> dict[str, Any]:
@@ -227,7 +224,8 @@ def _plot(names: list[str]) -> int:
     picture, *folders = names
     if not folders:
         raise ValueError("--plot names no run; expected a picture's name and at least one run's folder")
-    plot_losses(folders, picture)
+    with replacing(Path(picture)) as beside:
+        plot_losses(folders, beside)
     print(picture)
     return 0
 

@@ -29,6 +29,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from dnc_serve.handler.clock import CLOCK
 from dnc_serve.handler.errors import ServeError
 
 logger = logging.getLogger(__name__)
@@ -183,7 +184,7 @@ class Access:
                 found = expires, grant
         if hmac.compare_digest(token.encode(), self._own.encode()):
             return Grant(owner="self-test")
-        if found is None or (found[0] is not None and found[0] <= datetime.now(UTC)):
+        if found is None or (found[0] is not None and found[0].timestamp() <= CLOCK.now()):
             raise ServeError("UNAUTHENTICATED", "the token is unknown or has expired")
         return found[1]
 

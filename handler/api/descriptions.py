@@ -5,6 +5,7 @@ from contextlib import suppress
 from importlib.metadata import version
 
 from dnc_serve.handler.api.arrays import encode_array
+from dnc_serve.handler.clock import CLOCK
 from dnc_serve.handler.engine.engine import Engine
 from dnc_serve.handler.engine.requests import Applied
 from dnc_serve.handler.engine.session import Session
@@ -71,8 +72,8 @@ class Descriptions:
             replayed_elsewhere=session.replayed_elsewhere,
             fingerprint=session.fingerprint,
         )
-        description.created.FromNanoseconds(int(session.created_at * 1e9))
-        description.last_used.FromNanoseconds(int(session.last_used_at * 1e9))
+        description.created.FromNanoseconds(int(CLOCK.shown(session.created_at) * 1e9))
+        description.last_used.FromNanoseconds(int(CLOCK.shown(session.last_used_at) * 1e9))
         return description
 
 

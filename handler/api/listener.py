@@ -3,11 +3,13 @@
 import shutil
 import tempfile
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from dnc_serve.handler.addresses import host_port, why_not_free
 from dnc_serve.handler.api.readable import ReadableServer
 from dnc_serve.handler.api.transport import Certificates
 from dnc_serve.handler.config import ServeConfig
@@ -47,15 +49,18 @@ class Door:
     def bind(self) -> None:
         """Takes the port; raises OSError if somebody else has it."""
         config = self._config
-        address = f"{config.host}:{config.port}"
+        address = host_port(config.host, config.port)
         try:
             if config.tls_certificate:
                 port = self._server.add_secure_port(address, Certificates(config).credentials())
             else:
                 port = self._server.add_insecure_port(address)
         except RuntimeError as exc:
-            raise OSError(f"port {config.port} on {config.host} can't be bound: is it in use?") from exc
-        self.address = f"{config.host}:{port}"
+            reason = why_not_free(config.host, config.port)
+            raise OSError(
+                f"the streaming door can't listen at {address} (host, port): {reason.strerror if reason else exc}"
+            ) from exc
+        self.address = host_port(config.host, port)
         # The self-test comes in through a socket that only this user can open, and that is removed afterwards.
         self._private_folder = tempfile.mkdtemp(prefix="dnc-")
         if len(self._private_folder) > MAX_FOLDER_LENGTH:
@@ -63,7 +68,7 @@ class Door:
                 f"TMPDIR is {tempfile.gettempdir()!r}, too long for a socket: expected a folder whose path has at "
                 f"most {MAX_FOLDER_LENGTH - 13} characters"
             )
-        self.private_address = f"unix:{self._private_folder}/door"
+        self.private_address = f"unix:{quote(self._private_folder)}/door"
         self._server.add_insecure_port(self.private_address)
 
     async def open(self, service: dnc_pb2_grpc.DncServiceServicer) -> None:

@@ -37,7 +37,7 @@ class KernelRunner(Inspection):
         self.output_size = artifact.config.outputs
         self._kernel = RowKernel(artifact.config, weights, code)
         self._portable = portable
-        self.fingerprint = fingerprint_of(self.kind, artifact, self.device, self._kernel.identity)
+        self.fingerprint = fingerprint_of(self.kind, artifact, self._kernel.identity)
         self.max_rows = max(1, min(MAX_ROWS, BATCH_BYTES // (4 * self.layout.size)))
         self._row_s = self._time_a_row()
 

@@ -1,11 +1,11 @@
 """How sessions begin and end: written ahead like any chunk."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
 from dnc_serve.handler.arrays import Float32
+from dnc_serve.handler.clock import CLOCK
 from dnc_serve.handler.engine.observer import Observer
 from dnc_serve.handler.engine.ownership import Ownership
 from dnc_serve.handler.engine.requests import Delete, Request
@@ -85,7 +85,7 @@ class Lifecycle:
                 if not session.ended:
                     session.become(Status.ENDED)
                 self._observer.ended(session, delete.why)
-                gone = Tombstone(session.incarnation, session.owner, delete.why, time.time())
+                gone = Tombstone(session.incarnation, session.owner, delete.why, CLOCK.now())
                 self._fail_all(session, gone.refusal(session.session_id))
             self._answer(session, delete, True if error is None else None, error)
             self._on_free(session)  # others may have waited for its slot

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
 
+from dnc_serve.handler.clock import CLOCK
 from dnc_serve.handler.engine.engine import Engine
 from dnc_serve.handler.engine.requests import Delete
 from dnc_serve.handler.errors import ServeError
@@ -43,6 +44,7 @@ class Maintenance:
         next_retention = time.monotonic() + RETENTION_S
         while True:
             await asyncio.sleep(EXPIRY_S)
+            CLOCK.now()  # it notices a step when it is looked at
             try:
                 self._garbage.settle()
                 self._also()
@@ -58,7 +60,7 @@ class Maintenance:
     def expire(self) -> None:
         """Ends sessions that were idle for too long, or are too old."""
         engine, config = self._engine, self._engine.config
-        overdue = engine.table.overdue(time.time(), config.idle_timeout_s, config.max_age_s)
+        overdue = engine.table.overdue(CLOCK.steady(), config.idle_timeout_s, config.max_age_s)
         ending = (
             (session, why) for session, why in overdue if not any(isinstance(one, Delete) for one in session.queue)
         )
@@ -70,7 +72,7 @@ class Maintenance:
         """Prunes the journal to what is to be kept."""
         engine, config = self._engine, self._engine.config
         store, run = engine.journal.store, engine.loop.run_in_executor
-        now = time.time()
+        now = CLOCK.at_least()
         prunes = await run(None, to_prune, store, now, config.history_hours * 3600, config.history_bytes)
         for start in range(0, len(prunes), PRUNES_A_COMMIT):
             await self._write(prunes[start : start + PRUNES_A_COMMIT])

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.engine.state_rows import StateRows
-from dnc_serve.model.compiled_cache import processor
 from dnc_serve.model.export import Artifact
 from dnc_serve.model.layout import StateLayout
 
@@ -54,9 +53,10 @@ class ModelRunner(Protocol):
         """What each layer's controller asked of its memory at the timestep that led to a state [S]."""
 
 
-def fingerprint_of(kind: str, artifact: Artifact, device: torch.device, code: str) -> str:
-    """What the promise of equal bits holds for: model, code, torch and kind of processor, as 16 hexadecimal digits."""
-    described = [kind, artifact.digest, torch.__version__, processor(device), code]
+def fingerprint_of(kind: str, artifact: Artifact, *code: str) -> str:
+    """What the promise of equal bits holds for, as 16 hexadecimal digits: the model, and all that its code's bits hang
+    on."""
+    described = [kind, artifact.digest, *code]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
 

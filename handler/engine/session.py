@@ -9,6 +9,7 @@ from collections import deque
 from enum import Enum
 
 from dnc_serve.handler.arrays import Float32
+from dnc_serve.handler.clock import CLOCK
 from dnc_serve.handler.engine.replies import Replies, Reply
 from dnc_serve.handler.engine.requests import Chunk, Request, Reset
 from dnc_serve.handler.errors import ServeError
@@ -81,7 +82,7 @@ class Session:
         self.session_id = session_id
         self.incarnation = incarnation
         self.owner = owner
-        self.created_at = now
+        self.created_at = now  # as `Clock.steady` has it, like `last_used_at`
         # Where it stands: `write_ahead.py`, once a record of it is written.
         self.digest = digest  # of the model that it belongs to
         self.position = 0
@@ -134,8 +135,8 @@ class Session:
             incarnation=self.incarnation,
             digest=self.digest,
             owner=self.owner,
-            created_at=self.created_at,
-            last_used_at=self.last_used_at,
+            created_at=CLOCK.shown(self.created_at),
+            last_used_at=CLOCK.shown(self.last_used_at),
             position=self.position,
             experience=self.experience,
             ordinal=self.ordinal,

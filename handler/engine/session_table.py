@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sortedcontainers import SortedList
 
+from dnc_serve.handler.clock import CLOCK
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.engine.replies import Replies
 from dnc_serve.handler.engine.session import Session, Status
@@ -83,7 +84,7 @@ class SessionTable:
     ) -> Session:
         """A session of the present model that is not in the table yet."""
         replies = Replies(self._config.reply_window_chunks, self._config.reply_window_bytes)
-        session = Session(session_id, incarnation, self._digest, owner, time.time(), replies)
+        session = Session(session_id, incarnation, self._digest, owner, CLOCK.steady(), replies)
         session.position, session.experience = position, experience
         session.fingerprint = self._fingerprint
         return session
@@ -97,7 +98,7 @@ class SessionTable:
             head.session_id, head.owner, head.incarnation, position=head.position, experience=head.experience
         )
         session.digest, session.ordinal = head.digest, head.ordinal
-        session.created_at, session.last_used_at = head.created_at, head.last_used_at
+        session.created_at, session.last_used_at = CLOCK.known(head.created_at), CLOCK.known(head.last_used_at)
         session.durable_position = head.position
         self.add(session)
         return session
@@ -119,9 +120,9 @@ class SessionTable:
         self._ids_of.setdefault(session.owner, SortedList()).add(session.session_id)
         self._by_age.add((session.created_at, session.session_id))
 
-    def touch(self, session: Session, now: float) -> None:
+    def touch(self, session: Session) -> None:
         """The session committed something just now."""
-        session.last_used_at = now
+        session.last_used_at = CLOCK.steady()
         if session.session_id in self._sessions:
             self._sessions.move_to_end(session.session_id)
 

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
+from dnc_serve.handler.clock import CLOCK
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.engine.journal import Journal, Outcomes
 from dnc_serve.handler.engine.observer import Committed, Observer
@@ -113,7 +114,7 @@ class Snapshots(Observer):
 
 def _snapshot_of(session: Session, cache: StateCache) -> Snapshot:
     return encode_snapshot(
-        session.session_id, session.incarnation, session.ordinal, session.position, session.experience, time.time(),
+        session.session_id, session.incarnation, session.ordinal, session.position, session.experience, CLOCK.now(),
         session.fingerprint, cache.read(session),
     )  # fmt: skip
 

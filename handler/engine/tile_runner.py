@@ -4,6 +4,8 @@ Kernels are chosen by shape, so a matrix product over 1 row and one over 64 rows
 used here they don't, and each server proves that for its own artifact and processor before it serves.
 """
 
+import hashlib
+import json
 import time
 from collections.abc import Iterable, Sequence
 
@@ -14,7 +16,9 @@ from torch import Tensor
 from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.engine.model_runner import Inspection, ModelRunner, Stepped, fingerprint_of
 from dnc_serve.handler.engine.state_rows import StateRows
+from dnc_serve.model.compiled_cache import processor
 from dnc_serve.model.export import Artifact
+from dnc_serve.model.numerics import numeric_environment
 
 CANDIDATES = (1, 2, 4, 8, 12, 16, 32, 64)
 # So many ticks tell whether one call of many gives the bits of many calls of one.
@@ -46,7 +50,10 @@ class TileRunner(Inspection):
         self.row_counts = self._agreeing(sorted(self._affordable(candidates)))
         self.max_rows = self.row_counts[-1]
         self._tick_seconds = {size: self._time_a_tick(size) for size in self.row_counts}
-        self.fingerprint = fingerprint_of(self.kind, artifact, self.device, str(self.max_rows))
+        self.fingerprint = fingerprint_of(
+            self.kind, artifact, torch.__version__, processor(self.device), str(self.max_rows), json.dumps(numeric_environment()),
+            self._probed,
+        )  # fmt: skip
         super().__init__(artifact, self.device, self.row_counts[0])
 
     def of_fingerprint(self, fingerprint: str) -> ModelRunner:
@@ -114,6 +121,7 @@ class TileRunner(Inspection):
             for _ in range(WARM_UP_CALLS):
                 self._from_zero(probe_inputs[:, :size])
         reference = self._from_zero(probe_inputs, at_once=1)
+        self._probed = hashlib.sha256(b"".join(part.numpy().tobytes() for part in reference)).hexdigest()
         return tuple(size for size in candidates if self._agrees(size, probe_inputs, reference)) or (largest,)
 
     def _agrees(self, size: int, probe_inputs: Tensor, reference: tuple[Tensor, Tensor]) -> bool:

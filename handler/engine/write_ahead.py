@@ -6,12 +6,12 @@
 Each refusal of the store leaves the session where it stood. A session that another server has taken over is given up.
 """
 
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from dnc_serve.handler.arrays import Float32
+from dnc_serve.handler.clock import CLOCK
 from dnc_serve.handler.engine.batch_scheduler import Run
 from dnc_serve.handler.engine.journal import Journal, Outcomes
 from dnc_serve.handler.engine.observer import Committed
@@ -58,16 +58,16 @@ class WriteAhead:
     ) -> None:
         """Records finished chunks in one group, and commits each that the store took."""
         if self._journal.volatile:
-            committed([self._commit_chunk(run, time.time()) for run in runs])
+            committed([self._commit_chunk(run) for run in runs])
             return
-        now = time.time()
+        now = CLOCK.now()
         mutations = [Append(self._record_of(run, now)) for run in runs]
 
         def written(outcomes: Outcomes) -> None:
             group = []
             for run, error in zip(runs, outcomes, strict=True):
                 if error is None:
-                    group.append(self._commit_chunk(run, now))
+                    group.append(self._commit_chunk(run))
                 else:
                     self._lost(run.session, error)
                     refused(run, error)
@@ -88,7 +88,7 @@ class WriteAhead:
         session.bytes_since_snapshot += len(record.body)
         return record
 
-    def _commit_chunk(self, run: Run, now: float) -> Committed:
+    def _commit_chunk(self, run: Run) -> Committed:
         """The session stands behind the chunk from now on."""
         session, chunk, outputs = run.session, run.request, run.outputs
         assert isinstance(chunk, Chunk) and outputs is not None
@@ -105,7 +105,7 @@ class WriteAhead:
                 start, chunk.inputs, chunk.reset_experience, session.experience, outputs, chunk.writer_id, run.debug
             )
         )  # fmt: skip
-        self._table.touch(session, now)
+        self._table.touch(session)
         applied = Applied(
             session.incarnation, session.position, session.durable_position, session.experience, outputs,
             replayed=False, debug=run.debug,
@@ -115,7 +115,7 @@ class WriteAhead:
     def reset(self, session: Session, reset: Reset, then: Callable[[ServeError | None], None]) -> None:
         """Records and applies a reset: of the experience, for which the state must be in memory, or of all, under the
         present model."""
-        now = time.time()
+        now = CLOCK.now()
         record = encode_record(
             session.session_id, session.incarnation, session.ordinal + 1, session.position, session.experience + 1,
             now, self._fingerprint, None, None, reset.scope, reset.writer_id,
@@ -143,7 +143,7 @@ class WriteAhead:
             session.replies.add(
                 Reply(session.position, NO_TIMESTEPS, True, session.experience, NO_TIMESTEPS, reset.writer_id)
             )
-            self._table.touch(session, now)
+            self._table.touch(session)
 
         self.record(session, mutations, apply, then)
 
@@ -153,7 +153,7 @@ class WriteAhead:
         if state is not None:
             snapshot = encode_snapshot(
                 session.session_id, session.incarnation, session.ordinal, session.position, session.experience,
-                time.time(), session.fingerprint, state,
+                CLOCK.now(), session.fingerprint, state,
             )  # fmt: skip
         if not self._journal.volatile:
             session.snapshot_ordinal = session.ordinal  # zeros need no snapshot
@@ -166,7 +166,7 @@ class WriteAhead:
 
     def end(self, session: Session, why: str, then: Callable[[ServeError | None], None]) -> None:
         """Records the session's end: its state goes, a tombstone stays."""
-        now = time.time()
+        now = CLOCK.now()
         end = End(session.session_id, session.incarnation, why, now)
 
         def apply() -> None:

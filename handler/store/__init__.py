@@ -1,8 +1,8 @@
 """Where sessions survive: one contract (`contract.py`), kept by SQLite for one server and by Redis for several."""
 
-import time
 from pathlib import Path
 
+from dnc_serve.handler.clock import CLOCK
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.store.contract import End, Store
 
@@ -22,7 +22,7 @@ def make_store(config: ServeConfig, owner: str) -> Store:
 
 def empty(store: Store) -> None:
     """Forgets all sessions of an open store: a spill is of no use to the next run."""
-    now = time.time()
+    now = CLOCK.now()
     store.commit([End(head.session_id, head.incarnation, "deleted", now) for head in store.heads() if not head.ended])
     store.forget_tombstones(now + 1.0, 0)
 

@@ -10,9 +10,12 @@ import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+
+from dnc_serve.handler.torchserve.environment import child_environment
 
 # As `dnc_serve.model.export` and `.weights` call them; not imported, because torch takes seconds and `dnc serve` itself
 # never steps a model.
@@ -48,8 +51,12 @@ def resolve_artifact(model: str, nr_cells: int | None, cache: Path, scratch: Pat
 
     Raises ModelError.
     """
-    path = Path(model).expanduser()
-    if path.is_file():
+    try:
+        path = Path(model).expanduser()
+        is_file = path.is_file()
+    except (OSError, RuntimeError) as exc:  # no permission, too long a name; ~NAME of an unknown user
+        raise ModelError(f"model is {model!r}, which can't be looked at ({getattr(exc, 'strerror', exc)})") from exc
+    if is_file:
         _refuse_cells(model, nr_cells)
         return _unpack(path, scratch / "artifact")
     if (path / MANIFEST_FILE).is_file():
@@ -93,25 +100,36 @@ def _exported(run: Path, nr_cells: int | None, cache: Path) -> Path:
         stdout=subprocess.DEVNULL,
         text=True,
         check=False,
+        env=child_environment({}),
         start_new_session=True,  # a Ctrl-C ends the start in good order, not this alone
     )
     if child.returncode != 0:
         shutil.rmtree(beside, ignore_errors=True)
-        raise ModelError(f"{run} can't be exported: {(child.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+        raise ModelError(
+            f"{run} can't be exported to {cache}: {(child.stderr.strip().splitlines() or ['no reason given'])[-1]}"
+        )
     shutil.rmtree(folder, ignore_errors=True)
     beside.rename(folder)
     return folder
 
 
 def _unpack(archive: Path, folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
     try:
         with zipfile.ZipFile(archive) as opened:
             names = set(opened.namelist())
             if not {MODULE_FILE, MANIFEST_FILE, WEIGHTS_FILE} <= names:
                 raise ModelError(f"{archive} holds no artifact; expected a .mar that `dnc archive` made")
-            for name in names.intersection(ARTIFACT_FILES):
-                (folder / name).write_bytes(opened.read(name))
-    except (zipfile.BadZipFile, OSError) as exc:
-        raise ModelError(f"{archive} isn't a .mar: {exc}") from exc
+            contents = {name: opened.read(name) for name in names.intersection(ARTIFACT_FILES)}
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as exc:
+        raise ModelError(
+            f"{archive} isn't a .mar: {exc}; expected one that `dnc archive` made, or the folder of a run or artifact"
+        ) from exc
+    except OSError as exc:
+        raise ModelError(f"{archive} can't be read ({exc.strerror})") from exc
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            (folder / name).write_bytes(content)
+    except OSError as exc:
+        raise ModelError(f"{folder} can't hold the unpacked {archive} ({exc.strerror}); set TMPDIR to another") from exc
     return folder

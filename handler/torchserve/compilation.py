@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dnc_serve.handler.config import ServeConfig
+from dnc_serve.handler.torchserve.environment import child_environment
 from dnc_serve.handler.torchserve.events import StopAsked
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ def compile_model(artifact: Path, config: ServeConfig, events: "queue.SimpleQueu
         [sys.executable, "-c", _COMPILE, str(artifact), str(config.compiled_dir), device],
         stdout=subprocess.PIPE,
         text=True,
+        env=child_environment({}),
         start_new_session=True,  # its compilers end with it
     )
     try:

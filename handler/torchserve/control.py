@@ -1,6 +1,7 @@
 """The line between `dnc serve` and the worker that TorchServe starts: a socket in the run folder, JSON lines.
 
-    worker → dnc serve   ready, with its addresses; failed, with the true cause; drained
+    worker → dnc serve   by connecting, that it begins to load the model; ready, with its addresses; failed, with the
+                         true cause; drained
     dnc serve → worker   drain, within so many seconds
 
 TorchServe passes neither a cause nor an order on. When the line breaks, each side knows that the other is gone.
@@ -17,6 +18,13 @@ from pathlib import Path
 from typing import Any
 
 SOCKET_NAME = "control"
+
+
+@dataclass(frozen=True)
+class WorkerStarted:
+    """A worker runs, and begins to load the model; the first one is number 1."""
+
+    number: int
 
 
 @dataclass(frozen=True)
@@ -44,8 +52,10 @@ class WorkerDrained:
 class WorkerGone:
     """A worker ended."""
 
+    number: int
 
-WorkerEvent = WorkerReady | WorkerFailed | WorkerDrained | WorkerGone
+
+WorkerEvent = WorkerStarted | WorkerReady | WorkerFailed | WorkerDrained | WorkerGone
 _EVENTS: dict[str, type[Any]] = {"ready": WorkerReady, "failed": WorkerFailed, "drained": WorkerDrained}
 
 
@@ -55,6 +65,7 @@ class ControlServer:
     def __init__(self, run_folder: Path, on_event: Callable[[WorkerEvent], None]) -> None:
         self._on_event = on_event
         self._worker: socket.socket | None = None
+        self.workers = 0  # that have connected so far
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.bind(str(run_folder / SOCKET_NAME))
         self._socket.listen()
@@ -81,16 +92,20 @@ class ControlServer:
             except OSError:  # closed
                 return
             self._worker = worker
-            threading.Thread(target=self._listen, args=(worker,), name="dnc-control-worker", daemon=True).start()
+            self.workers += 1
+            self._on_event(WorkerStarted(self.workers))
+            threading.Thread(
+                target=self._listen, args=(worker, self.workers), name="dnc-control-worker", daemon=True
+            ).start()
 
-    def _listen(self, worker: socket.socket) -> None:
+    def _listen(self, worker: socket.socket, number: int) -> None:
         for message in _received(worker):
             event = _EVENTS[message.pop("event")]
             self._on_event(event(**message))
         worker.close()
         if self._worker is worker:
             self._worker = None
-            self._on_event(WorkerGone())
+            self._on_event(WorkerGone(number))
 
 
 class ControlLine:

@@ -20,19 +20,29 @@ from dnc_serve.handler.config import PORTS, ServeConfig
 from dnc_serve.handler.torchserve.archive import MODEL_NAME, write_archive
 from dnc_serve.handler.torchserve.artifact import resolve_artifact
 from dnc_serve.handler.torchserve.compilation import compile_model
-from dnc_serve.handler.torchserve.control import ControlServer, WorkerDrained, WorkerFailed, WorkerGone, WorkerReady
+from dnc_serve.handler.torchserve.control import (
+    ControlServer,
+    WorkerDrained,
+    WorkerFailed,
+    WorkerGone,
+    WorkerReady,
+    WorkerStarted,
+)
 from dnc_serve.handler.torchserve.events import Event, JavaEnded, LoadFailed, StopAsked, Stops
+from dnc_serve.handler.torchserve.files import check_files
 from dnc_serve.handler.torchserve.logs import pass_on
 from dnc_serve.handler.torchserve.parent import adopt_orphans
 from dnc_serve.handler.torchserve.ports import LOOPBACK, check_ports, configured_ports, free_port, with_free_ports
 from dnc_serve.handler.torchserve.probe import health, is_open
+from dnc_serve.handler.torchserve.progress import Progress
 from dnc_serve.handler.torchserve.run_folder import run_folder
 from dnc_serve.handler.torchserve.torchserve import TorchServe
 from dnc_serve.handler.torchserve.worker_config import CONFIG_FILE
 
 logger = logging.getLogger(__name__)
 
-START_TIMEOUT_S = 900.0  # a first start may compile
+WORKER_TIMEOUT_S = 180.0  # until TorchServe is up and its worker begins to load the model
+START_TIMEOUT_S = 900.0  # until a worker has loaded a model, however large
 LAST_WORD_S = 2.0
 DOORS_TIMEOUT_S = 30.0
 PORT_ATTEMPTS = 5
@@ -52,6 +62,10 @@ class StartFailed(Exception):
     """The server can't start; the message is the true cause."""
 
 
+class PortLost(StartFailed):
+    """Between the choice of a free port and its use, another process has taken it."""
+
+
 class Stopped(Exception):
     """The stop was asked for before the server was up."""
 
@@ -59,18 +73,28 @@ class Stopped(Exception):
 def serve(config: ServeConfig, stops: Stops, say: Callable[[str], None]) -> int:
     """Serves until stopped; returns the exit code. `say` gets the line that begins with `ready`.
 
-    Raises StartFailed, ModelError, AddressUnusable, FileNotFoundError for what isn't installed.
+    Raises StartFailed, ModelError, FileUnusable, AddressUnusable, FileNotFoundError for what isn't installed.
     """
+    check_files(config)
     adopt_orphans()
-    with run_folder() as folder:
+    with run_folder() as folder, Progress() as progress:
+        progress.awaits("the model to be exported")
         artifact = resolve_artifact(config.model, config.nr_cells, config.state_dir / "artifacts", folder)
         check_ports(config)
+        progress.awaits("the model to be compiled for this host, which takes minutes")
         if config.compile and not compile_model(artifact, config, stops.events):
             return 0
-        write_archive(artifact, folder / "store" / f"{MODEL_NAME}.mar", config)
+        try:
+            write_archive(artifact, folder / "store" / f"{MODEL_NAME}.mar", config)
+        except OSError as exc:
+            raise StartFailed(
+                f"the temp folder {folder.parent} can't hold the model's archive ({exc.strerror}); set TMPDIR to one "
+                "with more room"
+            ) from exc
         supervisor = Supervisor(config, folder, stops.events)
         try:
-            supervisor.start()
+            supervisor.start(progress)
+            progress.end()
             say(supervisor.ready_line())
             return supervisor.watch()
         except Stopped:
@@ -94,17 +118,15 @@ class Supervisor:
 
     # Start.
 
-    def start(self) -> None:
+    def start(self, progress: Progress) -> None:
         """Returns when everything answers. Raises StartFailed with the true cause, Stopped."""
         for attempt in range(PORT_ATTEMPTS):
             try:
-                self._launch()
+                self._launch(progress)
                 break
-            except StartFailed as exc:
+            except PortLost:
                 self.end_processes()
-                chosen = any(getattr(self._requested, name) == 0 for name in TORCHSERVE_PORTS)
-                # Between the choice of a free port and its use, another process may have taken it.
-                if attempt + 1 == PORT_ATTEMPTS or not (chosen and BIND_FAILED in str(exc)):
+                if attempt + 1 == PORT_ATTEMPTS:
                     raise
         assert self._worker is not None
         # A worker that is started again must come back where the clients know it.
@@ -119,21 +141,23 @@ class Supervisor:
     def ready_line(self) -> str:
         """All addresses, as `name=host:port`."""
         assert self._worker is not None
+        addresses = {"grpc": self._worker.grpc, "metrics": self._worker.metrics, **self._torchserve_addresses()}
+        return "ready " + " ".join(f"{name}={address}" for name, address in addresses.items())
+
+    def _torchserve_addresses(self) -> dict[str, str]:
         config = self._config
-        addresses = {
-            "grpc": self._worker.grpc,
-            "metrics": self._worker.metrics,
+        return {
             "http": f"{LOOPBACK}:{config.torchserve_http_port}",
             "torchserve-grpc": f"{LOOPBACK}:{config.torchserve_grpc_port}",
             "management": f"{LOOPBACK}:{config.torchserve_management_port}",
         }
-        return "ready " + " ".join(f"{name}={address}" for name, address in addresses.items())
 
-    def _launch(self) -> None:
+    def _launch(self, progress: Progress) -> None:
         self._config = with_free_ports(self._requested, TORCHSERVE_PORTS)
         self._write_config()
         self._start_torchserve()
-        self._await_worker()
+        self._await_worker(progress)
+        progress.awaits("TorchServe's own doors")
         self._await_doors()
 
     def _write_config(self) -> None:
@@ -150,13 +174,20 @@ class Supervisor:
             self._config, self._folder, worker_port, self._on_line, lambda ended: self._events.put(JavaEnded(ended))
         )
 
-    def _await_worker(self) -> None:
+    def _await_worker(self, progress: Progress) -> None:
         assert self._torchserve is not None
-        deadline = time.monotonic() + START_TIMEOUT_S
-        failed = False
+        progress.awaits("TorchServe to start its worker")
+        timeout_s = WORKER_TIMEOUT_S
+        deadline = time.monotonic() + timeout_s
+        before = self._control.workers  # of an attempt that failed; their last words may still be on the way
+        failed, gone = False, ""
         while True:
             event = self._next(deadline - time.monotonic())
             match event:
+                case WorkerStarted(number) if number > before and not failed:
+                    progress.awaits("the worker to load the model and step it")
+                    timeout_s = START_TIMEOUT_S
+                    deadline = time.monotonic() + timeout_s
                 case WorkerReady():
                     self._worker = event
                     return
@@ -164,13 +195,25 @@ class Supervisor:
                     raise StartFailed(cause)
                 case LoadFailed(by) | JavaEnded(by) if by is self._torchserve:
                     # The worker's own word, if it had one, is better than what was printed, and may come a bit later.
-                    failed, deadline = True, min(deadline, time.monotonic() + LAST_WORD_S)
+                    failed = True
+                    deadline = min(deadline, time.monotonic() + LAST_WORD_S)
+                case WorkerGone(number) if number > before:
+                    failed, gone = True, "the worker ended while it loaded the model, as if killed for its memory: "
+                    deadline = min(deadline, time.monotonic() + LAST_WORD_S)
                 case StopAsked():
                     raise Stopped
                 case None if failed:
-                    raise StartFailed(self._torchserve.cause())
+                    raise self._failed(gone)
                 case None:
-                    raise StartFailed(f"the worker was not ready after {START_TIMEOUT_S:.0f} s")
+                    where = "there" if is_open(f"{LOOPBACK}:{self._config.torchserve_http_port}") else "not there"
+                    raise self._failed(f"the worker was not ready after {timeout_s:.0f} s, TorchServe is {where}: ")
+
+    def _failed(self, what: str = "") -> StartFailed:
+        """What TorchServe gives as the cause."""
+        assert self._torchserve is not None
+        cause = self._torchserve.cause()
+        chosen = any(getattr(self._requested, name) == 0 for name in TORCHSERVE_PORTS)
+        return PortLost(what + cause) if chosen and BIND_FAILED in cause else StartFailed(what + cause)
 
     def _await_doors(self) -> None:
         assert self._worker is not None and self._torchserve is not None
@@ -182,9 +225,9 @@ class Supervisor:
                     case StopAsked():
                         raise Stopped
                     case LoadFailed(by) | JavaEnded(by) if by is self._torchserve:
-                        raise StartFailed(self._torchserve.cause())
+                        raise self._failed()
                 if time.monotonic() > deadline:
-                    raise StartFailed(f"TorchServe doesn't listen at {address}: {self._torchserve.cause()}")
+                    raise self._failed(f"TorchServe doesn't listen at {address}: ")
         answer = health(self._worker.grpc, self._config, DOORS_TIMEOUT_S)
         if answer != "SERVING":
             raise StartFailed(f"the streaming door at {self._worker.grpc} is not healthy: {answer}")
@@ -221,6 +264,8 @@ class Supervisor:
                         return 1
                     delay_s = min(RESTART_DELAY_S * 2 ** (restarts - 1), LONGEST_RESTART_DELAY_S)
                     logger.error("TorchServe ended; it is started again in %.1f s", delay_s)
+                    if BIND_FAILED in torchserve.cause():
+                        self._move_torchserve()
                     if not self._restart(delay_s):
                         return 0
                     up_since, down_since = None, time.monotonic()
@@ -239,6 +284,13 @@ class Supervisor:
                 return False
         self._start_torchserve()
         return True
+
+    def _move_torchserve(self) -> None:
+        """While it was down, somebody took one of the free ports that were chosen for it: it gets others."""
+        chosen = with_free_ports(self._requested, TORCHSERVE_PORTS)
+        ports = {name: getattr(chosen, name) for name in TORCHSERVE_PORTS}
+        self._config = self._config.model_copy(update=ports)
+        logger.warning("TorchServe's doors are elsewhere from now on", extra=self._torchserve_addresses())
 
     # Stop.
 

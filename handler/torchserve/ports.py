@@ -5,6 +5,7 @@ import socket
 from collections.abc import Collection
 from contextlib import ExitStack
 
+from dnc_serve.handler.addresses import why_not_free
 from dnc_serve.handler.config import PORTS, ServeConfig, flag
 
 LOOPBACK = "127.0.0.1"
@@ -14,41 +15,36 @@ class AddressUnusable(Exception):
     """A configured host isn't this machine's, or configured ports are in use; the message names the settings."""
 
 
+class PortTaken(AddressUnusable):
+    """Somebody else listens there."""
+
+
 def host_of(config: ServeConfig, setting: str) -> str:
     """The address that a port is opened on; TorchServe's are for this machine alone."""
     return LOOPBACK if setting.startswith("torchserve_") else config.host
 
 
-def is_free(host: str, port: int) -> bool:
-    """Whether a server could listen there now; raises OSError for an address that isn't this machine's."""
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    with socket.socket(family, kind, protocol) as probe:
-        # As servers do: what a closed connection left behind doesn't count.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-            probe.listen(1)
-        except PermissionError:
-            return False
-        except OSError as exc:
-            if exc.errno == errno.EADDRINUSE:
-                return False
-            raise
-    return True
+def check_port(config: ServeConfig, setting: str) -> None:
+    """Raises AddressUnusable if the server could not listen there now, PortTaken if that is because somebody does."""
+    port, host = getattr(config, setting), host_of(config, setting)
+    error = why_not_free(host, port)
+    if error is None:
+        return
+    if error.errno == errno.EADDRINUSE:
+        raise PortTaken(f"something listens already at {port} ({setting})")
+    if isinstance(error, PermissionError):
+        raise AddressUnusable(f"{setting} is {port}; expected a port that this user may open, as those from 1024 on")
+    hint = ", a link-local one with its interface, as in fe80::1%eth0" if host.startswith("fe80:") else ""
+    raise AddressUnusable(f"host is {host!r}; expected an address of this machine{hint} ({error.strerror})")
 
 
 def check_ports(config: ServeConfig) -> None:
     """Raises AddressUnusable for a configured host that can't be had, or for all ports that can't."""
     taken = []
     for setting in PORTS:
-        port, host = getattr(config, setting), host_of(config, setting)
         try:
-            free = is_free(host, port)
-        except OSError as exc:
-            raise AddressUnusable(f"host is {host!r}; expected an address of this machine ({exc.strerror})") from exc
-        if not free:
+            check_port(config, setting)
+        except PortTaken:
             taken.append(setting)
     if taken:
         ports = ", ".join(f"{getattr(config, setting)} ({setting})" for setting in taken)

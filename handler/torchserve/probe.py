@@ -4,22 +4,15 @@ import socket
 import ssl
 from typing import Any
 
+from dnc_serve.handler.addresses import host_port, reached_at
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.proto.targets import DIRECTLY
-
-EVERY = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "[::1]"}
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """`host:port`, `[host]:port` → host and port, the host one that can be connected to."""
-    host, _, port = address.rpartition(":")
-    return EVERY.get(host, host).strip("[]"), int(port)
 
 
 def is_open(address: str) -> bool:
     """Whether something accepts connections there."""
     try:
-        with socket.create_connection(split_address(address), timeout=1.0):
+        with socket.create_connection(reached_at(address), timeout=1.0):
             return True
     except OSError:
         return False
@@ -35,9 +28,7 @@ def health(address: str, config: ServeConfig, timeout_s: float) -> str:
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    host, port = split_address(address)
-    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    with grpc.insecure_channel(target, options=DIRECTLY) as channel:
+    with grpc.insecure_channel(host_port(*reached_at(address)), options=DIRECTLY) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
             answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s, wait_for_ready=True)
@@ -53,7 +44,7 @@ def _handshake(address: str, timeout_s: float) -> str:
     trusting.set_alpn_protocols(["h2"])
     try:
         with (
-            socket.create_connection(split_address(address), timeout=timeout_s) as plain,
+            socket.create_connection(reached_at(address), timeout=timeout_s) as plain,
             trusting.wrap_socket(plain),
         ):
             return "SERVING"

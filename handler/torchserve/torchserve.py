@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.torchserve import parent
 from dnc_serve.handler.torchserve.archive import MODEL_NAME
 from dnc_serve.handler.torchserve.causes import JAVA, MODEL_LOG, first_cause
+from dnc_serve.handler.torchserve.environment import child_environment
 from dnc_serve.handler.torchserve.ports import LOOPBACK
 from dnc_serve.handler.torchserve.worker_config import RUN_FOLDER_VARIABLE
 
@@ -64,6 +66,7 @@ def torchserve_home() -> Path:
 def properties(config: ServeConfig, run_folder: Path, worker_port: int) -> str:
     """TorchServe's `config.properties`."""
     store = run_folder / "store"
+    allowed = re.escape(f"file://{store}/")
     settings = {
         "inference_address": f"http://{LOOPBACK}:{config.torchserve_http_port}",
         "management_address": f"http://{LOOPBACK}:{config.torchserve_management_port}",
@@ -76,7 +79,7 @@ def properties(config: ServeConfig, run_folder: Path, worker_port: int) -> str:
         "model_store": store,
         "load_models": f"{MODEL_NAME}.mar",
         # Models are loaded from here alone: by default TorchServe would fetch and run an archive from any address.
-        "allowed_urls": f"file://{store}/.*",
+        "allowed_urls": f"{allowed}.*",
         # Its keys can't be preset and expire; these doors stay on loopback, and our own tokens guard the calls.
         "disable_token_authorization": "true",
         "default_workers_per_model": 1,
@@ -93,7 +96,8 @@ def properties(config: ServeConfig, run_folder: Path, worker_port: int) -> str:
     }
     if config.device == "cpu":
         settings["number_of_gpu"] = 0
-    return "".join(f"{name}={value}\n" for name, value in settings.items())
+    # Java reads the file as Latin-1, with backslash escapes as in JSON.
+    return "".join(f"{name}={json.dumps(str(value))[1:-1]}\n" for name, value in settings.items())
 
 
 class TorchServe:
@@ -119,7 +123,7 @@ class TorchServe:
             *(sys.executable, "-I", "-S", parent.__file__, str(os.getpid())),
             program,
             f"-Dmodel_server_home={torchserve_home()}",
-            f"-Dlog4j.configurationFile=file://{run_folder / 'log4j2.xml'}",
+            f"-Dlog4j.configurationFile={(run_folder / 'log4j2.xml').as_uri()}",
             f"-Ddnc.log.level={level}",
             # The worker's socket lies here, and a socket's path must fit into 107 bytes.
             f"-Djava.io.tmpdir={run_folder}",
@@ -146,7 +150,7 @@ class TorchServe:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            text=True,
+            encoding="utf-8",
             errors="replace",
         )
         self._reader = threading.Thread(target=self._read, name="dnc-torchserve-log", daemon=True)
@@ -194,16 +198,17 @@ class TorchServe:
 
 
 def _environment(run_folder: Path, java_home: str) -> dict[str, str]:
-    return {
-        **os.environ,
-        "JAVA_HOME": java_home,
-        "TEMP": str(run_folder),
-        "TMPDIR": str(run_folder),
-        "LOG_LOCATION": str(run_folder),
-        "METRICS_LOCATION": str(run_folder),
-        "PYTHONUNBUFFERED": "1",
-        RUN_FOLDER_VARIABLE: str(run_folder),
-    }
+    return child_environment(
+        {
+            "JAVA_HOME": java_home,
+            "TEMP": str(run_folder),
+            "TMPDIR": str(run_folder),
+            "LOG_LOCATION": str(run_folder),
+            "METRICS_LOCATION": str(run_folder),
+            "PYTHONUNBUFFERED": "1",
+            RUN_FOLDER_VARIABLE: str(run_folder),
+        }
+    )
 
 
 def _parse(text: str) -> dict[str, Any] | None:

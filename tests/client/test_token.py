@@ -1,9 +1,11 @@
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from dnc_serve.client.cli.main import main
 from dnc_serve.handler.api.access import Access
+from dnc_serve.handler.clock import CLOCK
 from dnc_serve.handler.errors import ServeError
 
 
@@ -20,11 +22,18 @@ def test_a_token_opens_the_server_that_has_its_entry(tmp_path: Path, capsys: pyt
     assert not any(token in file.read_text() for token in tokens)
 
 
-def test_a_token_lasts_as_long_as_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_token_lasts_as_long_as_it_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "tokens.toml"
-    main(["token", "ward-3", "--file", str(file), "--days", "0"])
-    with pytest.raises(ServeError, match="expired"):
-        Access(str(file)).grant_of_token(capsys.readouterr().out.strip())
+    main(["token", "ward-3", "--file", str(file), "--days", "2"])
+    access, token = Access(str(file)), capsys.readouterr().out.strip()
+    start = CLOCK.monotonic(), CLOCK.wall()
+    for hours, good in ((0, True), (47, True), (49, False)):
+        monkeypatch.setattr(CLOCK, "monotonic", lambda hours=hours: start[0] + hours * 3600)
+        monkeypatch.setattr(CLOCK, "wall", lambda hours=hours: start[1] + hours * 3600)
+        with nullcontext() if good else pytest.raises(ServeError, match="expired"):
+            assert access.grant_of_token(token).owner == "ward-3"
 
 
 def test_a_wrong_name_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,11 +36,6 @@ def test_a_door_that_others_reach_is_protected_or_meant_to_be_open(host: str) ->
         assert ServeConfig(host=host, **accepted).host == host
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
-def test_loopback_needs_no_protection(host: str) -> None:
-    assert ServeConfig(host=host).host == host
-
-
 def test_state_folder_follows_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert default_state_dir() == tmp_path / "dnc-serve" == ServeConfig().state_dir

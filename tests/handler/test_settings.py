@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dnc_serve.handler.config import ServeConfig
+from dnc_serve.handler.config import ServeConfig, flag
 from dnc_serve.handler.settings import ConfigError, load_config, unknown_variables
 
 
@@ -52,15 +52,21 @@ def test_the_worker_gets_it_unchanged() -> None:
         ({"insecure": "hm"}, "insecure is 'hm' (--insecure); expected true or false"),
         ({"durability": "maybe"}, "durability is 'maybe' (--durability); expected 'off', 'async' or 'sync'"),
         ({"device": "tpu"}, "device is 'tpu' (--device); expected auto, cpu, cuda or cuda:INDEX"),
-        ({"advertise": "here"}, "advertise is 'here' (--advertise); expected host:port"),
-        ({"model": ""}, "model is '' (--model); expected some text"),
+        (
+            {"advertise": "here"},
+            "advertise is 'here' (--advertise); expected host:port, an IPv6 address in brackets: [::1]:8500",
+        ),
+        (
+            {"state_dir": "~nobody-here/x"},
+            "state_dir is '~nobody-here/x' (--state-dir); expected a path (Could not determine home directory.)",
+        ),
         ({"max_batch_delay_ms": "0"}, "max_batch_delay_ms is '0' (--max-batch-delay-ms); expected at least 1"),
         (
             {"store": "mysql://me:secret@host"},
             "store is 'mysql://me:***@host' (--store); "
             "expected sqlite, redis://HOST:PORT/DB, rediss://… or unix://PATH",
         ),
-        ({"port": "8080"}, "torchserve_http_port is 8080; expected another port than that of port"),
+        ({"metrics_port": "8500"}, "metrics_port is 8500; expected another port than that of port"),
         ({"tls_key": "k"}, "tls_certificate is ''; expected a file, because tls_key is set"),
         ({"tls_client_ca": "c"}, "tls_certificate is ''; expected a file, because tls_client_ca is set"),
     ],
@@ -69,6 +75,30 @@ def test_wrong_values(flags: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError) as refused:
         load_config(flags)
     assert str(refused.value) == message
+
+
+@pytest.mark.parametrize("name", list(ServeConfig.model_fields))
+@pytest.mark.parametrize("value", ["", " "])
+def test_an_empty_value_is_refused_wherever_it_comes_from(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a shell's variable that isn't set: no state in the working folder, and no door without its tokens."""
+    with pytest.raises(ConfigError) as refused:
+        load_config({name: value})
+    assert str(refused.value) == f"{name} is {value!r} ({flag(name)}); expected a value, or to be left out"
+    file = tmp_path / "empty.toml"
+    file.write_text(f'{name} = "{value}"\n')
+    with pytest.raises(ConfigError, match="to be left out"):
+        load_config({}, file)
+    monkeypatch.setenv(f"DNC_{name.upper()}", value)
+    with pytest.raises(ConfigError, match=rf"^{name} is '{value}' \(DNC_{name.upper()}\); "):
+        load_config({})
+
+
+def test_empty_tokens_in_the_environment_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DNC_TOKENS_TEXT", "")
+    with pytest.raises(ConfigError, match=r"^DNC_TOKENS_TEXT is empty"):
+        load_config({})
 
 
 def test_wrong_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import grpc
+import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -29,7 +30,9 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         return trace_service_pb2.ExportTraceServiceResponse()
 
 
-def test_client_door_queue_ticks_and_journal_are_one_trace(artifact_folder: Path, tmp_path: Path) -> None:
+def test_client_door_queue_ticks_and_journal_are_one_trace(
+    artifact_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     collector = Collector()
     receiver = grpc.server(ThreadPoolExecutor(2))
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, receiver)
@@ -38,7 +41,9 @@ def test_client_door_queue_ticks_and_journal_are_one_trace(artifact_folder: Path
     tracer = TracerProvider().get_tracer("test")
     try:
         endpoint = f"http://127.0.0.1:{port}"
+        monkeypatch.setenv("grpc_proxy", "http://127.0.0.1:9")  # not for a collector on this machine
         with open_door(artifact_folder, tmp_path, otlp_endpoint=endpoint) as door:
+            monkeypatch.delenv("grpc_proxy")
             with Client(door.addresses.grpc) as client, client.session("traced") as session:
                 session.step(random_inputs(0, 3))  # outside of any span: not traced
                 with tracer.start_as_current_span("the caller") as span:

@@ -124,7 +124,7 @@ def test_a_bundled_model_is_examined_with_more_slots(capsys: pytest.CaptureFixtu
     [
         (["--task-option", "length=3"], "task copy has no option length; expected some of bits, min_length"),
         (["--task-option", "bits"], "--task-option is 'bits'; expected NAME=VALUE"),
-        (["--device", "abacus"], "--device is 'abacus'; it can't be used here"),
+        (["--device", "abacus"], "device is 'abacus'; expected one that torch"),
         (["--lr", "0"], "lr is 0.0; expected more than 0"),
         (["--visdom", "localhost"], "--visdom is 'localhost'; expected a URL"),
         (["--resume", "nowhere", "--lr", "0.1"], "--lr can't be changed by --resume"),

@@ -18,6 +18,8 @@ from dnc_serve.client.cli.demos.map_session import Answers, ask, tell
 from dnc_serve.client.cli.demos.reached import Reached
 from dnc_serve.client.cli.demos.server import serving
 from dnc_serve.client.cli.demos.visits import in_another_process
+from dnc_serve.client.cli.files import made_folder
+from dnc_serve.client.cli.parser import path
 from dnc_serve.client.errors import ModelMismatch, SessionError
 
 if TYPE_CHECKING:
@@ -73,11 +75,11 @@ class Question(NamedTuple):
 
 
 def configure(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--map", type=Path, metavar="FILE", help="CSV of from,line,to to tell")
+    group.add_argument("--map", type=path, metavar="FILE", help="CSV of from,line,to to tell")
     group.add_argument("--ask", action="append", metavar="JOURNEY", help='"STATION: LINE, LINE, …"; may be repeated')
     group.add_argument(
         "--state-dir",
-        type=Path,
+        type=path,
         metavar="FOLDER",
         help="the map and the server's state (dnc-demo in $XDG_STATE_HOME, ~/.local/state)",
     )
@@ -130,8 +132,8 @@ def _state_folder(options: Options) -> Iterator[Path]:
     from dnc_serve.handler.config import default_state_dir
 
     folder = options.state_dir or default_state_dir().with_name("dnc-demo")
-    folder.mkdir(parents=True, exist_ok=True)
-    yield folder
+    with made_folder(folder):
+        yield folder
 
 
 @contextmanager

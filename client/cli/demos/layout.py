@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnc_serve.client.arrays import Float32
+from dnc_serve.client.cli.files import replacing
 from dnc_serve.client.plotting import MAP_OF_SHARES, side_by_side, terminal_picture, used_slots
 
 
@@ -59,4 +60,5 @@ def save_picture(
     bar = figure.colorbar(image, ax=columns[1])
     bar.set_label("share of the weighting", fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    figure.savefig(path, dpi=120)
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=120)

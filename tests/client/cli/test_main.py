@@ -91,14 +91,23 @@ def test_step_through_npy(tmp_path: Path, uninterrupted: Callable[[Float32], Flo
     [
         ("1,1,1,1,1\n1,1,1\n", "in.csv:2: 3 values, expected 5"),
         ("1,1,1,1,1\n\n1,1,x,1,1\n", "in.csv:3: 'x' is not a number"),
-        ("1,1,1\n", r"BAD_SHAPE: inputs have shape [1, 3], expected [timesteps, 5]"),
-        ("1,1,nan,1,1\n", "NOT_FINITE"),
+        ("1,1,1\n", "in.csv: timesteps of 3 values; the model takes 5"),
+        ("1,1,nan,1,1\n", "in.csv:1: 'nan' is not finite"),
+        ("1,1,1,1,1\n" * 200 + "1,1,1e39,1,1\n", "in.csv:201: '1e39' is not finite"),
+        ("", "in.csv: holds no timesteps"),
     ],
 )
-def test_bad_files_are_1_and_say_where(content: str, message: str, tmp_path: Path, capsys: Capture) -> None:
+def test_bad_files_are_1_say_where_and_leave_nothing(
+    content: str, message: str, tmp_path: Path, capsys: Capture
+) -> None:
     (tmp_path / "in.csv").write_text(content)
-    assert main(["step", "bad-file", str(tmp_path / "in.csv")]) == 1
-    assert message in capsys.readouterr().err
+    out = tmp_path / "out.csv"
+    for command in (["step", "bad-file", "-o", str(out)], ["record", "bad-file", "-o", str(tmp_path / "a" / "b")]):
+        assert main([*command[:2], str(tmp_path / "in.csv"), *command[2:]]) == 1
+        assert message in capsys.readouterr().err
+    assert [each.name for each in tmp_path.iterdir()] == ["in.csv"]
+    assert main(["sessions", "--prefix", "bad-file", "--json"]) == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_a_name_that_belies_its_content_is_refused(tmp_path: Path, capsys: Capture) -> None:

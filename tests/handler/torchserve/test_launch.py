@@ -3,6 +3,7 @@
 import json
 import os
 import queue
+import re
 import socket
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from dnc_serve.handler.torchserve.control import (
     WorkerFailed,
     WorkerGone,
     WorkerReady,
+    WorkerStarted,
 )
 from dnc_serve.handler.torchserve.ports import AddressUnusable, check_ports, with_free_ports
 from dnc_serve.handler.torchserve.run_folder import run_folder
@@ -167,7 +169,7 @@ def test_properties_keep_torchserve_on_loopback_and_to_its_own_store(tmp_path: P
     for name in ("inference", "management", "metrics"):
         assert lines[f"{name}_address"].startswith("http://127.0.0.1:")
         assert lines.get(f"grpc_{name}_address", "127.0.0.1") == "127.0.0.1"
-    assert lines["allowed_urls"] == f"file://{tmp_path}/store/.*"
+    assert re.fullmatch(lines["allowed_urls"].replace("\\\\", "\\"), f"file://{tmp_path}/store/any.mar")
     assert lines["initial_worker_port"] == "4567"
     assert lines["number_of_gpu"] == "0"
     assert int(lines["max_request_size"]) == 2**31 - 1
@@ -245,6 +247,7 @@ def test_both_ends_hear_each_other_and_notice_the_end(tmp_path: Path) -> None:
     line.listen(orders.put, lambda: orders.put("gone"))
     line.failed("because")
     line.ready("a:1", "b:2")
+    assert events.get(timeout=5) == WorkerStarted(1)
     assert events.get(timeout=5) == WorkerFailed("because")
     assert events.get(timeout=5) == WorkerReady(os.getpid(), "a:1", "b:2")
     assert server.drain(1.5) is True
@@ -252,7 +255,7 @@ def test_both_ends_hear_each_other_and_notice_the_end(tmp_path: Path) -> None:
     line.drained()
     assert events.get(timeout=5) == WorkerDrained()
     line._socket.shutdown(socket.SHUT_RDWR)
-    assert events.get(timeout=5) == WorkerGone()
+    assert events.get(timeout=5) == WorkerGone(1)
     assert orders.get(timeout=5) == "gone"
     server.close()
 
