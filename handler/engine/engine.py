@@ -243,12 +243,11 @@ class Engine:
         try:
             if isinstance(run.request, Replay):
                 check_replay(run, run.request)
-                self._replayed(run)
-                return False
-            run.request.check_wanted()
-            check_finite(run, self._rows, self.layout)
-            if run.request.debug:  # before the record: it may fail
-                run.debug = self._executor.debug(run, self.runner)
+            else:
+                run.request.check_wanted()
+                check_finite(run, self._rows, self.layout)
+                if run.request.debug:  # before the record: it may fail
+                    run.debug = self._executor.debug(run, self.runner)
         except ServeError as error:
             self._drop(run, error)
             return False
@@ -256,14 +255,14 @@ class Engine:
             logger.exception("a run of session %r could not be finished", run.session.session_id)
             self._drop(run, ServeError("INTERNAL", "the server made a mistake; its log says which"))
             return False
-        run.request.stepped_at = time.perf_counter()
-        return True
-
-    def _replayed(self, run: Run) -> None:
+        if isinstance(run.request, Chunk):
+            run.request.stepped_at = time.perf_counter()
+            return True
         self.cache.swap(run.session, run.row)
         self.observers.recovered(len(run.request.inputs))
         self._answer(run.session, run.request, None, None)
         self._release(run.session)
+        return False
 
     def _drop(self, run: Run, error: ServeError) -> None:
         """The run comes to nothing, and its session stands where it did."""

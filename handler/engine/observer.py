@@ -1,10 +1,13 @@
 """What the engine tells of itself: metrics, traces, the log and watchers listen, and the engine knows none of them."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from dnc_serve.handler.engine.requests import Applied, Chunk, Reset
 from dnc_serve.handler.engine.session import Session
+
+logger = logging.getLogger(__name__)
 
 
 class Committed(NamedTuple):
@@ -53,7 +56,7 @@ class Observer:
 
 
 class Observers(Observer):
-    """Passes everything on to several, in their order."""
+    """Passes everything on to several, in their order; what fails in one keeps nothing from the others."""
 
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
         self._observers = list(observers)
@@ -65,10 +68,13 @@ class Observers(Observer):
         self._observers.remove(observer)
 
 
-def _passing_on(name: str):  # type: ignore[no-untyped-def]
+def _passing_on(name: str) -> Callable[..., None]:
     def pass_on(self: Observers, *told: object) -> None:
         for observer in self._observers:
-            getattr(observer, name)(*told)
+            try:
+                getattr(observer, name)(*told)
+            except Exception:
+                logger.exception("%s failed to hear of %s", type(observer).__name__, name)
 
     return pass_on
 

@@ -51,8 +51,8 @@ class TileRunner(Inspection):
         self.max_rows = self.row_counts[-1]
         self._tick_seconds = {size: self._time_a_tick(size) for size in self.row_counts}
         self.fingerprint = fingerprint_of(
-            self.kind, artifact, torch.__version__, processor(self.device), str(self.max_rows), json.dumps(numeric_environment()),
-            self._probed,
+            self.kind, artifact, torch.__version__, processor(self.device), str(self.max_rows),
+            json.dumps(numeric_environment()), self._probed,
         )  # fmt: skip
         super().__init__(artifact, self.device, self.row_counts[0])
 

@@ -10,9 +10,8 @@ import pytest
 
 from dnc_serve.handler.api.access import Access
 from dnc_serve.handler.clock import CLOCK, LASTING_S, Clock
-from dnc_serve.handler.engine.maintenance import Upkeep
+from dnc_serve.handler.engine.maintenance import Maintenance
 from dnc_serve.handler.errors import ServeError
-from dnc_serve.handler.garbage import Garbage
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.handler.door import Door, open_door, refused
 from tests.handler.harness import random_inputs
@@ -47,14 +46,14 @@ def hands(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hands]:
 
 
 def look(door: Door) -> None:
-    """What the server's upkeep does every second, and every half minute."""
+    """What the server's maintenance does every second, and every half minute."""
 
-    async def upkeep() -> None:
-        own = Upkeep(door.server._engine, door.server._access, Garbage())
+    async def maintenance() -> None:
+        own = Maintenance(door.server._engine, lambda: None)
         own.expire()
         await own.retain()
 
-    door.server._await(upkeep())
+    door.server._await(maintenance())
 
 
 def ids(door: Door) -> list[str]:
