@@ -102,24 +102,25 @@ async def test_a_short_chunk_is_answered_while_a_long_one_is_stepped(
         assert (await long).outputs.tobytes() == Alone(tiles).step(random_inputs(1, 100)).tobytes()
 
 
+@pytest.mark.parametrize("every_timesteps", [7, 1000], ids=["from snapshots", "from the beginning"])
 @pytest.mark.parametrize("durability", ["async", "sync"])
 async def test_a_crash_can_not_be_told_from_the_bits(
-    tiles: TileRunner, artifact: Artifact, tmp_path: Path, durability: str
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path, durability: str, every_timesteps: int
 ) -> None:
-    settings = config(tmp_path, durability=durability, snapshot_every_timesteps=7)
+    settings = config(tmp_path, durability=durability, snapshot_every_timesteps=every_timesteps)
     truth = Alone(tiles)
     for run in range(6):
         async with running_engine(tiles, artifact, settings) as harness:
             session = harness.engine.table.find("s") or await harness.create("s")
             assert session.position == run * 12
             for part in range(4):
+                if part == run % 5:
+                    scope = "all" if run % 4 == 3 else "experience"
+                    await harness.do(session, lambda done, scope=scope: Reset(scope, done))
+                    truth.reset(scope)
                 inputs = random_inputs(run * 4 + part, 3)
                 applied = await harness.step(session, inputs, position=session.position)
                 assert applied.outputs.tobytes() == truth.step(inputs).tobytes()
-            if run % 2:
-                scope = "all" if run % 4 == 3 else "experience"
-                await harness.do(session, lambda done, scope=scope: Reset(scope, done))
-                truth.reset(scope)
 
 
 @pytest.mark.parametrize("durability", DURABILITIES)

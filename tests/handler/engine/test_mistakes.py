@@ -9,10 +9,12 @@ import pytest
 
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.engine.observer import Observer
-from dnc_serve.handler.engine.requests import Chunk, Delete, Done, Request, Reset
+from dnc_serve.handler.engine.requests import Applied, Chunk, Delete, Done, Request, Reset
+from dnc_serve.handler.engine.session import Session
 from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.store.contract import End
+from dnc_serve.handler.store.history import Recovered
 from dnc_serve.model.export import Artifact
 from tests.handler.harness import EngineHarness, random_inputs, running_engine
 
@@ -87,6 +89,33 @@ async def test_an_observer_that_fails_holds_up_nobody_and_keeps_nothing_from_the
             await synced(harness)
             assert [session.durable_position for session in sessions[1:]] == [8, 8]
             assert all(harness.engine.journal.store.snapshots(one.session_id, one.incarnation) for one in sessions[1:])
+
+
+async def test_a_state_that_can_not_be_installed_costs_its_session_alone(
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ServeConfig(state_dir=tmp_path)
+    async with running_engine(tiles, artifact, settings) as harness:
+        for name in ("mistaken", "beside"):
+            await harness.step(await harness.create(name), random_inputs(0, 4))
+    async with running_engine(tiles, artifact, settings) as harness:
+        install, mistaken = harness.engine.recovery._install, harness.engine.table.get("mistaken", "")
+
+        def fails(session: Session, recovered: Recovered) -> None:
+            if session is mistaken:
+                raise ValueError("what is this?")
+            install(session, recovered)
+
+        with monkeypatch.context() as broken:
+            broken.setattr(harness.engine.recovery, "_install", fails)
+            steps = (
+                harness.step(harness.engine.table.get(name, ""), random_inputs(0, 4)) for name in ("mistaken", "beside")
+            )
+            results = await asyncio.gather(*(asyncio.wait_for(step, 5) for step in steps), return_exceptions=True)
+        assert isinstance(results[0], ServeError) and results[0].reason == "INTERNAL"
+        assert isinstance(results[1], Applied) and results[1].position == 8
+        assert (await harness.step(mistaken, random_inputs(0, 4), position=4)).position == 8
+        assert harness.engine.at_rest
 
 
 @pytest.mark.parametrize("durability", ["async", "sync"])
