@@ -18,7 +18,7 @@ from dnc_serve.client.checks import (
 )
 from dnc_serve.client.contact import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S
 from dnc_serve.client.delivery import OpenPipe
-from dnc_serve.client.errors import DncError, SessionError
+from dnc_serve.client.errors import BadRequest, DncError, SessionError
 from dnc_serve.client.hosts import DEFAULT_TARGET, Hosts, Metadata, Route, Token
 from dnc_serve.client.info import ModelInfo, SessionInfo
 from dnc_serve.client.pipe import Pipe
@@ -201,6 +201,8 @@ class AsyncMultiplex:
 
     async def step(self, inputs: Mapping[AsyncSession, Any]) -> dict[AsyncSession, Float32 | DncError]:
         """Outputs [T, O] for inputs [T, I] of several sessions at once; in the place of what failed, its error."""
+        if not isinstance(inputs, Mapping) or not all(isinstance(session, AsyncSession) for session in inputs):
+            raise BadRequest(f"inputs is of type {type(inputs).__name__}, expected a mapping of sessions to inputs")
         groups: dict[AsyncSession, list[Entry]] = {}
         outputs: dict[AsyncSession, Float32 | DncError] = {}
         for session, values in inputs.items():

@@ -1,7 +1,7 @@
 """`Client` and `Session`: the asynchronous ones for callers without an event loop.
 
 There is one implementation of the protocol, `AsyncClient`; these run it on a thread of the client's own and wait.
-All of it may be used from several threads. After a fork, the child has to make a client of its own.
+All of it may be used from several threads. Where one was used, no child of a fork can use any: see `process.py`.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from dnc_serve.client.arrays import Float32
 from dnc_serve.client.async_client import DEFAULT_STREAMS, AsyncClient, AsyncMultiplex, Blob
 from dnc_serve.client.checks import checked_flag
 from dnc_serve.client.contact import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S
-from dnc_serve.client.errors import DncError
+from dnc_serve.client.errors import BadRequest, DncError
 from dnc_serve.client.hosts import DEFAULT_TARGET, Token
 from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, SessionInfo
 from dnc_serve.client.loop_thread import LoopThread
@@ -175,26 +175,30 @@ class Session:
         while fault is None and not self._session.failed:
             try:
                 chunk = next(source)
-                self._thread.run(self._enter(chunk, groups))
             except StopIteration:
                 break
             except Exception as exc:  # told after the outputs of what came before
                 fault = exc
-            yield from self._thread.run(self._ready(groups))
+            else:
+                ready, fault = self._thread.run(self._put(chunk, groups))
+                yield from ready
         while groups:
             yield self._thread.run(self._session.outputs(groups.popleft()))
         if fault is not None:
             raise fault
 
-    async def _enter(self, chunk: Any, groups: deque[list[Entry]]) -> None:
-        groups.append(self._session.enter(chunk))
-
-    async def _ready(self, groups: deque[list[Entry]]) -> list[Float32]:
-        """The outputs that are there; waits only if the window has no room."""
+    async def _put(self, chunk: Any, groups: deque[list[Entry]]) -> tuple[list[Float32], DncError | None]:
+        """Sends a chunk; returns the outputs that are there, and waits only if the window has no room. Also returns why
+        the chunk can't be sent, if it can't."""
+        fault: DncError | None = None
+        try:
+            groups.append(self._session.enter(chunk))
+        except DncError as error:
+            fault = error
         ready: list[Float32] = []
         while groups and (groups[0][-1].settled or not self._session.has_room):
             ready.append(await self._session.outputs(groups.popleft()))
-        return ready
+        return ready, fault
 
     def reset(self, scope: Scope = "experience") -> None:
         """Zeroes the memory (`experience`; controller state and read vectors stay), or makes all as new (`all`)."""
@@ -277,6 +281,8 @@ class Multiplex:
 
     def step(self, inputs: Mapping[Session, Any]) -> dict[Session, Float32 | DncError]:
         """Outputs [T, O] for inputs [T, I] of several sessions at once; in the place of what failed, its error."""
+        if not isinstance(inputs, Mapping) or not all(isinstance(session, Session) for session in inputs):
+            raise BadRequest(f"inputs is of type {type(inputs).__name__}, expected a mapping of sessions to inputs")
         by_async = {session._session: session for session in inputs}
         stepped = self._thread.run(self._multiplex.step({own: inputs[session] for own, session in by_async.items()}))
         return {session: stepped[own] for own, session in by_async.items()}

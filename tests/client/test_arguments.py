@@ -282,6 +282,9 @@ def test_a_multiplex_gives_each_session_its_own(client: Client, address: str) ->
         assert outputs[0].tobytes() == outputs[-1].tobytes()  # type: ignore[union-attr]
         assert all(isinstance(one, InvalidRequest) for one in outputs[1 : len(bad) + 1])
         assert "another client" in str(outputs[-2])
+        for wrong in ([good], None, {"id": good}, {5: good}):
+            with pytest.raises(BadRequest, match="expected a mapping of sessions to inputs"):
+                lane.step(wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
