@@ -156,3 +156,33 @@ def test_a_client_of_a_server_at_ipv6(small_artifact: Path, tmp_path: Path) -> N
         for command in (["health", "--target", server.grpc], ["doctor", "--serving", server.grpc]):
             asked = [sys.executable, "-m", "dnc_serve.client.cli", *command]
             assert subprocess.run(asked, capture_output=True, timeout=60, check=True).stdout.lower() == b"serving\n"
+
+
+def test_torchserve_finds_other_ports_if_its_own_were_taken_while_it_was_down(
+    small_artifact: Path, tmp_path: Path
+) -> None:
+    with running(small_artifact, tmp_path) as server:
+        http = int(server.addresses["http"].rpartition(":")[2])
+        assert step(server, "moved", 3) == 3
+        server.java().kill()
+        with _taken(http):
+            wait_until(lambda: "TorchServe's doors are elsewhere from now on" in server.log, 120, "it moves")
+            wait_until(lambda: "a worker serves again" in server.log, 120, "another TorchServe is ready")
+        assert step(server, "moved", 1) == 4
+
+
+@contextlib.contextmanager
+def _taken(port: int) -> Iterator[None]:
+    """The port, as soon as it is free."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+        def bound() -> bool:
+            with contextlib.suppress(OSError):
+                other.bind(("127.0.0.1", port))
+                return True
+            return False
+
+        wait_until(bound, 60, f"{port} is free")
+        other.listen()
+        yield

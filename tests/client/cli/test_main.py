@@ -179,7 +179,7 @@ def test_dump(tmp_path: Path, address: str, capsys: Capture) -> None:
         session.step(random_inputs(5, 5))
     npz, png = tmp_path / "dump.npz", tmp_path / "dump.png"
     assert main(["dump", "dumped", "-o", str(npz), "--plot", str(png), "--position", "5"]) == 0
-    assert capsys.readouterr().out.split() == [str(npz), str(png)]
+    assert capsys.readouterr().out.splitlines() == [str(npz), str(png)]
     np.testing.assert_equal(dict(np.load(npz)), expected)
     assert png.read_bytes().startswith(b"\x89PNG")
     assert main(["dump", "dumped", "memory"]) == 0
