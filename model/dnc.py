@@ -1,6 +1,8 @@
 """The Differentiable Neural Computer: controllers, memory, and the one step that all else is built on."""
 
+import inspect
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any, Final, Optional, cast
 
 import torch
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from dnc_serve.model import sequences
-from dnc_serve.model.config import DNCConfig
+from dnc_serve.model.config import DNCConfig, as_flag, as_whole, unknown_names
 from dnc_serve.model.controller import Cell, Controller
 from dnc_serve.model.few_rows import filled_up
 from dnc_serve.model.interface import InterfaceLayer
@@ -83,11 +85,15 @@ class DNC(nn.Module):
                 "bidirectional is True; expected False: the backward direction starts from the end of a sequence, and "
                 "a session, whose inputs arrive over time, has no end to start from"
             )
-        for name, flag in (("batch_first", batch_first), ("debug", debug), ("bidirectional", bidirectional)):
-            if not isinstance(flag, bool):
-                raise TypeError(f"{name} is {flag!r}; expected True or False")
-        if isinstance(gpu_id, bool) or not isinstance(gpu_id, int) or gpu_id < -1:
-            raise ValueError(f"gpu_id is {gpu_id!r}; expected -1 for the CPU, or the number of a CUDA device")
+        as_flag("bidirectional", bidirectional)
+        expected = "-1 for the CPU, or the number of a CUDA device"
+        gpu_id = as_whole("gpu_id", gpu_id, expected)
+        if gpu_id < -1:
+            raise ValueError(f"gpu_id is {gpu_id}; expected {expected}")
+        arguments = [name for name in inspect.signature(DNC).parameters if name != "options"]
+        known = list(dict.fromkeys([*arguments, *(field.name for field in fields(DNCConfig))]))
+        if unknown := unknown_names(options, known):
+            raise TypeError(f"DNC {' and '.join(unknown)}; its arguments are {', '.join(known)}")
         super().__init__()
         self.config = DNCConfig(
             input_size=input_size,
@@ -109,7 +115,7 @@ class DNC(nn.Module):
             **options,
         )
         config = self.config
-        self.batch_first, self.debug = batch_first, debug
+        self.batch_first, self.debug = as_flag("batch_first", batch_first), as_flag("debug", debug)
         self.num_layers, self.num_hidden_layers = config.num_layers, config.num_hidden_layers
         self.hidden_size, self.nr_cells, self.cell_size = config.hidden_size, config.nr_cells, config.cell_size
         self.read_heads, self.write_heads = config.read_heads, config.write_heads

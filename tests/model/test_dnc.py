@@ -194,7 +194,10 @@ def test_the_stopped_gradient_is_stopped(random_state):
         ({"debug": None}, TypeError, "debug is None"),
         ({"gpu_id": -2}, ValueError, "gpu_id is -2; expected -1"),
         ({"nr_cells": 0}, ValueError, "nr_cells is 0; expected at least 1"),
-        ({"colour": 3}, TypeError, "colour"),
+        ({"gpu_id": "0"}, TypeError, "gpu_id is '0'; expected -1"),
+        ({"colour": 3}, TypeError, "DNC has no colour; its arguments are input_size, hidden_size, rnn_type"),
+        ({"reed_heads": 3}, TypeError, r"DNC has no reed_heads \(did you mean read_heads\?\)"),
+        ({"stop_usage": True}, TypeError, r"DNC has no stop_usage \(did you mean stop_usage_gradient\?\)"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, error, message):
