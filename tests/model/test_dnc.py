@@ -3,7 +3,7 @@ import warnings
 import pytest
 import torch
 
-from dnc_serve.model import DNC, DNCState, MemoryState
+from dnc_serve.model import DNC, DNCState
 
 KINDS = [
     {"rnn_type": "lstm", "num_hidden_layers": 1},
@@ -24,11 +24,6 @@ def scripted(dnc: DNC) -> torch.jit.ScriptModule:
         return torch.jit.script(dnc)
 
 
-def eager_like(dnc: DNC, state) -> DNCState:
-    """TorchScript returns states of a class of its own with the same fields."""
-    return DNCState(state.controller_hidden, [MemoryState(*memory) for memory in state.memory], state.read_vectors)
-
-
 @pytest.mark.parametrize("options", KINDS)
 def test_scripted_equals_eager(options, assert_same_state):
     dnc = make(**options)
@@ -39,10 +34,20 @@ def test_scripted_equals_eager(options, assert_same_state):
         outputs, state = dnc(inputs, hidden, reset_experience=call == 2, pass_through_memory=call != 1)
         compiled_outputs, compiled_state = compiled(inputs, hidden, call == 2, call != 1)
         torch.testing.assert_close(compiled_outputs, outputs, rtol=0, atol=1e-6)
-        assert_same_state(eager_like(dnc, compiled_state), state, atol=1e-6)
+        assert_same_state(DNCState.of(compiled_state), state, atol=1e-6)
         hidden = state.detach()
     output, state = compiled.step(inputs[:, 0], compiled.initial_state(4))
     torch.testing.assert_close(output, dnc.step(inputs[:, 0], dnc.initial_state(4))[0])
+
+
+def test_a_scripted_models_state_becomes_one_that_can_be_detached(assert_same_state):
+    dnc = make()
+    _, state = scripted(dnc)(torch.randn(2, 3, 3))
+    detached = DNCState.of(state).detach()
+    assert not detached.read_vectors.requires_grad
+    assert not detached.memory[0].link_matrix.requires_grad
+    assert_same_state(DNCState.of(state), detached)
+    assert scripted(dnc)(torch.randn(2, 3, 3), detached)[1].read_vectors.shape == (2, 8)
 
 
 @pytest.mark.parametrize("options", KINDS)
