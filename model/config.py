@@ -165,6 +165,7 @@ def _size(name: str, value: object) -> int:
 def _number(name: str, value: object, below: float = math.inf) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} is {value!r}; expected a number in [0, {below})")
-    if not 0 <= value < below:
+    number = float(value)
+    if not 0 <= number < below:
         raise ValueError(f"{name} is {value}; expected a number in [0, {below})")
-    return float(value)
+    return number

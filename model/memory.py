@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dnc_serve.model import addressing
 from dnc_serve.model.config import DNCConfig
-from dnc_serve.model.interface import InterfaceLayer
+from dnc_serve.model.interface import Interface, InterfaceLayer
 from dnc_serve.model.state import MemoryState
 
 
@@ -28,8 +28,20 @@ class MemoryAccess(nn.Module):
         self.interface = InterfaceLayer(config)
 
     def forward(self, controller_output: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
-        """From [B, H] and the previous timestep's state, the read vectors [B, R * W] and this timestep's state."""
+        """From [B, H] and the previous timestep's state, the read vectors [B, R * W] and this timestep's state.
+
+        Autocast ends here: weightings are products of many small numbers, which half precision can't tell apart.
+        """
         interface = self.interface(controller_output)
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            device = controller_output.device.type
+            if torch.is_autocast_enabled(device):
+                with torch.autocast(device, enabled=False):
+                    return self.access(interface, state)
+        return self.access(interface, state)
+
+    def access(self, interface: Interface, state: MemoryState) -> tuple[Tensor, MemoryState]:
+        """`forward`, for a controller's output as the interface layer understood it."""
         previous_writes = state.write_weights.detach() if self.stop_usage_gradient else state.write_weights
         usage = addressing.update_usage(state.usage_vector, previous_writes, interface.free_gates, state.read_weights)
 
