@@ -44,7 +44,8 @@ class DNCConfig:
     - `allocation_order`: slots are sorted by their rounded nonusage, stably, or by usage, ties undefined.
     - `clip_scope`: `all` clips controller output, hidden state, cell state and final output to [-clip, clip].
     - `stop_usage_gradient`: whether usage takes the previous write weightings as constants.
-    - `read_feedback`: `call` feeds read vectors back only between calls of `forward`, not at each timestep.
+    - `read_feedback`: `call` feeds read vectors back only between calls of `forward`, not at each timestep, in training
+      and evaluation alike; only `timestep` can be exported and served.
 
     Raises ValueError (TypeError for a wrong type) that names the field, its value and the allowed range.
     """
