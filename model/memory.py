@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from dnc_serve.model import addressing
 from dnc_serve.model.config import DNCConfig
 from dnc_serve.model.interface import Interface, InterfaceLayer
+from dnc_serve.model.links import links_and_reads
 from dnc_serve.model.state import MemoryState
 
 
@@ -58,11 +59,16 @@ class MemoryAccess(nn.Module):
         write_weights = write_gates.unsqueeze(2) * torch.lerp(content, allocation, allocation_gates.unsqueeze(2))
 
         memory = self.write(state.memory, write_weights, interface.erase_vectors, interface.write_vectors)
-        links = addressing.update_links(state.link_matrix, state.precedence, write_weights)
         precedence = addressing.update_precedence(state.precedence, write_weights)
 
         content = addressing.content_weighting(memory, read_keys, read_norms, self.smooth)
-        read_weights = addressing.read_weighting(links, state.read_weights, content, interface.read_modes)
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            links = addressing.update_links(state.link_matrix, state.precedence, write_weights)
+            read_weights = addressing.read_weighting(links, state.read_weights, content, interface.read_modes)
+        else:
+            links, read_weights = links_and_reads(
+                state.link_matrix, state.precedence, write_weights, state.read_weights, content, interface.read_modes
+            )
         read_vectors = torch.bmm(read_weights, memory).flatten(1)
         return read_vectors, MemoryState(memory, links, precedence, read_weights, write_weights, usage)
 

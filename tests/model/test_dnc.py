@@ -3,7 +3,7 @@ import warnings
 import pytest
 import torch
 
-from dnc_serve.model import DNC, DNCState
+from dnc_serve.model import DNC, DNCState, links
 
 KINDS = [
     {"rnn_type": "lstm", "num_hidden_layers": 1},
@@ -152,8 +152,10 @@ def test_step_can_be_exported_ahead_of_time(options):
     torch.testing.assert_close(exported(x, state)[0], dnc.step(x, state)[0])
 
 
-def test_gradients_of_the_whole_step():
+@pytest.mark.parametrize("least_entries", [0, links.LEAST_ENTRIES], ids=["our-backward", "autograd"])
+def test_gradients_of_the_whole_step(monkeypatch, least_entries):
     """With the one stopped gradient let through, as a finite difference sees it."""
+    monkeypatch.setattr(links, "LEAST_ENTRIES", least_entries)
     dnc = DNC(
         2, 4, nr_cells=4, read_heads=2, write_heads=2, cell_size=3, num_layers=2, stop_usage_gradient=False
     ).double()
