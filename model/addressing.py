@@ -43,17 +43,40 @@ def allocation_weighting(usage: Tensor, by_usage: bool) -> Tensor:
 
     `by_usage` sorts as the `dnc` package does, where the order among equals is undefined. Returns [B, N].
     """
-    usage = usage * (1 - 1e-6) + 1e-6  # keeps the running product and its gradient away from zero
-    if by_usage:
-        sorted_usage, order = torch.topk(usage, usage.size(1), dim=1, largest=False)
-        sorted_nonusage = rsub(sorted_usage, 1)
-    else:
-        # Rounding decides here: usages too close to tell apart by nonusage are ties, and the sort is stable.
-        sorted_nonusage, order = torch.sort(rsub(usage, 1), dim=1, descending=True, stable=True)
-        sorted_usage = rsub(sorted_nonusage, 1)
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        if torch.onnx.is_in_onnx_export():
+            return _allocation_without_order(usage, by_usage)
+    sorted_usage, sorted_nonusage, order = sorted_by_usage(usage, by_usage)
     used_before = torch.cumprod(pad(sorted_usage, (1, -1), value=1.0), 1)
     sorted_allocation = sorted_nonusage * used_before
     return torch.scatter(sorted_allocation, 1, order, sorted_allocation)
+
+
+def sorted_by_usage(usage: Tensor, by_usage: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Usage and nonusage in the order in which slots are allocated, and that order; each [B, N]."""
+    usage = usage * (1 - 1e-6) + 1e-6  # keeps the running product and its gradient away from zero
+    if by_usage:
+        sorted_usage, order = torch.topk(usage, usage.size(1), dim=1, largest=False)
+        return sorted_usage, rsub(sorted_usage, 1), order
+    # Rounding decides here: usages too close to tell apart by nonusage are ties, and the sort is stable.
+    sorted_nonusage, order = torch.sort(rsub(usage, 1), dim=1, descending=True, stable=True)
+    return rsub(sorted_nonusage, 1), sorted_nonusage, order
+
+
+def _allocation_without_order(usage: Tensor, by_usage: bool) -> Tensor:
+    """The same without a stable sort and a running product, which ONNX lacks.
+
+    Each slot is compared with all others: N² work, many times slower from some dozens of slots on.
+    """
+    usage = usage * (1 - 1e-6) + 1e-6
+    nonusage = rsub(usage, 1)
+    rank = usage if by_usage else -nonusage
+    ours, others = rank.unsqueeze(2), rank.unsqueeze(1)
+    slots = torch.arange(usage.size(1), device=usage.device)
+    earlier = slots.unsqueeze(0) < slots.unsqueeze(1)  # [N, N], the other's index below ours
+    before = (others < ours) | ((others == ours) & earlier)  # [B, N, N]
+    used = usage if by_usage else rsub(nonusage, 1)
+    return nonusage * torch.prod(torch.where(before, used.unsqueeze(1), 1.0), 2)
 
 
 def allocation_weightings(usage: Tensor, gates: Tensor, by_usage: bool) -> Tensor:
@@ -75,6 +98,9 @@ def update_links(link_matrix: Tensor, precedence: Tensor, write_weights: Tensor)
     """
     links = torch.lerp(link_matrix, precedence.unsqueeze(2), write_weights.unsqueeze(3))
     links = links.addcmul_(link_matrix, write_weights.unsqueeze(2), value=-1)
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        if torch.onnx.is_in_onnx_export():  # which has no writing to a diagonal
+            return links.masked_fill(torch.eye(links.size(3), dtype=torch.bool, device=links.device), 0.0)
     links.diagonal(dim1=2, dim2=3).zero_()
     return links
 

@@ -1,8 +1,14 @@
 """The sizes and options of a Differentiable Neural Computer."""
 
+import difflib
 import math
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
+from numbers import Real
 from typing import Any
+
+import numpy as np
 
 CHOICES = {
     "rnn_type": ("lstm", "gru", "rnn"),
@@ -38,7 +44,8 @@ class DNCConfig:
     - `allocation_order`: slots are sorted by their rounded nonusage, stably, or by usage, ties undefined.
     - `clip_scope`: `all` clips controller output, hidden state, cell state and final output to [-clip, clip].
     - `stop_usage_gradient`: whether usage takes the previous write weightings as constants.
-    - `read_feedback`: `call` feeds read vectors back only between calls of `forward`, not at each timestep.
+    - `read_feedback`: `call` feeds read vectors back only between calls of `forward`, not at each timestep, in training
+      and evaluation alike; only `timestep` can be exported and served.
 
     Raises ValueError (TypeError for a wrong type) that names the field, its value and the allowed range.
     """
@@ -70,11 +77,9 @@ class DNCConfig:
         if self.output_size is None:
             object.__setattr__(self, "output_size", self.input_size)
         for name in SIZES:
-            _check_size(name, getattr(self, name))
+            object.__setattr__(self, name, _size(name, getattr(self, name)))
         for name in FLAGS:
-            value = getattr(self, name)
-            if not isinstance(value, bool):
-                raise TypeError(f"{name} is {value!r}; expected True or False")
+            object.__setattr__(self, name, as_flag(name, getattr(self, name)))
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
             lowered = value.lower() if isinstance(value, str) else value
@@ -114,23 +119,54 @@ class DNCConfig:
         """The config that `to_dict` described. Raises ValueError if a field lacks, or is one too many."""
         if not isinstance(values, dict):
             raise TypeError(f"config is {values!r}; expected a dict of a DNCConfig's fields")
-        known = {field.name for field in fields(cls)}
-        unknown, missing = sorted(set(values) - known), sorted({"input_size", "hidden_size"} - set(values))
+        known = [field.name for field in fields(cls)]
+        unknown, missing = unknown_names(values, known), sorted({"input_size", "hidden_size"} - set(values))
         if unknown or missing:
-            raise ValueError(f"config has unknown fields {unknown} and lacks {missing}; its fields are {sorted(known)}")
+            lacks = [f"lacks {', '.join(missing)}"] if missing else []
+            raise ValueError(f"config {' and '.join([*unknown, *lacks])}; its fields are {', '.join(known)}")
         return cls(**values)
 
 
-def _check_size(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} is {value!r}; expected a whole number of at least 1")
-    if value < 1:
-        raise ValueError(f"{name} is {value}; expected at least 1")
+def unknown_names(names: Iterable[str], known: Sequence[str]) -> list[str]:
+    """`has no NAME` for each name that is not known, with what may have been meant."""
+    found = []
+    for name in sorted(set(names) - set(known)):
+        close = difflib.get_close_matches(name, known, n=1)
+        found.append(f"has no {name}" + (f" (did you mean {close[0]}?)" if close else ""))
+    return found
+
+
+def as_flag(name: str, value: object) -> bool:
+    """A bool of Python's or NumPy's. Raises TypeError for anything else."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} is {value!r}; expected True or False")
+    return bool(value)
+
+
+def as_whole(name: str, value: object, expected: str) -> int:
+    """A whole number of any kind: Python's, NumPy's, a tensor with one. Raises TypeError, which says what is expected.
+
+    JSON and TorchScript know Python's only.
+    """
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}; expected {expected}") from None
+
+
+def _size(name: str, value: object) -> int:
+    size = as_whole(name, value, "a whole number of at least 1")
+    if size < 1:
+        raise ValueError(f"{name} is {size}; expected at least 1")
+    return size
 
 
 def _number(name: str, value: object, below: float = math.inf) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} is {value!r}; expected a number in [0, {below})")
-    if not 0 <= value < below:
+    number = float(value)
+    if not 0 <= number < below:
         raise ValueError(f"{name} is {value}; expected a number in [0, {below})")
-    return float(value)
+    return number

@@ -102,6 +102,8 @@ class Controller(nn.Module):
         depth = len(self.cells)
         for index, step in enumerate(self.cells):
             features, cell = step(features, hiddens[index], cells[index])
+            if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+                features, cell = features.to(hiddens.dtype), cell.to(hiddens.dtype)  # autocast may have chosen another
             next_hiddens.append(features)
             next_cells.append(cell)
             if self.dropout > 0 and index < depth - 1:

@@ -1,19 +1,20 @@
 """The Differentiable Neural Computer: controllers, memory, and the one step that all else is built on."""
 
+import inspect
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any, Final, Optional, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from dnc_serve.model import sequences
-from dnc_serve.model.config import DNCConfig
+from dnc_serve.model.config import DNCConfig, as_flag, as_whole, unknown_names
 from dnc_serve.model.controller import Cell, Controller
 from dnc_serve.model.few_rows import filled_up
 from dnc_serve.model.interface import InterfaceLayer
 from dnc_serve.model.memory import MemoryAccess
-from dnc_serve.model.state import ControllerHidden, DNCState, MemoryState
+from dnc_serve.model.state import ControllerHidden, DNCState, MemoryState, memory_shapes
 
 
 class Tower(nn.Module):
@@ -50,6 +51,7 @@ class DNC(nn.Module):
     clip_result: Final[float]
     batch_first: Final[bool]
     feed_reads_at_once: Final[bool]
+    like: Tensor
     least_rows: int
 
     def __init__(
@@ -83,11 +85,15 @@ class DNC(nn.Module):
                 "bidirectional is True; expected False: the backward direction starts from the end of a sequence, and "
                 "a session, whose inputs arrive over time, has no end to start from"
             )
-        for name, flag in (("batch_first", batch_first), ("debug", debug), ("bidirectional", bidirectional)):
-            if not isinstance(flag, bool):
-                raise TypeError(f"{name} is {flag!r}; expected True or False")
-        if isinstance(gpu_id, bool) or not isinstance(gpu_id, int) or gpu_id < -1:
-            raise ValueError(f"gpu_id is {gpu_id!r}; expected -1 for the CPU, or the number of a CUDA device")
+        as_flag("bidirectional", bidirectional)
+        expected = "-1 for the CPU, or the number of a CUDA device"
+        gpu_id = as_whole("gpu_id", gpu_id, expected)
+        if gpu_id < -1:
+            raise ValueError(f"gpu_id is {gpu_id}; expected {expected}")
+        arguments = [name for name in inspect.signature(DNC).parameters if name != "options"]
+        known = list(dict.fromkeys([*arguments, *(field.name for field in fields(DNCConfig))]))
+        if unknown := unknown_names(options, known):
+            raise TypeError(f"DNC {' and '.join(unknown)}; its arguments are {', '.join(known)}")
         super().__init__()
         self.config = DNCConfig(
             input_size=input_size,
@@ -109,12 +115,15 @@ class DNC(nn.Module):
             **options,
         )
         config = self.config
-        self.batch_first, self.debug = batch_first, debug
+        self.batch_first, self.debug = as_flag("batch_first", batch_first), as_flag("debug", debug)
         self.num_layers, self.num_hidden_layers = config.num_layers, config.num_hidden_layers
         self.hidden_size, self.nr_cells, self.cell_size = config.hidden_size, config.nr_cells, config.cell_size
         self.read_heads, self.write_heads = config.read_heads, config.write_heads
         self.has_cell_state = config.rnn_type == "lstm"
         self.clip_result = config.clip if config.clip_scope == "all" else 0.0
+        self.memory_shapes = [list(shape) for shape in memory_shapes(config).values()]
+        # Where and how precise states are: `.to()` takes it along, and no adapter or quantisation replaces it.
+        self.register_buffer("like", torch.empty(0), persistent=False)
         self.least_rows = 1
         self.feed_reads_at_once = config.read_feedback == "timestep"
 
@@ -150,27 +159,20 @@ class DNC(nn.Module):
     @torch.jit.export
     def initial_state(self, batch_size: int) -> DNCState:
         """The state at a session's start: all zeros, where the parameters are and as precise."""
-        weight = self.output.weight
+        like = self.like
         hidden: list[ControllerHidden] = []
         for _ in range(self.num_layers):
             shape = [self.num_hidden_layers, batch_size, self.hidden_size]
-            layer: ControllerHidden = weight.new_zeros(shape)
+            layer: ControllerHidden = like.new_zeros(shape)
             if self.has_cell_state:
-                layer = (weight.new_zeros(shape), weight.new_zeros(shape))
+                layer = (like.new_zeros(shape), like.new_zeros(shape))
             hidden.append(layer)
-        slots, read, write = self.nr_cells, self.read_heads, self.write_heads
-        memory = [
-            MemoryState(
-                weight.new_zeros([batch_size, slots, self.cell_size]),
-                weight.new_zeros([batch_size, write, slots, slots]),
-                weight.new_zeros([batch_size, write, slots]),
-                weight.new_zeros([batch_size, read, slots]),
-                weight.new_zeros([batch_size, write, slots]),
-                weight.new_zeros([batch_size, slots]),
-            )
-            for _ in range(len(self.towers))
-        ]
-        return DNCState(hidden, memory, weight.new_zeros([batch_size, read * self.cell_size]))
+        memories: list[MemoryState] = []
+        for _ in range(len(self.towers)):
+            # TorchScript doesn't unpack lists.
+            fields = [like.new_zeros([batch_size] + shape) for shape in self.memory_shapes]  # noqa: RUF005
+            memories.append(MemoryState(fields[0], fields[1], fields[2], fields[3], fields[4], fields[5]))
+        return DNCState(hidden, memories, like.new_zeros([batch_size, self.read_heads * self.cell_size]))
 
     @torch.jit.export
     def step(self, x: Tensor, state: DNCState, pass_through_memory: bool = True) -> tuple[Tensor, DNCState]:
@@ -203,7 +205,7 @@ class DNC(nn.Module):
         rows = features.size(0)
         if rows < self.least_rows:
             features = filled_up(features, self.least_rows)
-        result = linear(features, self.output.weight, self.output.bias)
+        result = self.output(features)
         if rows < self.least_rows:
             result = result[:rows]
         if self.clip_result > 0:

@@ -48,9 +48,16 @@ def export(dnc: DNC, folder: str | Path, nr_cells: int | None = None) -> dict[st
     """Writes the artifact of a trained model into the folder, in float32, and returns its manifest.
 
     `nr_cells` gives the exported model another number of memory slots; the weights don't depend on it. The model itself
-    is not changed. Raises ValueError for a wrong `nr_cells`.
+    is not changed. Raises ValueError for a wrong `nr_cells`, and for a model that feeds read vectors back between calls
+    only: how a session's timesteps are divided into chunks mustn't change what it is told.
     """
     folder = Path(folder)
+    if dnc.config.read_feedback != "timestep":
+        raise ValueError(
+            f"read_feedback is {dnc.config.read_feedback!r}; expected 'timestep': a session's timesteps come in chunks "
+            "of any length. A model that is called with one timestep at a time computes the same with 'timestep': "
+            "change it in the run's config.json, or give it to from_dnc_package. Any other is to be trained again."
+        )
     config = dnc.config if nr_cells is None else replace(dnc.config, nr_cells=nr_cells)
     exported = DNC.from_config(config)
     exported.load_state_dict(dnc.state_dict())

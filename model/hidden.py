@@ -6,25 +6,12 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from dnc_serve.model.config import DNCConfig
-from dnc_serve.model.state import ControllerHidden, DNCState, MemoryState
+from dnc_serve.model.state import ControllerHidden, DNCState, MemoryState, memory_shapes
 
 if TYPE_CHECKING:
     from dnc_serve.model.dnc import DNC
 
 Shape = tuple[int, ...]
-
-
-def memory_shapes(config: DNCConfig) -> dict[str, Shape]:
-    """Of each field of a MemoryState, for one batch row."""
-    slots, read, write = config.nr_cells, config.read_heads, config.write_heads
-    return {
-        "memory": (slots, config.cell_size),
-        "link_matrix": (write, slots, slots),
-        "precedence": (write, slots),
-        "read_weights": (read, slots),
-        "write_weights": (write, slots),
-        "usage_vector": (slots,),
-    }
 
 
 def as_state(dnc: "DNC", hidden: Any, batch_size: int) -> DNCState:
@@ -43,7 +30,7 @@ def as_state(dnc: "DNC", hidden: Any, batch_size: int) -> DNCState:
         memory = zeros.memory if memory is None else memory
         read_vectors = zeros.read_vectors if read_vectors is None else read_vectors
 
-    config, like = dnc.config, dnc.output.weight
+    config, like = dnc.config, dnc.like
     shape = (config.num_hidden_layers, batch_size, config.hidden_size)
     layers = [
         _controller_layer(config, layer, f"controller_hidden[{index}]", shape, like)

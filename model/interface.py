@@ -4,7 +4,7 @@ from typing import Final, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, softplus
+from torch.nn.functional import softplus
 
 from dnc_serve.model.config import DNCConfig
 from dnc_serve.model.few_rows import filled_up
@@ -75,9 +75,11 @@ class InterfaceLayer(nn.Module):
         if self.independent:
             vector = torch.cat([layer(controller_output) for layer in self.linears.values()], 1)
         else:
-            vector = linear(controller_output, self.linear.weight, self.linear.bias)
+            vector = self.linear(controller_output)
         if rows < self.least_rows:
             vector = vector[:rows]
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            vector = vector.to(controller_output.dtype)  # autocast may have chosen another
         vectors, strengths, gates, modes = vector.split_with_sizes(self.parts, 1)
         if self.squash_keys:
             vectors = torch.tanh(vectors)

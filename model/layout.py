@@ -8,8 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from dnc_serve.model.config import DNCConfig
-from dnc_serve.model.hidden import memory_shapes
-from dnc_serve.model.state import ControllerHidden, DNCState, MemoryState
+from dnc_serve.model.state import (
+    ControllerHidden,
+    DNCState,
+    MemoryState,
+    as_array,
+    memory_shapes,
+)
 
 
 class Field(NamedTuple):
@@ -30,9 +35,6 @@ class StatePacking(nn.Module):
     num_memories: Final[int]
     depth: Final[int]
     hidden_size: Final[int]
-    nr_cells: Final[int]
-    cell_size: Final[int]
-    read_heads: Final[int]
     write_heads: Final[int]
 
     def __init__(self, config: DNCConfig, sizes: list[int]) -> None:
@@ -41,8 +43,8 @@ class StatePacking(nn.Module):
         self.has_cell_state = config.rnn_type == "lstm"
         self.num_layers, self.num_memories = config.num_layers, config.num_memories
         self.depth, self.hidden_size = config.num_hidden_layers, config.hidden_size
-        self.nr_cells, self.cell_size = config.nr_cells, config.cell_size
-        self.read_heads, self.write_heads = config.read_heads, config.write_heads
+        self.write_heads = config.write_heads
+        self.memory_shapes = [list(shape) for shape in memory_shapes(config).values()]
 
     @torch.jit.export
     def pack(self, state: DNCState) -> Tensor:
@@ -56,12 +58,8 @@ class StatePacking(nn.Module):
                 pieces.append(layer[1].transpose(0, 1).flatten(1))
         pieces.append(state.read_vectors)
         for memory in state.memory:
-            pieces.append(memory.memory.flatten(1))
-            pieces.append(memory.link_matrix.flatten(1))
-            pieces.append(memory.precedence.flatten(1))
-            pieces.append(memory.read_weights.flatten(1))
-            pieces.append(memory.write_weights.flatten(1))
-            pieces.append(memory.usage_vector)
+            for field in memory:
+                pieces.append(field.flatten(1))  # noqa: PERF401  TorchScript knows no such list
         return torch.cat(pieces, 1)
 
     @torch.jit.export
@@ -84,17 +82,11 @@ class StatePacking(nn.Module):
         next_piece += 1
         memories: list[MemoryState] = []
         for _ in range(self.num_memories):
-            memories.append(
-                MemoryState(
-                    pieces[next_piece].view(rows, self.nr_cells, self.cell_size),
-                    pieces[next_piece + 1].view(rows, self.write_heads, self.nr_cells, self.nr_cells),
-                    pieces[next_piece + 2].view(rows, self.write_heads, self.nr_cells),
-                    pieces[next_piece + 3].view(rows, self.read_heads, self.nr_cells),
-                    pieces[next_piece + 4].view(rows, self.write_heads, self.nr_cells),
-                    pieces[next_piece + 5],
-                )
-            )
-            next_piece += 6
+            fields: list[Tensor] = []
+            for shape in self.memory_shapes:
+                fields.append(pieces[next_piece].unflatten(1, shape))  # type: ignore[no-untyped-call]
+                next_piece += 1
+            memories.append(MemoryState(fields[0], fields[1], fields[2], fields[3], fields[4], fields[5]))
         return DNCState(controller_hidden, memories, read_vectors)
 
 
@@ -141,7 +133,7 @@ class StateLayout:
         `precedence` [., K*N], `read_weights` [., R*N], `write_weights` [., K*N], `usage_vector` [., N]; then
         `read_vectors` [1, R*W], `controller_hidden` [L, D*H] and, of an LSTM, `controller_cell`.
         """
-        numbers = row.detach().cpu().numpy() if isinstance(row, Tensor) else row
+        numbers = as_array(row) if isinstance(row, Tensor) else row
         if numbers.shape != (self.size,):
             raise ValueError(f"row has shape {list(numbers.shape)}; expected [{self.size}]")
         names = [*MemoryState._fields, *dict.fromkeys(field.name for field in self.fields)]

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from dnc_serve.model import addressing
 from dnc_serve.model.config import DNCConfig
-from dnc_serve.model.interface import InterfaceLayer
+from dnc_serve.model.interface import Interface, InterfaceLayer
+from dnc_serve.model.links import links_and_reads
 from dnc_serve.model.state import MemoryState
 
 
@@ -28,8 +29,20 @@ class MemoryAccess(nn.Module):
         self.interface = InterfaceLayer(config)
 
     def forward(self, controller_output: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
-        """From [B, H] and the previous timestep's state, the read vectors [B, R * W] and this timestep's state."""
+        """From [B, H] and the previous timestep's state, the read vectors [B, R * W] and this timestep's state.
+
+        Autocast ends here: weightings are products of many small numbers, which half precision can't tell apart.
+        """
         interface = self.interface(controller_output)
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            device = controller_output.device.type
+            if torch.is_autocast_enabled(device):
+                with torch.autocast(device, enabled=False):
+                    return self.access(interface, state)
+        return self.access(interface, state)
+
+    def access(self, interface: Interface, state: MemoryState) -> tuple[Tensor, MemoryState]:
+        """`forward`, for a controller's output as the interface layer understood it."""
         previous_writes = state.write_weights.detach() if self.stop_usage_gradient else state.write_weights
         usage = addressing.update_usage(state.usage_vector, previous_writes, interface.free_gates, state.read_weights)
 
@@ -46,11 +59,16 @@ class MemoryAccess(nn.Module):
         write_weights = write_gates.unsqueeze(2) * torch.lerp(content, allocation, allocation_gates.unsqueeze(2))
 
         memory = self.write(state.memory, write_weights, interface.erase_vectors, interface.write_vectors)
-        links = addressing.update_links(state.link_matrix, state.precedence, write_weights)
         precedence = addressing.update_precedence(state.precedence, write_weights)
 
         content = addressing.content_weighting(memory, read_keys, read_norms, self.smooth)
-        read_weights = addressing.read_weighting(links, state.read_weights, content, interface.read_modes)
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            links = addressing.update_links(state.link_matrix, state.precedence, write_weights)
+            read_weights = addressing.read_weighting(links, state.read_weights, content, interface.read_modes)
+        else:
+            links, read_weights = links_and_reads(
+                state.link_matrix, state.precedence, write_weights, state.read_weights, content, interface.read_modes
+            )
         read_vectors = torch.bmm(read_weights, memory).flatten(1)
         return read_vectors, MemoryState(memory, links, precedence, read_weights, write_weights, usage)
 

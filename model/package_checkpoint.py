@@ -16,7 +16,6 @@ PACKAGE_OPTIONS: dict[str, Any] = {
     "allocation_order": "usage",
     "clip_scope": "controller_output",
     "stop_usage_gradient": False,
-    "read_feedback": "call",
 }
 
 # Our parts of the interface vector, and its linear layers; in this order they are one layer's rows.
@@ -43,13 +42,16 @@ def from_dnc_package(
     nonlinearity: str = "tanh",
     clip: float = 20,
     dropout: float = 0,
+    read_feedback: str = "call",
     **placement: Any,
 ) -> DNC:
     """The DNC that computes, call by call, what the package's model with this `state_dict` does.
 
     What the weights can't tell are the arguments that the model was made with; all else is read off their names and
     shapes. Like the package, the result feeds read vectors back between calls of `forward` only, not at each of a
-    call's timesteps. One thing differs: the package draws the first hidden state at random, this one starts from zeros.
+    call's timesteps; such a model can't be served. With `read_feedback="timestep"` it can, and is the same to those who
+    call it with one timestep at a time. One thing differs: the package draws the first hidden state at random, this one
+    starts from zeros.
     `placement`: batch_first, debug, device, gpu_id.
 
     Raises ValueError if a tensor is missing or doesn't have the shape that these sizes ask for.
@@ -78,6 +80,7 @@ def from_dnc_package(
         share_memory=shared,
         clip=clip,
         **PACKAGE_OPTIONS,
+        read_feedback=read_feedback,
         **placement,
     ).to(output.dtype)
 

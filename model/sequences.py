@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from dnc_serve.model.hidden import as_state
-from dnc_serve.model.state import DNCState, MemoryState, concatenate
+from dnc_serve.model.state import DNCState, MemoryState, as_array, concatenate
 
 if TYPE_CHECKING:
     from dnc_serve.model.dnc import DNC
@@ -51,7 +51,7 @@ def debug_table(accesses: list[MemoryState]) -> dict[str, np.ndarray[Any, Any]]:
     [A, R*N], `write_weights` [A, K*N], `usage_vector` [A, N]. `accesses` hold one batch row each.
     """
     return {
-        field: torch.stack([getattr(access, field).flatten() for access in accesses]).cpu().numpy()
+        field: as_array(torch.stack([getattr(access, field).flatten() for access in accesses]))
         for field in MemoryState._fields
     }
 
@@ -90,14 +90,15 @@ def _run_timesteps(
 
 def _check_input(dnc: "DNC", input: Any) -> int:
     """The batch size. Raises if the input isn't what the model takes."""
-    config, weight = dnc.config, dnc.output.weight
+    config, like = dnc.config, dnc.like
     data = input.data if isinstance(input, PackedSequence) else input
     layout = "[B, T, I]" if dnc.batch_first else "[T, B, I]"
     if not isinstance(data, Tensor):
         raise TypeError(f"input is of type {type(input).__name__}; expected a tensor {layout} or a PackedSequence")
-    if data.dtype != weight.dtype or data.device != weight.device:
+    autocast = torch.is_autocast_enabled(like.device.type) and data.is_floating_point()
+    if (data.dtype != like.dtype and not autocast) or data.device != like.device:
         raise ValueError(
-            f"input is {data.dtype} on {data.device}; expected {weight.dtype} on {weight.device}, as the model is"
+            f"input is {data.dtype} on {data.device}; expected {like.dtype} on {like.device}, as the model is"
         )
     if isinstance(input, PackedSequence):
         if data.size(-1) != config.input_size:

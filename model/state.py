@@ -5,10 +5,13 @@ L layers, D hidden layers of each layer's controller, H hidden size, I input siz
 """
 
 from collections.abc import Callable
-from typing import List, NamedTuple, Tuple, Union  # noqa: UP035  TorchScript reads these annotations
+from typing import Any, List, NamedTuple, Tuple, Union  # noqa: UP035  TorchScript reads these annotations
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from dnc_serve.model.config import DNCConfig
 
 ControllerHidden = Union[Tensor, Tuple[Tensor, Tensor]]  # noqa: UP006, UP007
 """One layer's controller state: hidden and cell of an LSTM, else hidden alone; each [D, B, H]."""
@@ -64,10 +67,38 @@ class DNCState(NamedTuple):
         """Controller state and read vectors kept, every memory zero; nothing of this state is changed."""
         return DNCState(self.controller_hidden, [memory.map(torch.zeros_like) for memory in self.memory], self[2])
 
+    @classmethod
+    def of(cls, state: Any) -> "DNCState":
+        """The state that a scripted model returned, which has the same fields and nothing of what is defined here."""
+        return cls(state.controller_hidden, [MemoryState(*memory) for memory in state.memory], state.read_vectors)
+
     @property
     def batch_size(self) -> int:
         """B."""
         return self.read_vectors.size(0)
+
+
+# With them, `torch.load` reads a saved state with `weights_only`, as it does by default.
+torch.serialization.add_safe_globals([MemoryState, DNCState])
+
+
+def memory_shapes(config: DNCConfig) -> dict[str, tuple[int, ...]]:
+    """Of each field of a `MemoryState`, for one batch row."""
+    slots, read, write = config.nr_cells, config.read_heads, config.write_heads
+    return {
+        "memory": (slots, config.cell_size),
+        "link_matrix": (write, slots, slots),
+        "precedence": (write, slots),
+        "read_weights": (read, slots),
+        "write_weights": (write, slots),
+        "usage_vector": (slots,),
+    }
+
+
+def as_array(tensor: Tensor) -> "np.ndarray[Any, Any]":
+    """The values for NumPy, which has no bfloat16: float32 holds each of its numbers."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def concatenate(states: "list[DNCState]") -> DNCState:

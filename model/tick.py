@@ -1,5 +1,7 @@
 """The module that a server runs: timesteps of a DNC for a tile of sessions, states as rows."""
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -14,15 +16,16 @@ from dnc_serve.model.state import MemoryState
 class TickModule(nn.Module):
     """Steps packed states; what a row gets depends on that row alone. It can be scripted, frozen and exported.
 
-    The model is its own from then on: it fills up products over few rows.
+    It holds a copy of the model, in which products over rows fewer than `least_rows` are filled up; 1 leaves them as
+    they are, for programs whose number of rows is left open.
     """
 
-    def __init__(self, dnc: DNC) -> None:
+    def __init__(self, dnc: DNC, least_rows: int = LEAST_ROWS) -> None:
         super().__init__()
-        self.dnc = dnc
-        for part in dnc.modules():
+        self.dnc = copy.deepcopy(dnc)
+        for part in self.dnc.modules():
             if isinstance(part, Controller | InterfaceLayer | DNC):
-                part.least_rows = LEAST_ROWS
+                part.least_rows = least_rows
         self.packing = StateLayout(dnc.config).packing
 
     def forward(self, inputs: Tensor, packed: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dnc_serve.model.denormals import denormals_flushed
 from dnc_serve.model.diagnosis import first_non_finite, first_non_finite_gradient
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.recipe import Recipe
@@ -77,12 +78,11 @@ class Training:
 
     def iterate(self) -> Iterator[Progress]:
         """Runs the iterations that are left; a caller may stop after any of them."""
-        # Products of weightings make denormal numbers, with which a processor is many times slower.
-        torch.set_flush_denormal(True)
         self.model.train()
         while self.iteration < self.recipe.iterations:
             yield self.advance()
 
+    @denormals_flushed()
     def advance(self) -> Progress:
         """One iteration. Raises NotFiniteError before it would touch the weights."""
         started = time.perf_counter()
@@ -123,7 +123,10 @@ class Training:
     def unroll(self, inputs: Tensor, state: DNCState) -> tuple[Tensor, list[DNCState]]:
         """`DNC.unroll`, by the compiled step if there is one, with the state after every timestep."""
         outputs, states = [], []
+        given_reads = state.read_vectors
         for x in inputs.unbind(0):
+            if not self.model.feed_reads_at_once:
+                state = state._replace(read_vectors=given_reads)
             output, state = self._step(x, state)
             outputs.append(output)
             states.append(state)

@@ -1,3 +1,5 @@
+from unittest import mock
+
 import pytest
 import torch
 from hypothesis import given
@@ -59,6 +61,21 @@ def test_equal_usages_are_allocated_lowest_index_first():
     weights = addressing.allocation_weighting(usage, by_usage=False)[0]
     assert weights[1] > 0.999
     assert weights[1] > weights[3] > weights[0] > weights[2] > weights[4]
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), min_size=7, max_size=7), min_size=1, max_size=3),
+    st.floats(0, 1),
+)
+def test_allocation_without_a_sort_is_the_same(usage, scale):
+    """Ties included: that of nearly all slots at a session's start above all."""
+    tied = torch.tensor(usage, dtype=torch.float64) * scale
+    apart = tied + torch.linspace(0, 1e-3, 7, dtype=torch.float64)
+    for drawn, by_usage in ((tied, False), (apart, True)):
+        expected = addressing.allocation_weighting(drawn, by_usage)
+        with mock.patch("torch.onnx.is_in_onnx_export", return_value=True):
+            without_sort = addressing.allocation_weighting(drawn, by_usage)
+        torch.testing.assert_close(without_sort, expected, rtol=0, atol=1e-16)
 
 
 def test_links_leave_the_matrix_they_were_made_from_alone():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dnc_serve.model import DNC, MemoryState, from_deepmind
+from dnc_serve.model import DNC, MemoryState, from_deepmind, links
 
 CLOSE = {"rtol": 0, "atol": 1e-10}
 CASES = ["dnc_tiny", "dnc_small_clip", "dnc_n64", "dnc_repeat_copy_size"]
@@ -42,8 +42,10 @@ def test_the_whole_net_gives_deepminds_numbers(golden, golden_memory_state, name
             torch.testing.assert_close(one, expected, **CLOSE)
 
 
+@pytest.mark.parametrize("least_entries", [0, links.LEAST_ENTRIES], ids=["our-backward", "autograd"])
 @pytest.mark.parametrize("name", ["dnc_tiny", "dnc_small_clip", "dnc_repeat_copy_size"])
-def test_gradients_are_deepminds(golden, golden_memory_state, name):
+def test_gradients_are_deepminds(golden, golden_memory_state, monkeypatch, name, least_entries):
+    monkeypatch.setattr(links, "LEAST_ENTRIES", least_entries)
     case = golden(name)
     dnc = load(case)
     for key in [key for key in case if key.startswith("initial/") or key == "inputs"]:

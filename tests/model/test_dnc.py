@@ -3,7 +3,7 @@ import warnings
 import pytest
 import torch
 
-from dnc_serve.model import DNC, DNCState, MemoryState
+from dnc_serve.model import DNC, DNCState, links
 
 KINDS = [
     {"rnn_type": "lstm", "num_hidden_layers": 1},
@@ -24,11 +24,6 @@ def scripted(dnc: DNC) -> torch.jit.ScriptModule:
         return torch.jit.script(dnc)
 
 
-def eager_like(dnc: DNC, state) -> DNCState:
-    """TorchScript returns states of a class of its own with the same fields."""
-    return DNCState(state.controller_hidden, [MemoryState(*memory) for memory in state.memory], state.read_vectors)
-
-
 @pytest.mark.parametrize("options", KINDS)
 def test_scripted_equals_eager(options, assert_same_state):
     dnc = make(**options)
@@ -39,10 +34,20 @@ def test_scripted_equals_eager(options, assert_same_state):
         outputs, state = dnc(inputs, hidden, reset_experience=call == 2, pass_through_memory=call != 1)
         compiled_outputs, compiled_state = compiled(inputs, hidden, call == 2, call != 1)
         torch.testing.assert_close(compiled_outputs, outputs, rtol=0, atol=1e-6)
-        assert_same_state(eager_like(dnc, compiled_state), state, atol=1e-6)
+        assert_same_state(DNCState.of(compiled_state), state, atol=1e-6)
         hidden = state.detach()
     output, state = compiled.step(inputs[:, 0], compiled.initial_state(4))
     torch.testing.assert_close(output, dnc.step(inputs[:, 0], dnc.initial_state(4))[0])
+
+
+def test_a_scripted_models_state_becomes_one_that_can_be_detached(assert_same_state):
+    dnc = make()
+    _, state = scripted(dnc)(torch.randn(2, 3, 3))
+    detached = DNCState.of(state).detach()
+    assert not detached.read_vectors.requires_grad
+    assert not detached.memory[0].link_matrix.requires_grad
+    assert_same_state(DNCState.of(state), detached)
+    assert scripted(dnc)(torch.randn(2, 3, 3), detached)[1].read_vectors.shape == (2, 8)
 
 
 @pytest.mark.parametrize("options", KINDS)
@@ -147,8 +152,10 @@ def test_step_can_be_exported_ahead_of_time(options):
     torch.testing.assert_close(exported(x, state)[0], dnc.step(x, state)[0])
 
 
-def test_gradients_of_the_whole_step():
+@pytest.mark.parametrize("least_entries", [0, links.LEAST_ENTRIES], ids=["our-backward", "autograd"])
+def test_gradients_of_the_whole_step(monkeypatch, least_entries):
     """With the one stopped gradient let through, as a finite difference sees it."""
+    monkeypatch.setattr(links, "LEAST_ENTRIES", least_entries)
     dnc = DNC(
         2, 4, nr_cells=4, read_heads=2, write_heads=2, cell_size=3, num_layers=2, stop_usage_gradient=False
     ).double()
@@ -194,7 +201,10 @@ def test_the_stopped_gradient_is_stopped(random_state):
         ({"debug": None}, TypeError, "debug is None"),
         ({"gpu_id": -2}, ValueError, "gpu_id is -2; expected -1"),
         ({"nr_cells": 0}, ValueError, "nr_cells is 0; expected at least 1"),
-        ({"colour": 3}, TypeError, "colour"),
+        ({"gpu_id": "0"}, TypeError, "gpu_id is '0'; expected -1"),
+        ({"colour": 3}, TypeError, "DNC has no colour; its arguments are input_size, hidden_size, rnn_type"),
+        ({"reed_heads": 3}, TypeError, r"DNC has no reed_heads \(did you mean read_heads\?\)"),
+        ({"stop_usage": True}, TypeError, r"DNC has no stop_usage \(did you mean stop_usage_gradient\?\)"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, error, message):

@@ -59,6 +59,12 @@ def test_a_wrong_number_of_slots_is_refused(tmp_path):
         export(DNC(3, 5), tmp_path, nr_cells=0)
 
 
+def test_a_model_that_feeds_reads_back_between_calls_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="read_feedback is 'call'; expected 'timestep': a session's timesteps"):
+        export(DNC(3, 5, read_feedback="call"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(ArtifactError, match=r"nowhere/manifest\.json doesn't exist\. Give the folder"):
         load_artifact(tmp_path / "nowhere")

@@ -49,6 +49,16 @@ def test_hidden_states_pickle_slice_and_move(assert_same_state):
     assert_same_state(state.rows(torch.tensor([2, 0])).rows(slice(1, 2)), state.rows(slice(0, 1)))
 
 
+@pytest.mark.parametrize("options", KINDS)
+def test_a_saved_state_is_loaded_as_weights_are(options, tmp_path, random_state, assert_same_state):
+    state = random_state(make(**options), 2)
+    torch.save(state, tmp_path / "state.pt")
+    loaded = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert type(loaded) is DNCState
+    assert_same_state(loaded, state)
+    assert loaded.detach().rows(slice(1)).batch_size == 1
+
+
 def test_hidden_may_be_nothing_or_partly_nothing_or_dicts(assert_same_state):
     dnc = make(num_layers=2)
     x = torch.randn(2, 3, 3)

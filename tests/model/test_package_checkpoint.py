@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from dnc_serve.model import DNC, from_dnc_package
+from dnc_serve.model import DNC, from_dnc_package, load_artifact
+from dnc_serve.model.export import export
 
 SIZES = {"nr_cells": 12, "read_heads": 3, "cell_size": 7}
 KINDS = [
@@ -28,6 +29,20 @@ def test_a_checkpoint_gives_the_packages_outputs_call_by_call(dnc_package, optio
             expected, their_hidden = theirs(inputs, their_hidden, reset_experience=reset)
             outputs, hidden = ours(inputs, hidden, reset_experience=reset)
             torch.testing.assert_close(outputs, expected, rtol=0, atol=1e-6)
+
+
+def test_a_checkpoint_can_be_served_to_those_who_call_it_a_timestep_at_a_time(dnc_package, tmp_path):
+    theirs = dnc_package.DNC(input_size=5, hidden_size=24, num_layers=2, **SIZES)
+    ours = from_dnc_package(theirs.state_dict(), read_feedback="timestep", **SIZES)
+    export(ours, tmp_path)
+    artifact = load_artifact(tmp_path)
+    zeros, packed = ours.initial_state(2), torch.zeros(2, artifact.layout.size)
+    hidden = (list(zeros.controller_hidden), None, None)
+    with torch.no_grad():
+        for x in torch.randn(6, 2, 5):
+            expected, hidden = theirs(x.unsqueeze(1), hidden)
+            outputs, packed = artifact.module(x.unsqueeze(0), packed)
+            torch.testing.assert_close(outputs[0], expected[:, 0], rtol=0, atol=1e-6)
 
 
 def test_their_hidden_state_goes_on_with_ours(dnc_package):

@@ -38,6 +38,19 @@ def test_ticks_equal_the_model(options, no_gradients):
         assert torch.equal(packed, before)
 
 
+def test_the_model_itself_stays_as_it_was(no_gradients):
+    dnc = make(nr_cells=12).train()
+    module = TickModule(dnc).eval().requires_grad_(False)
+    inputs, packed = torch.randn(5, 3, 8), torch.zeros(3, StateLayout(dnc.config).size)
+    before = module(inputs, packed)[0]
+    assert dnc.training
+    assert all(parameter.requires_grad for parameter in dnc.parameters())
+    assert {part.least_rows for part in dnc.modules() if hasattr(part, "least_rows")} == {1}
+    for parameter in dnc.parameters():
+        parameter.zero_()
+    assert torch.equal(module(inputs, packed)[0], before), "nor does the model change the module"
+
+
 @pytest.mark.parametrize("options", [{}, {"num_layers": 3, "share_memory": False, "write_heads": 2}])
 def test_a_traced_chunk_gives_every_rows_debug_table(options, no_gradients):
     dnc = make(nr_cells=10, **options)

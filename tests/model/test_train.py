@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dnc_serve.model.denormals import denormals_flushed, flushes_denormals
 from dnc_serve.model.diagnosis import first_non_finite
 from dnc_serve.model.interface import InterfaceLayer
 from dnc_serve.model.recipe import OPTIMIZERS, PLAIN_START, Recipe, Start
@@ -69,6 +70,36 @@ def test_without_carry_every_batch_starts_from_zeros() -> None:
     run = training(replace(RECIPE, carry=0.0))
     run.advance()
     assert not run._start_state().read_vectors.any()
+
+
+def test_reads_are_fed_back_in_training_as_in_a_call() -> None:
+    """What is trained is what is evaluated: an unrolling, whichever way the model feeds its reads back."""
+    for feedback in ("timestep", "call"):
+        run = training(replace(RECIPE, model={**SIZES, "read_feedback": feedback}))
+        inputs, start = torch.randn(5, 4, run.task.input_size), run.model.initial_state(4)
+        start = start._replace(read_vectors=torch.randn_like(start.read_vectors))
+        outputs, states = run.unroll(inputs, start)
+        expected, after = run.model.unroll(inputs, start)
+        assert torch.equal(outputs, expected)
+        assert torch.equal(states[-1].read_vectors, after.read_vectors)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_denormal_numbers_are_flushed_while_training_and_never_else(before: bool) -> None:
+    torch.set_flush_denormal(before)
+    try:
+        run = training()
+        seen = []
+        run.model.output.register_forward_hook(lambda *_: seen.append(flushes_denormals()))
+        for _ in run.iterate():
+            assert flushes_denormals() is before
+            break
+        assert all(seen) and seen
+        with pytest.raises(ZeroDivisionError), denormals_flushed():
+            raise ZeroDivisionError
+        assert flushes_denormals() is before
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def test_the_learning_rate_falls_exponentially() -> None:
