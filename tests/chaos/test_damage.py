@@ -23,8 +23,8 @@ from tests.handler.harness import running_engine
 
 DATABASE, LOG = "sessions.db", "sessions.db-wal"
 SESSIONS = 3
-FLIPS, FLIPS_IN_SHORT = 1000, 120
-CUTS_IN_SHORT = 120
+FLIPS, FLIPS_IN_SHORT = 1000, 60
+CUTS_IN_SHORT = 60
 LAST_COMMITS = 2
 
 Place = tuple[int, int]  # (position, experience)
@@ -124,11 +124,12 @@ async def opened(
     return found
 
 
+@pytest.mark.parametrize("count", [CUTS_IN_SHORT, pytest.param(None, marks=pytest.mark.long, id="all")])
 async def test_a_log_cut_at_any_byte_of_its_last_records_opens_as_the_commits_before(
-    journal: Journal, folder: Path, tiles: Tiles, artifact: Artifact, thorough: bool
+    journal: Journal, folder: Path, tiles: Tiles, artifact: Artifact, count: int | None
 ) -> None:
     start, end = journal.commits[-1 - LAST_COMMITS][0], len(journal.log)
-    cuts = range(start, end + 1) if thorough else sorted(random.Random(2).sample(range(start, end + 1), CUTS_IN_SHORT))
+    cuts = range(start, end + 1) if count is None else sorted(random.Random(2).sample(range(start, end + 1), count))
     for cut in cuts:
         found = await opened(
             journal, folder / "cut", tiles, artifact, f"cut at {cut}", journal.database, journal.log[:cut]
@@ -138,13 +139,14 @@ async def test_a_log_cut_at_any_byte_of_its_last_records_opens_as_the_commits_be
     print(f"{len(cuts)} cuts: every one opened as the last whole commit before it")
 
 
+@pytest.mark.parametrize("flips", [FLIPS_IN_SHORT, pytest.param(FLIPS, marks=pytest.mark.long)])
 async def test_a_flipped_bit_is_never_believed(
-    journal: Journal, folder: Path, tiles: Tiles, artifact: Artifact, thorough: bool
+    journal: Journal, folder: Path, tiles: Tiles, artifact: Artifact, flips: int
 ) -> None:
     chance = random.Random(3)
     present = journal.commits[-1][1]
     outcomes: Counter[str] = Counter()
-    for _ in range(FLIPS if thorough else FLIPS_IN_SHORT):
+    for _ in range(flips):
         both = bytearray(journal.database + journal.log)
         place = chance.randrange(len(both))
         both[place] ^= 1 << chance.randrange(8)

@@ -32,8 +32,9 @@ from tests.chaos.truth import random_inputs
 from tests.handler.door import chunk, outputs_of
 from tests.handler.harness import EngineHarness, running_engine
 from tests.handler.journal.stores.conftest import RedisServer
+from tests.waiting import PATIENCE_S
 
-EXAMPLES, EXAMPLES_IN_SHORT = 200, 12
+EXAMPLES, EXAMPLES_IN_SHORT = 200, 10
 STEPS = 30
 # Nobody renews leases here: one outlasts an example.
 LEASE_S = 600.0
@@ -76,7 +77,7 @@ class SessionsMachine(RuleBasedStateMachine):
         self.copies = Copies(self.operations)
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return self.loop.run_until_complete(asyncio.wait_for(work, 30))
+        return self.loop.run_until_complete(asyncio.wait_for(work, PATIENCE_S))
 
     def _refused(self, work: Coroutine[Any, Any, Any]) -> str:
         with pytest.raises(ServeError) as caught:
@@ -228,9 +229,10 @@ class SessionsMachine(RuleBasedStateMachine):
             assert found.incarnation == session.incarnation
 
 
+@pytest.mark.parametrize("examples", [EXAMPLES_IN_SHORT, pytest.param(EXAMPLES, marks=pytest.mark.long)])
 @pytest.mark.parametrize("store", ["sqlite", "redis"])
 def test_random_operations_give_what_a_plain_model_gives(
-    tiles: Tiles, artifact: Artifact, tmp_path: Path, thorough: bool, store: str
+    tiles: Tiles, artifact: Artifact, tmp_path: Path, store: str, examples: int
 ) -> None:
     server = None
     if store == "redis":
@@ -252,10 +254,8 @@ def test_random_operations_give_what_a_plain_model_gives(
         run_state_machine_as_test(
             machine,
             settings=settings(
-                max_examples=EXAMPLES if thorough else EXAMPLES_IN_SHORT,
+                max_examples=examples,
                 stateful_step_count=STEPS,
-                deadline=None,
-                database=None,
                 suppress_health_check=list(HealthCheck),
             ),
         )

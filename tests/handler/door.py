@@ -17,7 +17,7 @@ from dnc_serve.handler.server import Addresses, DncServer
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 
-TIMEOUT = 30
+TIMEOUT = 120  # a net under calls that hang
 
 
 class Door:
