@@ -5,10 +5,6 @@ The first time, syncs are held up before, so that something is lost for certain 
 
 import asyncio
 import random
-import subprocess
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc.aio
@@ -20,16 +16,15 @@ from dnc_serve.client.errors import translated
 from dnc_serve.handler.engine.tiles import Tiles
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
-from tests.chaos.power import HELD, HOLD, lose_power
 from tests.chaos.traffic import Traffic
 from tests.chaos.truth import Truth, random_inputs
 from tests.handler.door import TIMEOUT, chunk
-from tests.ports import own_port
+from tests.power import powered
 from tests.waiting import until
 
-REPOSITORY = Path(__file__).parents[2]
 SESSIONS = 16
 PAUSE_S = 0.03
+CHUNK = 4
 LOSSES = 60
 SYNC_INTERVAL_MS = {"async": 200, "sync": 5}
 
@@ -40,62 +35,12 @@ def durabilities(*in_short: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("durability", "losses"), [*((name, 1) for name in in_short), *many])
 
 
-class PoweredServer:
-    """A server whose power goes, and comes back: the same port, and what is left in the state folder."""
-
-    def __init__(self, artifact: Path, state_dir: Path, durability: str) -> None:
-        settings = [f"durability={durability}", f"sync_interval_ms={SYNC_INTERVAL_MS[durability]}"]
-        self._waits_for_syncs = durability == "sync"
-        port = own_port()
-        self.address = f"127.0.0.1:{port}"
-        command = [sys.executable, "-m", "tests.chaos.serving", str(artifact), str(state_dir), str(port)]
-        self._command = [*command, *settings, "snapshot_every_timesteps=50"]
-        self._state_dir = state_dir
-        self._process: subprocess.Popen[str] | None = None
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(self._command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline().strip() == self.address, "the server didn't start"
-
-    def hold_syncs(self) -> None:
-        """Until the power is lost; replies that wait for syncs are not held up."""
-        if not self._waits_for_syncs:
-            (self._state_dir / HOLD).touch()
-
-    async def held(self) -> bool:
-        """Returns when nothing that is written from now on is synced, and whether that is so."""
-        if self._waits_for_syncs:
-            return False
-        await until((self._state_dir / HELD).exists, "a sync is held up")
-        return True
-
-    def lose_power(self, chance: random.Random) -> int:
-        """Frames of the log that were lost: while syncs are held up, all that were not synced."""
-        self.kill()
-        held = (self._state_dir / HOLD).exists()
-        lost = lose_power(self._state_dir, None if held else chance)
-        for name in (HOLD, HELD):
-            (self._state_dir / name).unlink(missing_ok=True)
-        return lost
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(60)
-            assert self._process.stdout is not None
-            self._process.stdout.close()
-            self._process = None
-
-
-@asynccontextmanager
-async def powered(artifact: Path, state_dir: Path, durability: str) -> AsyncIterator[PoweredServer]:
-    server = PoweredServer(artifact, state_dir, durability)
-    try:
-        await asyncio.to_thread(server.start)
-        yield server
-    finally:
-        await asyncio.to_thread(server.kill)
+def settings(durability: str) -> dict[str, object]:
+    return {
+        "durability": durability,
+        "sync_interval_ms": SYNC_INTERVAL_MS[durability],
+        "snapshot_every_timesteps": 50,
+    }
 
 
 @durabilities("async")
@@ -105,16 +50,15 @@ async def test_a_power_loss_is_invisible_to_living_clients(
     chance = random.Random(durability)
     lost_frames = 0
     async with (
-        powered(artifact_folder, tmp_path / "state", durability) as server,
+        powered(artifact_folder, tmp_path / "state", **settings(durability)) as server,
         AsyncClient(server.address, timeout_s=600) as client,
     ):
         traffic = Traffic(client, SESSIONS, PAUSE_S)
         try:
             for loss in range(losses):
                 await traffic.progress()
-                if loss == 0:
+                if loss == 0 and durability == "async":
                     server.hold_syncs()
-                    await server.held()
                     await traffic.all_progress()
                 else:
                     await asyncio.sleep(chance.uniform(0.0, 1.0))
@@ -137,11 +81,11 @@ async def test_sessions_made_right_before_a_power_loss_go_on_for_the_clients_tha
     chance = random.Random(durability)
     made_again = 0
     async with (
-        powered(artifact_folder, tmp_path / "state", durability) as server,
+        powered(artifact_folder, tmp_path / "state", **settings(durability)) as server,
         AsyncClient(server.address, timeout_s=600) as client,
     ):
         for loss in range(losses):
-            if loss == 0:
+            if loss == 0 and durability == "async":
                 server.hold_syncs()
             traffic = Traffic(client, SESSIONS, PAUSE_S, prefix=f"{loss}-")
             try:
@@ -179,7 +123,7 @@ class Witness:
                 async with client.session(self.id) as session:
                     assert session.position == self.position
                     while True:
-                        inputs = self.inputs[session.position : session.position + 4]
+                        inputs = self.inputs[session.position : session.position + CHUNK]
                         self.sent = session.position + len(inputs)
                         await session.step(inputs)
                         self.answered = session.position
@@ -196,21 +140,20 @@ async def test_whoever_comes_next_is_told_the_position(
     chance = random.Random(durability)
     witnesses = [Witness(number, tiles) for number in range(SESSIONS)]
     behind = 0
-    async with powered(artifact_folder, tmp_path / "state", durability) as server:
+    async with powered(artifact_folder, tmp_path / "state", **settings(durability)) as server:
         for loss in range(losses):
             steps = [asyncio.create_task(witness.step(server.address)) for witness in witnesses]
             await until(lambda: all(one.durable > one.position for one in witnesses), "something of each is synced")
-            if loss == 0:
+            if loss == 0 and durability == "async":
                 server.hold_syncs()
-                if await server.held():
-                    since = [witness.answered for witness in witnesses]
-                    # The first answer may be one of before.
-                    await until(
-                        lambda since=since: all(
-                            one.answered > count + 4 for one, count in zip(witnesses, since, strict=True)
-                        ),
-                        "something of each is answered that is not synced",
-                    )
+                since = [one.answered for one in witnesses]
+                # The first answer may be to what was sent before.
+                await until(
+                    lambda since=since: all(
+                        one.answered > count + CHUNK for one, count in zip(witnesses, since, strict=True)
+                    ),
+                    "something of each is answered that is not synced",
+                )
             else:
                 await asyncio.sleep(chance.uniform(0.0, 1.0))
             await asyncio.to_thread(server.lose_power, chance)

@@ -14,8 +14,8 @@ from dnc_serve.client.watch.site import Site
 from dnc_serve.model.export import export
 from dnc_serve.model.pretrained import path as pretrained
 from dnc_serve.model.weights import load_model
-from tests.client.conftest import ServerProcess
 from tests.programs import program
+from tests.server_process import ServerProcess
 
 CHROMIUM_FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",

@@ -14,7 +14,7 @@ from PIL import Image
 from dnc_serve.client.cli.main import main
 from dnc_serve.client.client import Client
 from dnc_serve.model.tasks.copy import encode
-from tests.client.conftest import ServerProcess
+from tests.server_process import ServerProcess
 
 INPUTS = encode([[0, 1, 1, 0, 1, 0, 0, 1]] * 5)
 

@@ -17,9 +17,9 @@ from dnc_serve.client.watch.site import MAX_CELLS, SHOWN, Site
 from dnc_serve.handler.doors.looks import thin
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import export
-from tests.client.conftest import ServerProcess
 from tests.client.watch.asking import request
 from tests.client.watch.test_page import Page
+from tests.server_process import ServerProcess
 
 SLOTS, WORD, INPUTS = 4096, 8, 4
 # Of a frame or a look: two arrays of at most MAX_CELLS numbers, weightings and gates.

@@ -14,7 +14,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from dnc_serve.client.client import Client
 from dnc_serve.model.tasks.copy import encode, recall_inputs
-from tests.client.conftest import ServerProcess
+from tests.server_process import ServerProcess
 
 WAIT_SECONDS = 15
 NOT_FROM_THE_PAGE = ("ERR_CONNECTION", "status of 503", "status of 504")  # while the server was killed
