@@ -17,7 +17,7 @@ ROWS = (
 
 def test_the_command_measures_a_server_an_echo_the_bare_model_and_torchserves_door() -> None:
     command = [sys.executable, "-m", "dnc_serve.client.cli", "bench", "--quick", "--json"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
 
     report = json.loads(ended.stdout)

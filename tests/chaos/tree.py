@@ -11,6 +11,7 @@ import psutil
 
 from dnc_serve.client.cli.child_server import serve_command
 from tests.end_to_end.servers import Server
+from tests.ports import own_port
 
 END_TIMEOUT_S = 60.0
 # Flags of the addresses in the `ready` line, by their names there.
@@ -31,18 +32,16 @@ class Tree:
         self._model, self._folder, self._flags = model, folder, flags
         self._process: subprocess.Popen[str] | None = None
         self.addresses: dict[str, str] = {}
+        self._ports = [text for flag in PORT_FLAGS.values() for text in (flag, str(own_port()))]
         self.starts = 0
 
     def launch(self) -> None:
         """Begins to start."""
         temp = self._folder / "tmp"
         temp.mkdir(parents=True, exist_ok=True)
-        ports = [
-            text for name, address in self.addresses.items() for text in (PORT_FLAGS[name], address.rpartition(":")[2])
-        ]
         with (self._folder / "stderr").open("a") as stderr:
             self._process = subprocess.Popen(
-                serve_command(self._model, self._folder / "state", *self._flags, *ports),
+                serve_command(self._model, self._folder / "state", *self._flags, *self._ports),
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,

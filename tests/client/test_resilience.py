@@ -293,7 +293,7 @@ async def test_without_durability_a_restart_ends_sessions(small_artifact: Path, 
 
 async def test_a_failed_step_may_be_made_again(server_process: ServerProcess, uninterrupted: Outputs) -> None:
     inputs = random_inputs(9, 30)
-    async with AsyncClient(server_process.address, retry=QUICK, timeout_s=1.0) as client:
+    async with AsyncClient(server_process.address, retry=QUICK, timeout_s=5.0) as client:
         session = await client.session("s")
         first = await session.step(inputs[:10])
         await asyncio.to_thread(server_process.kill)
@@ -308,7 +308,7 @@ async def test_a_failed_step_may_be_made_again(server_process: ServerProcess, un
 
 async def test_a_frozen_server_is_given_up_in_time(server_process: ServerProcess, uninterrupted: Outputs) -> None:
     inputs = random_inputs(10, 20)
-    async with AsyncClient(server_process.address, retry=QUICK, timeout_s=1.0) as client:
+    async with AsyncClient(server_process.address, retry=QUICK, timeout_s=5.0) as client:
         session = await client.session("s")
         first = await session.step(inputs[:10])
         server_process.signal(signal.SIGSTOP)

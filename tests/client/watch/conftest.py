@@ -51,7 +51,7 @@ def address(server: ServerProcess) -> Iterator[str]:
     thread = LoopThread()
 
     async def start() -> tuple[AsyncClient, Site, str]:
-        client = AsyncClient(server.address, timeout_s=20, retry=None)
+        client = AsyncClient(server.address, retry=None)
         site = Site(client)
         return client, site, await site.start(0)
 

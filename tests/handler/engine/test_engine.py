@@ -21,6 +21,7 @@ from dnc_serve.handler.engine.work import Chunk, Delete, Peek, Reset
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.model.export import Artifact
 from tests.handler.harness import random_inputs, running_engine
+from tests.waiting import PATIENCE_S
 
 DURABILITIES = ["off", "async", "sync"]
 
@@ -90,7 +91,7 @@ async def test_a_short_chunk_is_answered_while_a_long_one_is_stepped(
 
         def held_up(company: list[Run], ticks: int) -> Stepped | None:
             if threading.current_thread() is not threading.main_thread():
-                assert go_on.wait(30)
+                assert go_on.wait(PATIENCE_S)
             return step(company, ticks)
 
         monkeypatch.setattr(harness.engine.stepper, "step", held_up)

@@ -14,6 +14,7 @@ from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.journal.stores.contract import End
 from dnc_serve.model.export import Artifact
 from tests.handler.harness import EngineHarness, random_inputs, running_engine
+from tests.waiting import PATIENCE_S
 
 # Work that no door lets through.
 MISTAKES: dict[str, Callable[[Done], Work]] = {
@@ -36,9 +37,9 @@ async def test_work_that_can_not_be_begun_is_answered_and_holds_up_nobody(
         await asyncio.sleep(0)
         steps = [asyncio.ensure_future(harness.step(session, random_inputs(0, 4))) for session in sessions[1:]]
         with pytest.raises(ServeError) as refused:
-            await asyncio.wait_for(mistaken, 5)
+            await asyncio.wait_for(mistaken, PATIENCE_S)
         assert refused.value.reason == "INTERNAL"
-        assert [(await asyncio.wait_for(step, 5)).position for step in first + steps] == [4, 4, 4]
+        assert [(await asyncio.wait_for(step, PATIENCE_S)).position for step in first + steps] == [4, 4, 4]
         assert harness.engine.at_rest
 
 
@@ -51,8 +52,8 @@ async def test_an_answer_that_nobody_can_take_holds_up_nobody(tiles: Tiles, arti
 
         harness.engine.submit(deaf, Chunk(random_inputs(0, 4), take))
         harness.engine.submit(deaf, Chunk(random_inputs(0, 4), take, position=9))
-        assert (await asyncio.wait_for(harness.step(other, random_inputs(0, 4)), 5)).position == 4
-        assert (await asyncio.wait_for(harness.step(deaf, random_inputs(0, 4)), 5)).position == 8
+        assert (await asyncio.wait_for(harness.step(other, random_inputs(0, 4)), PATIENCE_S)).position == 4
+        assert (await asyncio.wait_for(harness.step(deaf, random_inputs(0, 4)), PATIENCE_S)).position == 8
         assert harness.engine.at_rest
 
 

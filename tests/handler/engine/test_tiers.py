@@ -3,11 +3,13 @@
 import asyncio
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from dnc_serve.handler.config import ServeConfig
+from dnc_serve.handler.engine import tiers as tiers_module
 from dnc_serve.handler.engine.sessions import Session, Tier
 from dnc_serve.handler.engine.tiles import Tiles
 from dnc_serve.handler.engine.work import Peek
@@ -75,6 +77,7 @@ async def test_a_store_that_is_down_is_not_offered_states_with_every_move(
 
         with monkeypatch.context() as broken:
             broken.setattr(store, "commit", down)
+            broken.setattr(tiers_module, "time", SimpleNamespace(monotonic=lambda: 1.0))  # no time goes by
             tiers._host_limit = 0  # all of them are to go
             for _ in range(50):
                 for session in in_memory:

@@ -3,9 +3,7 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +14,9 @@ from redis.retry import Retry
 
 from dnc_serve.handler.journal.stores import open_store
 from dnc_serve.handler.journal.stores.contract import Append, Begin, Head, Keep, Record, Snapshot, Store
+from tests.ports import own_port
 from tests.programs import program
+from tests.waiting import PATIENCE_S, wait_until
 
 LEASE_S = 2.0
 SAFE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
@@ -28,8 +28,7 @@ class RedisServer:
     def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
         self.settings = SAFE | {name.replace("_", "-"): value for name, value in settings.items()}
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        self.port = own_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -46,27 +45,29 @@ class RedisServer:
         log = (self.folder / "log").open("ab")
         with log:
             self._process = subprocess.Popen([executable, str(config)], stdout=log, stderr=log)
-        deadline = time.monotonic() + 20
+        wait_until(self._listens, "redis-server listens")
+        if self._process.poll() is not None:
+            pytest.fail(f"redis-server does not start: {(self.folder / 'log').read_text()}")
+
+    def _listens(self) -> bool:
+        """Or ended."""
+        assert self._process is not None
         with contextlib.closing(self.client()) as client:
-            while True:
-                try:
-                    client.ping()
-                    return
-                except redis.AuthenticationError:
-                    return
-                except redis.ConnectionError:
-                    if self._process.poll() is not None or time.monotonic() > deadline:
-                        pytest.fail(f"redis-server does not start: {(self.folder / 'log').read_text()}")
-                    time.sleep(0.02)
+            try:
+                return bool(client.ping())
+            except redis.AuthenticationError:
+                return True
+            except redis.ConnectionError:
+                return self._process.poll() is not None
 
     def client(self) -> redis.Redis:
-        return redis.Redis(port=self.port, socket_timeout=5, retry=Retry(NoBackoff(), 0))
+        return redis.Redis(port=self.port, socket_timeout=PATIENCE_S, retry=Retry(NoBackoff(), 0))
 
     def kill(self) -> None:
         """kill -9."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait()
             self._process = None
 
     @contextlib.contextmanager
