@@ -1,7 +1,6 @@
 """A journal cut at any byte, or with a flipped bit anywhere: what comes back is right, or it is refused."""
 
 import asyncio
-import os
 import random
 import shutil
 from collections import Counter
@@ -19,6 +18,7 @@ from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.journal.stores.contract import StoreRefused
 from dnc_serve.model.export import Artifact
 from tests.chaos.truth import Truth, random_inputs
+from tests.folders import memory_folder
 from tests.handler.harness import running_engine
 
 DATABASE, LOG = "sessions.db", "sessions.db-wal"
@@ -42,12 +42,9 @@ class Journal:
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    """In memory where there is one: thousands of stores are opened in it."""
-    memory = Path("/dev/shm")
-    folder = (memory if memory.is_dir() else Path.cwd()) / f"dnc-chaos-{os.getpid()}"
-    folder.mkdir()
-    yield folder
-    shutil.rmtree(folder)
+    """Thousands of stores are opened in it."""
+    with memory_folder() as folder:
+        yield folder
 
 
 def config(state_dir: Path) -> ServeConfig:

@@ -31,7 +31,7 @@ from tests.chaos.model import ModelSession
 from tests.chaos.truth import random_inputs
 from tests.handler.door import chunk, outputs_of
 from tests.handler.harness import EngineHarness, running_engine
-from tests.handler.journal.stores.conftest import RedisServer
+from tests.handler.journal.stores.conftest import RedisServer, running_redis
 from tests.waiting import PATIENCE_S
 
 EXAMPLES, EXAMPLES_IN_SHORT = 200, 10
@@ -234,10 +234,13 @@ class SessionsMachine(RuleBasedStateMachine):
 def test_random_operations_give_what_a_plain_model_gives(
     tiles: Tiles, artifact: Artifact, tmp_path: Path, store: str, examples: int
 ) -> None:
-    server = None
-    if store == "redis":
-        (tmp_path / "redis").mkdir()
-        server = RedisServer(tmp_path / "redis")
+    with running_redis() if store == "redis" else contextlib.nullcontext() as server:
+        check_random_operations(tiles, artifact, tmp_path, server, examples)
+
+
+def check_random_operations(
+    tiles: Tiles, artifact: Artifact, tmp_path: Path, server: RedisServer | None, examples: int
+) -> None:
     folders = iter(range(1_000_000))
 
     def new_config() -> ServeConfig:
@@ -250,15 +253,7 @@ def test_random_operations_give_what_a_plain_model_gives(
 
     machine = type("Machine", (SessionsMachine,), {"tiles": tiles, "artifact": artifact})
     machine.new_config = staticmethod(new_config)
-    try:
-        run_state_machine_as_test(
-            machine,
-            settings=settings(
-                max_examples=examples,
-                stateful_step_count=STEPS,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
-    finally:
-        if server is not None:
-            server.kill()
+    run_state_machine_as_test(
+        machine,
+        settings=settings(max_examples=examples, stateful_step_count=STEPS, suppress_health_check=list(HealthCheck)),
+    )

@@ -19,7 +19,7 @@ from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.deploy.proxies import CONFIGS, proxy, until_served
 from tests.end_to_end.conftest import INPUT_SIZE
 from tests.handler.door import TIMEOUT, Door, open_door, refused
-from tests.handler.journal.stores.conftest import RedisServer
+from tests.handler.journal.stores.conftest import RedisServer, running_redis
 from tests.handler.scrape import scrape
 from tests.server_process import ServerProcess
 from tests.waiting import until
@@ -31,14 +31,9 @@ CHUNK = 4
 
 
 @pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    folder = tmp_path / "redis"
-    folder.mkdir()
-    server = RedisServer(folder)
-    try:
+def redis_server() -> Iterator[RedisServer]:
+    with running_redis() as server:
         yield server
-    finally:
-        server.kill()
 
 
 def random_inputs(seed: int, timesteps: int) -> np.ndarray:

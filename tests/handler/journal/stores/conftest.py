@@ -14,6 +14,7 @@ from redis.retry import Retry
 
 from dnc_serve.handler.journal.stores import open_store
 from dnc_serve.handler.journal.stores.contract import Append, Begin, Head, Keep, Record, Snapshot, Store
+from tests.folders import memory_folder
 from tests.ports import own_port
 from tests.programs import program
 from tests.waiting import PATIENCE_S, wait_until
@@ -80,27 +81,27 @@ class RedisServer:
             os.kill(self._process.pid, signal.SIGCONT)
 
 
-@pytest.fixture(scope="module")
-def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.kill()
+@contextlib.contextmanager
+def running_redis(**settings: str) -> Iterator[RedisServer]:
+    with memory_folder() as folder:
+        server = RedisServer(folder, **settings)
+        try:
+            yield server
+        finally:
+            server.kill()
+
+
+@pytest.fixture(scope="session")
+def shared_redis() -> Iterator[RedisServer]:
+    with running_redis() as server:
+        yield server
 
 
 @pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
+def redis_server() -> Iterator[Callable[..., RedisServer]]:
     """Makes Redis servers that the test may kill and misconfigure."""
-    servers = []
-
-    def make(**settings: str) -> RedisServer:
-        folder = tmp_path / f"redis-{len(servers)}"
-        folder.mkdir()
-        servers.append(RedisServer(folder, **settings))
-        return servers[-1]
-
-    yield make
-    for server in servers:
-        server.kill()
+    with contextlib.ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(running_redis(**settings))
 
 
 class Sessions:

@@ -21,18 +21,16 @@ from dnc_serve.handler.journal.stores import sqlite_upkeep
 from dnc_serve.handler.journal.stores.contract import Append, Begin, End, Prune, StoreRefused
 from dnc_serve.handler.journal.stores.schema import MIGRATIONS
 from dnc_serve.handler.journal.stores.sqlite import RETRY_S, SQLiteStore
+from tests.folders import memory_folder
 
 BLOCK = 4096  # what a disk writes as a whole, or not
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """A state folder in memory where there is one: thousands of stores are opened in it."""
-    memory = Path("/dev/shm")
-    folder = (memory if memory.is_dir() else tmp_path) / f"dnc-test-{os.getpid()}"
-    folder.mkdir()
-    yield folder
-    shutil.rmtree(folder)
+def folder() -> Iterator[Path]:
+    """Thousands of stores are opened in it."""
+    with memory_folder() as folder:
+        yield folder
 
 
 @pytest.fixture
