@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # numpy and torch bring their own thread pools; on a small machine they only get into each other's way.
 export OMP_NUM_THREADS ?= 1
+PARALLEL ?= --numprocesses logical --maxprocesses 4 --dist worksteal
 
-.PHONY: help demo serve test chaos lint format types proto bench install clean
+.PHONY: help demo serve test test-long test-proof lint format types proto bench install clean
 
 help: ## what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 install: $(READY) ## the virtual environment, with everything in it
 
@@ -30,18 +31,21 @@ demo: $(READY) ## start the real server, stream a sequence, get its memory back,
 serve: $(READY) ## serve the bundled copy model on this machine
 	@$(BIN)/dnc serve
 
-test: $(READY) ## all tests, the end-to-end ones against the real TorchServe included
-	$(BIN)/pytest
+test: $(READY) ## all that is promised, against the real TorchServe; some minutes
+	$(BIN)/pytest $(PARALLEL)
 
-chaos: $(READY) ## hundreds of kills under load; takes minutes
-	$(BIN)/pytest tests/chaos --chaos-kills 200
+test-long: $(READY) ## what takes long: trainings, and hundreds of kills, power losses and damages
+	$(BIN)/pytest $(PARALLEL) -m long
+
+test-proof: $(READY) ## ten runs of `make test` in a row, every second one on a busy machine: none may fail
+	tests/proof.sh $(BIN)/pytest $(PARALLEL)
 
 lint: $(READY) ## ruff, buf, hadolint, shellcheck
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	PATH="$(abspath $(BIN)):$$PATH" proto/lint.sh
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/shellcheck proto/*.sh deploy/*.sh .ci/run .ci/wheel
+	$(BIN)/shellcheck proto/*.sh deploy/*.sh tests/*.sh .ci/run .ci/wheel
 
 format: $(READY) ## let ruff lay out the code
 	$(BIN)/ruff check --fix

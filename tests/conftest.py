@@ -1,8 +1,25 @@
-"""Options of the tests, and the environment that they have."""
+"""The environment that tests have; what is left out of a run, and that it is told at its end."""
 
 import os
+from collections import Counter
 
 import pytest
+from hypothesis import settings
+
+LONG = "takes long: `make test-long` runs it"
+
+# The same examples in each run, and none that the machine's speed decides.
+settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=60)
+settings.load_profile("tests")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "long" in config.option.markexpr:
+        return
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.skip(reason=LONG))
+
 
 # A developer's shell may hold settings of other servers, and a proxy that doesn't lead to this machine. Here, because
 # prometheus_client decides when it is imported.
@@ -11,10 +28,13 @@ for _name in [*os.environ]:
         del os.environ[_name]
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--chaos-kills",
-        type=int,
-        default=3,
-        help="how often the chaos tests kill each server (default: 3); from 50 on, they also do all else at length",
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ")
+        for report in terminalreporter.stats.get("skipped", ())
+        if isinstance(report.longrepr, tuple)
     )
+    if reasons:
+        terminalreporter.section("left out")
+        for reason, count in sorted(reasons.items()):
+            terminalreporter.line(f"{count} {'test' if count == 1 else 'tests'}: {reason}")

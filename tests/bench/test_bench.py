@@ -4,8 +4,6 @@ import json
 import subprocess
 import sys
 
-import pytest
-
 from dnc_serve.client.cli.bench import table
 
 ROWS = (
@@ -17,10 +15,9 @@ ROWS = (
 )
 
 
-@pytest.mark.end_to_end
 def test_the_command_measures_a_server_an_echo_the_bare_model_and_torchserves_door() -> None:
     command = [sys.executable, "-m", "dnc_serve.client.cli", "bench", "--quick", "--json"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
 
     report = json.loads(ended.stdout)

@@ -1,4 +1,4 @@
-"""A small model for servers that are killed, and how much of that is wanted."""
+"""A small model for servers that are killed."""
 
 from pathlib import Path
 
@@ -9,30 +9,6 @@ from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import Artifact, export, load_artifact
 from tests.chaos.truth import INPUT_SIZE, OUTPUT_SIZE
-
-THOROUGH_KILLS = 50
-# On a busy machine a killed TorchServe takes some seconds to serve again.
-SECONDS_A_KILL = 60
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    limit = 300 + SECONDS_A_KILL * config.getoption("--chaos-kills")
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.chaos)
-            item.add_marker(pytest.mark.timeout(limit))
-
-
-@pytest.fixture(scope="session")
-def kills(request: pytest.FixtureRequest) -> int:
-    """How often each server is killed."""
-    return int(request.config.getoption("--chaos-kills"))
-
-
-@pytest.fixture(scope="session")
-def thorough(kills: int) -> bool:
-    """Whether this is the long run: every byte, every session."""
-    return kills >= THOROUGH_KILLS
 
 
 @pytest.fixture(scope="session")

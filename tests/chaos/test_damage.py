@@ -1,7 +1,6 @@
 """A journal cut at any byte, or with a flipped bit anywhere: what comes back is right, or it is refused."""
 
 import asyncio
-import os
 import random
 import shutil
 from collections import Counter
@@ -19,12 +18,13 @@ from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.store.contract import StoreRefused
 from dnc_serve.model.export import Artifact
 from tests.chaos.truth import Truth, random_inputs
+from tests.folders import memory_folder
 from tests.handler.harness import running_engine
 
 DATABASE, LOG = "sessions.db", "sessions.db-wal"
 SESSIONS = 3
-FLIPS, FLIPS_IN_SHORT = 1000, 120
-CUTS_IN_SHORT = 120
+FLIPS, FLIPS_IN_SHORT = 1000, 60
+CUTS_IN_SHORT = 60
 LAST_COMMITS = 2
 
 Place = tuple[int, int]  # (position, experience)
@@ -42,12 +42,9 @@ class Journal:
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    """In memory where there is one: thousands of stores are opened in it."""
-    memory = Path("/dev/shm")
-    folder = (memory if memory.is_dir() else Path.cwd()) / f"dnc-chaos-{os.getpid()}"
-    folder.mkdir()
-    yield folder
-    shutil.rmtree(folder)
+    """Thousands of stores are opened in it."""
+    with memory_folder() as folder:
+        yield folder
 
 
 def config(state_dir: Path) -> ServeConfig:
@@ -124,11 +121,12 @@ async def opened(
     return found
 
 
+@pytest.mark.parametrize("count", [CUTS_IN_SHORT, pytest.param(None, marks=pytest.mark.long, id="all")])
 async def test_a_log_cut_at_any_byte_of_its_last_records_opens_as_the_commits_before(
-    journal: Journal, folder: Path, tiles: TileRunner, artifact: Artifact, thorough: bool
+    journal: Journal, folder: Path, tiles: TileRunner, artifact: Artifact, count: int | None
 ) -> None:
     start, end = journal.commits[-1 - LAST_COMMITS][0], len(journal.log)
-    cuts = range(start, end + 1) if thorough else sorted(random.Random(2).sample(range(start, end + 1), CUTS_IN_SHORT))
+    cuts = range(start, end + 1) if count is None else sorted(random.Random(2).sample(range(start, end + 1), count))
     for cut in cuts:
         found = await opened(
             journal, folder / "cut", tiles, artifact, f"cut at {cut}", journal.database, journal.log[:cut]
@@ -138,13 +136,14 @@ async def test_a_log_cut_at_any_byte_of_its_last_records_opens_as_the_commits_be
     print(f"{len(cuts)} cuts: every one opened as the last whole commit before it")
 
 
+@pytest.mark.parametrize("flips", [FLIPS_IN_SHORT, pytest.param(FLIPS, marks=pytest.mark.long)])
 async def test_a_flipped_bit_is_never_believed(
-    journal: Journal, folder: Path, tiles: TileRunner, artifact: Artifact, thorough: bool
+    journal: Journal, folder: Path, tiles: TileRunner, artifact: Artifact, flips: int
 ) -> None:
     chance = random.Random(3)
     present = journal.commits[-1][1]
     outcomes: Counter[str] = Counter()
-    for _ in range(FLIPS if thorough else FLIPS_IN_SHORT):
+    for _ in range(flips):
         both = bytearray(journal.database + journal.log)
         place = chance.randrange(len(both))
         both[place] ^= 1 << chance.randrange(8)

@@ -12,16 +12,23 @@ from dnc_serve.handler.engine.tile_runner import TileRunner
 from tests.chaos.traffic import Traffic
 from tests.chaos.tree import Tree, Victim
 
-SESSIONS = 32
+SESSIONS, SESSIONS_IN_SHORT = 32, 8
+KILLS = 40
 PAUSE_S = 0.1  # between two chunks of a session, on average
 CALL_TIMEOUT_S = 180.0
 LOOK_AGAIN_S = 1.0
 VICTIMS: tuple[Victim, ...] = ("worker", "java", "tree")
 
 
-@pytest.mark.parametrize("durability", ["sync", "async"])
-async def test_killed_at_random_moments_under_32_streams(
-    artifact_folder: Path, tiles: TileRunner, tmp_path: Path, kills: int, durability: str
+@pytest.mark.parametrize(
+    ("durability", "kills", "sessions"),
+    [
+        ("async", len(VICTIMS), SESSIONS_IN_SHORT),
+        *(pytest.param(durability, KILLS, SESSIONS, marks=pytest.mark.long) for durability in ("sync", "async")),
+    ],
+)
+async def test_killed_at_random_moments_under_many_streams(
+    artifact_folder: Path, tiles: TileRunner, tmp_path: Path, durability: str, kills: int, sessions: int
 ) -> None:
     tree = Tree(artifact_folder, tmp_path, "--durability", durability, "--snapshot-every-timesteps", "100")
     chance = random.Random(durability)
@@ -29,13 +36,13 @@ async def test_killed_at_random_moments_under_32_streams(
     try:
         await asyncio.to_thread(tree.start)
         async with AsyncClient(tree.addresses["grpc"], timeout_s=CALL_TIMEOUT_S) as client:
-            traffic = Traffic(client, SESSIONS, PAUSE_S)
+            traffic = Traffic(client, sessions, PAUSE_S)
             try:
                 for number in range(kills):
                     await _progress(traffic, tree)
                     await asyncio.sleep(chance.uniform(0.0, 1.0))
                     victim = VICTIMS[number % 3] if number < 3 else chance.choice(VICTIMS)
-                    await asyncio.to_thread(tree.kill, victim)
+                    await asyncio.to_thread(tree.kill, victim, chance)
                     killed[victim] += 1
                 await _progress(traffic, tree)
                 await traffic.finish()
@@ -44,7 +51,7 @@ async def test_killed_at_random_moments_under_32_streams(
     finally:
         await asyncio.to_thread(tree.kill_all)
     tally = traffic.tally(tiles)
-    print(f"{durability}: {dict(killed)} killed under {SESSIONS} sessions: {tally}")
+    print(f"{durability}: {dict(killed)} killed under {sessions} sessions: {tally}")
     assert tally.clean, tally
 
 

@@ -31,9 +31,10 @@ from tests.chaos.model import ModelSession
 from tests.chaos.truth import random_inputs
 from tests.handler.door import chunk, outputs_of
 from tests.handler.harness import EngineHarness, running_engine
-from tests.handler.store.conftest import RedisServer
+from tests.handler.store.conftest import RedisServer, running_redis
+from tests.waiting import PATIENCE_S
 
-EXAMPLES, EXAMPLES_IN_SHORT = 200, 12
+EXAMPLES, EXAMPLES_IN_SHORT = 200, 10
 STEPS = 30
 # Nobody renews leases here: one outlasts an example.
 LEASE_S = 600.0
@@ -76,7 +77,7 @@ class SessionsMachine(RuleBasedStateMachine):
         self.copies = Copies(self.operations)
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return self.loop.run_until_complete(asyncio.wait_for(work, 30))
+        return self.loop.run_until_complete(asyncio.wait_for(work, PATIENCE_S))
 
     def _refused(self, work: Coroutine[Any, Any, Any]) -> str:
         with pytest.raises(ServeError) as caught:
@@ -228,14 +229,18 @@ class SessionsMachine(RuleBasedStateMachine):
             assert found.incarnation == session.incarnation
 
 
+@pytest.mark.parametrize("examples", [EXAMPLES_IN_SHORT, pytest.param(EXAMPLES, marks=pytest.mark.long)])
 @pytest.mark.parametrize("store", ["sqlite", "redis"])
 def test_random_operations_give_what_a_plain_model_gives(
-    tiles: TileRunner, artifact: Artifact, tmp_path: Path, thorough: bool, store: str
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path, store: str, examples: int
 ) -> None:
-    server = None
-    if store == "redis":
-        (tmp_path / "redis").mkdir()
-        server = RedisServer(tmp_path / "redis")
+    with running_redis() if store == "redis" else contextlib.nullcontext() as server:
+        check_random_operations(tiles, artifact, tmp_path, server, examples)
+
+
+def check_random_operations(
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path, server: RedisServer | None, examples: int
+) -> None:
     folders = iter(range(1_000_000))
 
     def new_config() -> ServeConfig:
@@ -248,17 +253,7 @@ def test_random_operations_give_what_a_plain_model_gives(
 
     machine = type("Machine", (SessionsMachine,), {"tiles": tiles, "artifact": artifact})
     machine.new_config = staticmethod(new_config)
-    try:
-        run_state_machine_as_test(
-            machine,
-            settings=settings(
-                max_examples=EXAMPLES if thorough else EXAMPLES_IN_SHORT,
-                stateful_step_count=STEPS,
-                deadline=None,
-                database=None,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
-    finally:
-        if server is not None:
-            server.kill()
+    run_state_machine_as_test(
+        machine,
+        settings=settings(max_examples=examples, stateful_step_count=STEPS, suppress_health_check=list(HealthCheck)),
+    )

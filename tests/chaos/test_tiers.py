@@ -19,8 +19,6 @@ from tests.handler.harness import EngineHarness, running_engine
 
 MIB = 2**20
 SLOTS = 64
-SESSIONS, HOST_BYTES = 20_000, 256 * MIB
-SESSIONS_IN_SHORT, HOST_BYTES_IN_SHORT = 1_000, 8 * MIB
 ROUNDS, TIMESTEPS = 2, 2
 # Beside its state, each session has an identity, a queue, its latest replies, and a place in the store's index.
 SESSION_BYTES = 8 * 1024
@@ -49,9 +47,13 @@ async def step_all(harness: EngineHarness, sessions: list[Session], inputs: np.n
     return np.stack(outputs, axis=1)
 
 
-async def test_many_sessions_in_little_memory(large_artifact: Artifact, tmp_path: Path, thorough: bool) -> None:
+@pytest.mark.parametrize(
+    ("count", "host_bytes"), [(1_000, 8 * MIB), pytest.param(20_000, 256 * MIB, marks=pytest.mark.long)]
+)
+async def test_many_sessions_in_little_memory(
+    large_artifact: Artifact, tmp_path: Path, count: int, host_bytes: int
+) -> None:
     tiles = TileRunner(large_artifact, "cpu")
-    count, host_bytes = (SESSIONS, HOST_BYTES) if thorough else (SESSIONS_IN_SHORT, HOST_BYTES_IN_SHORT)
     row_bytes = 4 * tiles.layout.size
     assert count * row_bytes > 2 * host_bytes
     config = ServeConfig(state_dir=tmp_path, slots=SLOTS, host_bytes=host_bytes, max_queued_chunks_total=1024)

@@ -14,7 +14,7 @@ from tests.chaos.truth import Tally, Truth, random_inputs
 
 LONGEST_CHUNK = 8
 # How long a killed server may take until somebody is answered again.
-PATIENCE_S = 150.0
+PATIENCE_S = 600.0
 # Every so manieth session steps and waits instead of streaming, and resets its experience now and then.
 LOCKSTEP_EVERY = 8
 RESET_CHANCE = 0.1
@@ -48,6 +48,12 @@ class Traffic:
         for task in self._tasks:
             if task.done():
                 task.result()
+
+    async def all_progress(self) -> None:
+        """Returns when each session has had two more answers: the second one is to what was sent from now on."""
+        wanted = [len(outputs) + 2 for outputs in self.outputs]
+        while any(len(outputs) < count for outputs, count in zip(self.outputs, wanted, strict=True)):
+            await self.progress()
 
     async def finish(self) -> None:
         """Lets every session come to the length of the longest, and looks at what each is then."""

@@ -11,8 +11,9 @@ import psutil
 
 from dnc_serve.client.cli.child_server import serve_command
 from tests.end_to_end.servers import Server
+from tests.ports import own_port
 
-END_TIMEOUT_S = 30.0
+END_TIMEOUT_S = 60.0
 # Flags of the addresses in the `ready` line, by their names there.
 PORT_FLAGS = {
     "grpc": "--port",
@@ -31,18 +32,16 @@ class Tree:
         self._model, self._folder, self._flags = model, folder, flags
         self._process: subprocess.Popen[str] | None = None
         self.addresses: dict[str, str] = {}
+        self._ports = [text for flag in PORT_FLAGS.values() for text in (flag, str(own_port()))]
         self.starts = 0
 
     def launch(self) -> None:
         """Begins to start."""
         temp = self._folder / "tmp"
         temp.mkdir(parents=True, exist_ok=True)
-        ports = [
-            text for name, address in self.addresses.items() for text in (PORT_FLAGS[name], address.rpartition(":")[2])
-        ]
         with (self._folder / "stderr").open("a") as stderr:
             self._process = subprocess.Popen(
-                serve_command(self._model, self._folder / "state", *self._flags, *ports),
+                serve_command(self._model, self._folder / "state", *self._flags, *self._ports),
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
@@ -61,11 +60,11 @@ class Tree:
         self.launch()
         self.await_ready()
 
-    def kill(self, victim: Victim) -> None:
+    def kill(self, victim: Victim, chance: random.Random) -> None:
         """kill -9 of one process, or of all of them in a random order, which are then started again."""
         assert self._process is not None
         if victim == "tree":
-            self.kill_all()
+            self.kill_all(chance)
             self.start()
             return
         with contextlib.suppress(psutil.NoSuchProcess, StopIteration):  # it may be on its way back from another end
@@ -79,7 +78,7 @@ class Tree:
             self.kill_all()
             self.start()
 
-    def kill_all(self) -> None:
+    def kill_all(self, chance: random.Random | None = None) -> None:
         """Leaves nothing running."""
         if self._process is None:
             return
@@ -87,7 +86,8 @@ class Tree:
         with contextlib.suppress(psutil.NoSuchProcess):
             root = psutil.Process(self._process.pid)
             processes = [root, *root.children(recursive=True)]
-        random.shuffle(processes)
+        if chance is not None:
+            chance.shuffle(processes)
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()

@@ -16,7 +16,7 @@ class Relay:
         self._writers: set[asyncio.StreamWriter] = set()
         self._cut_after: int | None = None
         self.address = ""
-        self.connections = 0
+        self.cuts = 0
 
     def cut(self) -> None:
         """Resets all connections, in both directions and at once."""
@@ -30,7 +30,6 @@ class Relay:
         self._cut_after = nbytes
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
         with contextlib.suppress(OSError):
             far_reader, far_writer = await asyncio.open_connection(self._host, self._port)
             self._writers |= {writer, far_writer}
@@ -45,6 +44,7 @@ class Relay:
                     if self._cut_after < 0:
                         writer.write(data[: self._cut_after])
                         self._cut_after = None
+                        self.cuts += 1
                         self.cut()
                         return
                 writer.write(data)

@@ -29,7 +29,6 @@ def doctor(*flags: str, **env: str) -> "subprocess.CompletedProcess[str]":
         [sys.executable, "-m", "dnc_serve.client.cli", "doctor", *flags],
         capture_output=True,
         text=True,
-        timeout=100,
         check=False,
         env={**os.environ, **free, **env},
     )

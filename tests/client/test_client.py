@@ -31,6 +31,7 @@ from dnc_serve.client import (
 )
 from dnc_serve.client.arrays import Float32
 from tests.client.conftest import INPUT_SIZE, OUTPUT_SIZE, random_inputs
+from tests.waiting import PATIENCE_S
 
 Outputs = Callable[[Float32], Float32]
 
@@ -110,7 +111,7 @@ async def test_outputs_do_not_wait_for_the_next_chunk(address: str) -> None:
     async def chunks():  # type: ignore[no-untyped-def]
         for chunk in random_inputs(8, 4).reshape(4, 1, INPUT_SIZE):
             yield chunk
-            await asyncio.wait_for(answered.wait(), 10)
+            await asyncio.wait_for(answered.wait(), PATIENCE_S)
             answered.clear()
 
     async with AsyncClient(address) as client, client.session() as session:

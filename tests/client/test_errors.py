@@ -11,6 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 from dnc_serve.client import errors
 from dnc_serve.client.errors import BY_REASON, ClientClosed, DncError, Internal, Unavailable, from_status, translated
 from dnc_serve.proto.reasons import DOMAIN, REASONS
+from tests.waiting import PATIENCE_S
 
 METHOD = "/test.Test/Fail"
 # Classes that only group others, and the one error that no server sends.
@@ -54,7 +55,7 @@ async def fail() -> AsyncIterator[Any]:
 
         async def failing(status: status_pb2.Status) -> None:
             with translated():
-                await call(status.SerializeToString(), timeout=10)
+                await call(status.SerializeToString(), timeout=PATIENCE_S)
 
         yield failing
     await server.stop(None)

@@ -100,7 +100,7 @@ async def test_an_unknown_owner_is_named_to_a_proxy_and_gone_to_by_nobody(
     address: str, elsewhere: tuple[str, NotTheOwner]
 ) -> None:
     other, servicer = elsewhere
-    async with AsyncClient(other, retry=QUICK, timeout_s=1.0) as client:
+    async with AsyncClient(other, retry=QUICK, timeout_s=5.0) as client:
         with pytest.raises(SessionMoved, match="none of this client's targets") as caught:
             await client.session("x")
     assert caught.value.metadata["owner"] == address

@@ -188,7 +188,7 @@ class Losses(RuleBasedStateMachine):
         self.nothing_is_lost_doubled_or_reordered()
 
 
-Losses.TestCase.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+Losses.TestCase.settings = settings(max_examples=200, stateful_step_count=50)
 TestLosses = Losses.TestCase
 
 

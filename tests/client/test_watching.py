@@ -4,17 +4,16 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dnc_serve.client import AsyncClient, BadRequest, Client, SessionNotFound, Unavailable
-from tests.client.conftest import REPOSITORY, ServerProcess, random_inputs
+from tests.client.conftest import random_inputs
 from tests.handler.door import Door, open_door
-
-WAIT_SECONDS = 10
+from tests.server_process import REPOSITORY, ServerProcess
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -25,10 +24,7 @@ def door(small_artifact: Path, tmp_path: Path) -> Iterator[Door]:
 
 def until_unwatched(door: Door, session_id: str) -> None:
     session = door.server._engine.table.get(session_id, "")
-    deadline = time.monotonic() + WAIT_SECONDS
-    while session.watchers:
-        assert time.monotonic() < deadline, "the server still sends frames"
-        time.sleep(0.02)
+    wait_until(lambda: not session.watchers, "the server sends no frames any more")
 
 
 def test_a_look_is_a_thinned_dump(door: Door) -> None:
@@ -103,7 +99,7 @@ def test_a_watch_that_is_left_leaves_nothing_pending(door: Door, end: str) -> No
     """
     ended = subprocess.run(
         [sys.executable, "-X", "dev", "-c", textwrap.dedent(script)],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=60,
+        cwd=REPOSITORY, capture_output=True, text=True,
     )  # fmt: skip
     assert (ended.returncode, ended.stderr) == (0, "")
 

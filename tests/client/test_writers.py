@@ -13,9 +13,10 @@ import pytest
 
 from dnc_serve.client import AsyncClient, BadRequest, Client, StepConflict
 from dnc_serve.client.arrays import Float32
-from tests.client.conftest import REPOSITORY, STOP_SECONDS, ServerProcess, random_inputs
+from tests.client.conftest import random_inputs
 from tests.client.streaming import CHUNKS, TIMESTEPS, inputs_of
 from tests.handler.store.conftest import RedisServer
+from tests.server_process import REPOSITORY, STOP_TIMEOUT_S, ServerProcess
 
 Outputs = Callable[[Float32], Float32]
 
@@ -41,7 +42,7 @@ class Streamer:
 
     def kill(self) -> None:
         self._process.kill()
-        self._process.wait(STOP_SECONDS)
+        self._process.wait(STOP_TIMEOUT_S)
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             with contextlib.suppress(BrokenPipeError):

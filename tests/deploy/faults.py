@@ -22,14 +22,15 @@ import torch
 
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.server import DncServer
-from dnc_serve.handler.torchserve.ports import free_port
 from dnc_serve.handler.torchserve.probe import is_open
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.handler.door import TIMEOUT, Door, chunk, open_door
 from tests.handler.harness import INPUT_SIZE, random_inputs
+from tests.ports import own_port
 from tests.programs import program
+from tests.waiting import wait_until
 
-SCRAPED_S = 1.1  # surely longer than one scrape
+SCRAPED_S = 1.2  # longer than from one scrape to the next
 
 
 @contextmanager
@@ -41,7 +42,7 @@ def again_and_again(action: Callable[[], object]) -> Iterator[None]:
         while not over.is_set():
             with contextlib.suppress(grpc.RpcError):
                 action()
-            over.wait(0.02)
+            over.wait(0.1)
 
     thread = threading.Thread(target=repeat, daemon=True)
     thread.start()
@@ -49,7 +50,7 @@ def again_and_again(action: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         over.set()
-        thread.join(timeout=TIMEOUT)
+        thread.join()
 
 
 def send(door: Door, session_id: str, chunks: int, inputs: Any) -> None:
@@ -96,7 +97,7 @@ def hanging_device(artifact: Path, folder: Path) -> Iterator[str]:
         step = tiles.run
 
         def hang(*arguments: torch.Tensor) -> Any:
-            healed.wait(120)
+            healed.wait()
             return step(*arguments)
 
         with mock.patch.object(tiles, "run", hang):
@@ -119,11 +120,20 @@ def endless_drain(artifact: Path, folder: Path) -> Iterator[str]:
 
 @contextmanager
 def flood(artifact: Path, folder: Path) -> Iterator[str]:
-    """Chunks of thousands of timesteps, one behind the other."""
-    long = random_inputs(2, 3000)
-    with open_door(artifact, folder, snapshot_every_timesteps=10**6) as door:
+    """Chunks come faster than the device, which takes its time, can step them."""
+    with open_door(artifact, folder) as door:
         door.create("s")
-        with again_and_again(lambda: send(door, "s", 4, long)):
+        tiles = door.server._engine.runner
+        step = tiles.run
+
+        def slow(*arguments: torch.Tensor) -> Any:
+            time.sleep(0.1)
+            return step(*arguments)
+
+        with (
+            mock.patch.object(tiles, "run", slow),
+            again_and_again(lambda: send(door, "s", 8, random_inputs(2, 2))),
+        ):
             yield door.addresses.metrics
 
 
@@ -247,7 +257,7 @@ def damaged_records(artifact: Path, folder: Path) -> Iterator[str]:
 def lost_store(artifact: Path, folder: Path) -> Iterator[str]:
     """The shared store is killed under the server; it comes back for the end."""
     folder.mkdir()
-    port = free_port()
+    port = own_port()
     redis = _start_redis(folder, port)
     try:
         with open_door(artifact, folder / "state", store=f"redis://127.0.0.1:{port}/0") as door:
@@ -255,12 +265,12 @@ def lost_store(artifact: Path, folder: Path) -> Iterator[str]:
             with again_and_again(lambda: door.step("s", random_inputs(1, 2))):
                 time.sleep(SCRAPED_S)
                 redis.kill()
-                redis.wait(10)
+                redis.wait()
                 yield door.addresses.metrics
             redis = _start_redis(folder, port)
     finally:
         redis.kill()
-        redis.wait(10)
+        redis.wait()
 
 
 def _start_redis(folder: Path, port: int) -> "subprocess.Popen[bytes]":
@@ -270,14 +280,11 @@ def _start_redis(folder: Path, port: int) -> "subprocess.Popen[bytes]":
     arguments = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     process = subprocess.Popen([program("redis-server", "valkey-server"), *arguments], stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + TIMEOUT
-        while not is_open(f"127.0.0.1:{port}"):
-            assert process.poll() is None, "redis-server does not start"
-            assert time.monotonic() < deadline, "redis-server does not listen"
-            time.sleep(0.05)
+        wait_until(lambda: is_open(f"127.0.0.1:{port}") or process.poll() is not None, "redis-server listens")
+        assert process.poll() is None, "redis-server does not start"
     except BaseException:
         process.kill()
-        process.wait(10)
+        process.wait()
         raise
     return process
 

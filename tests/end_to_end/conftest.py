@@ -14,12 +14,6 @@ from tests.end_to_end.servers import Server, running
 INPUT_SIZE, OUTPUT_SIZE = 5, 4
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.end_to_end)
-
-
 def small_dnc() -> DNC:
     """A random model of the sizes above, always the same."""
     torch.manual_seed(11)

@@ -3,17 +3,16 @@
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
 from dnc_serve.client.cli.child_server import serve_command
+from tests.ports import own_port
 
-START_TIMEOUT_S = 120.0
-STOP_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 240.0
 
 
 class Server:
@@ -53,9 +52,11 @@ def running(model: Path | str, folder: Path, *flags: str, env: Mapping[str, str]
     """A server with its state in `folder/state`, its temp files in `folder/tmp`; nothing of it is left afterwards."""
     temp = folder / "tmp"
     temp.mkdir(parents=True, exist_ok=True)
+    # A worker that is killed comes back at these.
+    ports = ("--port", str(own_port()), "--metrics-port", str(own_port()))
     with (folder / "stderr").open("a") as stderr:
         process = subprocess.Popen(
-            serve_command(model, folder / "state", *flags),
+            serve_command(model, folder / "state", *ports, *flags),
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
@@ -80,11 +81,3 @@ def running(model: Path | str, folder: Path, *flags: str, env: Mapping[str, str]
                 raise
         if process.stdout is not None:
             process.stdout.close()
-
-
-def wait_until(holds: Callable[[], bool], timeout_s: float, what: str) -> None:
-    """Polls until it holds; fails with `what` when the time is over."""
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        time.sleep(0.1)

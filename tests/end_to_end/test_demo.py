@@ -15,7 +15,6 @@ from dnc_serve.client.cli.demos.map_file import read_map
 from dnc_serve.client.cli.main import main
 from tests.end_to_end.servers import Server, running
 
-TIMEOUT_S = 120
 TOKEN = "a-token-of-the-test"
 MAP = """\
 from,line,to
@@ -37,7 +36,7 @@ Old Town,green,South
 
 def demo(*arguments: object) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "dnc_serve.client.cli", "demo", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 def processes(said: str) -> set[str]:

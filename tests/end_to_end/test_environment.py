@@ -16,9 +16,10 @@ import pytest
 from dnc_serve.client import Client
 from dnc_serve.client.cli.child_server import serve_command
 from dnc_serve.handler.torchserve.progress import Progress
-from tests.end_to_end.servers import Server, running, wait_until
+from tests.end_to_end.servers import Server, running
 from tests.end_to_end.test_serve import step
 from tests.end_to_end.test_torchserve_door import post
+from tests.waiting import wait_until
 
 NOWHERE = "http://127.0.0.1:9"
 HOSTILE = {
@@ -106,7 +107,7 @@ def test_a_start_says_what_it_waits_for(caplog: pytest.LogCaptureFixture, monkey
     monkeypatch.setattr("dnc_serve.handler.torchserve.progress.LONG_S", -1.0)
     with Progress() as progress:
         progress.awaits("the moon")
-        wait_until(lambda: "waiting for the moon" in caplog.text, 60, "it is told")
+        wait_until(lambda: "waiting for the moon" in caplog.text, "it is told")
     assert "still starting, after " in caplog.text
 
 
@@ -128,7 +129,7 @@ def test_a_worker_that_is_killed_while_it_loads_is_told_at_once(small_artifact: 
                     return True
         return False
 
-    wait_until(killed, 120, "the worker loads torch")
+    wait_until(killed, "the worker loads torch")
     stdout, stderr = process.communicate(timeout=120)
     assert (process.returncode, stdout) == (1, "")
     assert stderr.strip().splitlines()[-1].startswith("dnc serve: "), stderr
@@ -166,8 +167,8 @@ def test_torchserve_finds_other_ports_if_its_own_were_taken_while_it_was_down(
         assert step(server, "moved", 3) == 3
         server.java().kill()
         with _taken(http):
-            wait_until(lambda: "TorchServe's doors are elsewhere from now on" in server.log, 120, "it moves")
-            wait_until(lambda: "a worker serves again" in server.log, 120, "another TorchServe is ready")
+            wait_until(lambda: "TorchServe's doors are elsewhere from now on" in server.log, "it moves")
+            wait_until(lambda: "a worker serves again" in server.log, "another TorchServe is ready")
         assert step(server, "moved", 1) == 4
 
 
@@ -183,6 +184,6 @@ def _taken(port: int) -> Iterator[None]:
                 return True
             return False
 
-        wait_until(bound, 60, f"{port} is free")
+        wait_until(bound, f"{port} is free")
         other.listen()
         yield

@@ -14,9 +14,10 @@ from dnc_serve.client import Client
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 from tests.end_to_end.conftest import INPUT_SIZE
-from tests.end_to_end.servers import Server, running, wait_until
+from tests.end_to_end.servers import Server, running
 from tests.end_to_end.test_torchserve_door import post
-from tests.handler.door import chunk
+from tests.handler.door import TIMEOUT, chunk
+from tests.waiting import wait_until
 
 TOKEN, WRONG = "4f0c-a-token-of-the-test", "9b1e-a-wrong-token"
 INPUTS = np.ones((3, INPUT_SIZE), np.float32)
@@ -53,18 +54,18 @@ def test_each_chunk_and_call_is_logged_with_its_ids_and_no_secret(
             stub = dnc_pb2_grpc.DncServiceStub(channel)
             asked = pb.StepRequest(chunk=chunk("streamed", INPUTS, position=6, request_id=4711))
             for _ in range(2):  # the second time it is answered again
-                stub.Step(asked, metadata=metadata, timeout=30)
+                stub.Step(asked, metadata=metadata, timeout=TIMEOUT)
             for who in ([("authorization", f"Bearer {WRONG}")], metadata):
                 asked.chunk.position = 99
                 with pytest.raises(grpc.RpcError):
-                    stub.Step(asked, metadata=who, timeout=30)
+                    stub.Step(asked, metadata=who, timeout=TIMEOUT)
         step = {"session_id": "streamed", "position": 9, "inputs": INPUTS.tolist(), "request_id": 12}
         assert post(server, {"step": step}, authorization=f"Bearer {TOKEN}")[0] == 200
         assert post(server, {"step": step, "token": TOKEN})[0] == 200
         assert post(server, {"step": step, "token": WRONG})[0] == 401
         assert post(server, {"step": step}, authorization=f"Bearer {WRONG}")[0] == 401
 
-        wait_until(lambda: len(of_session(server, "streamed", "refused")) == 4, 10, "the refusals are logged")
+        wait_until(lambda: len(of_session(server, "streamed", "refused")) == 4, "the refusals are logged")
         answered = of_session(server, "streamed", "a chunk was answered")
         refused = of_session(server, "streamed", "refused")
         calls = of_session(server, "streamed", "a call was answered")

@@ -40,7 +40,6 @@ def run(script: str, folder: Path, **environment: str) -> str:
         capture_output=True,
         text=True,
         errors="replace",
-        timeout=200,
     )
     assert result.returncode == 0, (script, result.stdout, result.stderr)
     return result.stdout

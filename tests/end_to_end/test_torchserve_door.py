@@ -18,6 +18,7 @@ from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.end_to_end.conftest import INPUT_SIZE
 from tests.end_to_end.servers import Server
 from tests.end_to_end.torchserve_client import TorchServeClient
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def post(server: Server, body: Any, content_type: str = "application/json", **he
         f"http://{server.addresses['http']}/predictions/dnc", data, {"content-type": content_type, **headers}
     )
     try:
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
             return response.status, json.loads(response.read())
     except urllib.error.HTTPError as exc:
         return exc.code, json.loads(exc.read())
@@ -226,7 +227,7 @@ def test_many_callers_over_http(server: Server) -> None:
 
 def test_a_lone_caller_does_not_wait_long_for_a_batch(server: Server) -> None:
     """Unset, it would be 100 ms a call."""
-    with urllib.request.urlopen(f"http://{server.addresses['management']}/models/dnc", timeout=30) as described:
+    with urllib.request.urlopen(f"http://{server.addresses['management']}/models/dnc", timeout=PATIENCE_S) as described:
         (model,) = json.load(described)
     assert model["maxBatchDelay"] == 1
 
@@ -238,5 +239,5 @@ def test_the_management_api_loads_nothing_from_elsewhere(server: Server, tmp_pat
             f"http://{server.addresses['management']}/models?url={url}", data=b"", method="POST"
         )
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(request, timeout=30)
+            urllib.request.urlopen(request, timeout=PATIENCE_S)
         assert refused.value.code in (400, 403, 404, 405)

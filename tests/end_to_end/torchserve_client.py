@@ -16,6 +16,7 @@ from grpc_tools import protoc
 
 from dnc_serve.handler.torchserve.torchserve import torchserve_home
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+from tests.waiting import PATIENCE_S
 
 PACKAGE = "org.pytorch.serve.grpc.inference"
 
@@ -41,7 +42,7 @@ class TorchServeClient:
     def begin(self, payload: bytes) -> Any:
         """The future of one call, so that several are under way together."""
         request = self._class("PredictionsRequest")(model_name="dnc", input={"data": payload})
-        return self._predictions.future(request, timeout=30)
+        return self._predictions.future(request, timeout=PATIENCE_S)
 
     def _class(self, name: str) -> Any:
         return message_factory.GetMessageClass(self._pool.FindMessageTypeByName(f"{PACKAGE}.{name}"))

@@ -19,7 +19,7 @@ from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 from dnc_serve.proto.targets import DIRECTLY
 
-TIMEOUT = 30
+TIMEOUT = 120  # a net under calls that hang
 
 
 class Door:

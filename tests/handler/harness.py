@@ -22,6 +22,7 @@ from dnc_serve.handler.store import make_store
 from dnc_serve.handler.store.contract import Store
 from dnc_serve.handler.store.sqlite import SQLiteStore
 from dnc_serve.model.export import Artifact
+from tests.waiting import PATIENCE_S
 
 INPUT_SIZE, OUTPUT_SIZE = 5, 4
 
@@ -48,7 +49,7 @@ class EngineHarness:
     async def do(self, session: Session, make: Callable[[Callable[[Any, ServeError | None], None]], Request]) -> Any:
         future = asyncio.get_running_loop().create_future()
         self.engine.submit(session, make(lambda result, error: _settle(future, result, error)))
-        return await asyncio.wait_for(future, 30)
+        return await asyncio.wait_for(future, PATIENCE_S)
 
     async def step(self, session: Session, inputs: Any, **options: Any) -> Applied:
         applied: Applied = await self.do(session, lambda done: Chunk(inputs, done, **options))

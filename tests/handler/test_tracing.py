@@ -1,6 +1,5 @@
 """One trace from the client through door, queue, ticks and journal, into a real OTLP collector."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -13,8 +12,9 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.sdk.trace import TracerProvider
 
 from dnc_serve.client import Client
-from tests.handler.door import open_door
+from tests.handler.door import TIMEOUT, open_door
 from tests.handler.harness import random_inputs
+from tests.waiting import wait_until
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
@@ -49,11 +49,9 @@ def test_client_door_queue_ticks_and_journal_are_one_trace(
                 with tracer.start_as_current_span("the caller") as span:
                     session.step(random_inputs(1, 3))
             accepts = {"Accept": "application/openmetrics-text; version=1.0.0"}
-            with urlopen(Request(f"http://{door.addresses.metrics}/metrics", headers=accepts), timeout=10) as page:
+            with urlopen(Request(f"http://{door.addresses.metrics}/metrics", headers=accepts), timeout=TIMEOUT) as page:
                 assert f'trace_id="{span.get_span_context().trace_id:032x}"' in page.read().decode()
-        deadline = time.monotonic() + 10
-        while len(collector.spans) < 4 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: len(collector.spans) >= 4, "the spans have come")
     finally:
         receiver.stop(0)
     spans = {one.name: one for one in collector.spans}

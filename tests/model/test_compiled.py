@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from dnc_serve.model.compiled import compile_artifact, load_compiled
 from dnc_serve.model.compiled_cache import CompiledError
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import export, load_artifact
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -41,13 +41,10 @@ def test_a_compilation_that_is_stopped_leaves_nothing_behind(artifact_folder: Pa
     # A group of its own, which is stopped as one: so `dnc serve` does.
     process = subprocess.Popen([*command, str(artifact_folder), str(cache), "cpu"], start_new_session=True)
     try:
-        deadline = time.monotonic() + 30
-        while not list(cache.glob(".*/scratch")):
-            assert process.poll() is None, "it ended before it was stopped"
-            assert time.monotonic() < deadline, "nothing was compiled"
-            time.sleep(0.02)
+        wait_until(lambda: list(cache.glob(".*/scratch")) or process.poll() is not None, "it compiles")
+        assert process.poll() is None, "it ended before it was stopped"
         os.killpg(process.pid, signal.SIGTERM)
-        assert process.wait(10) == 1
+        assert process.wait() == 1
         assert list(cache.iterdir()) == []
     finally:
         with contextlib.suppress(ProcessLookupError):

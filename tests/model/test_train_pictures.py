@@ -1,10 +1,8 @@
 """The memory as pictures: the same heatmaps in Visdom, TensorBoard and PNG files."""
 
 import importlib.util
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from dnc_serve.handler.torchserve.probe import is_open
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.pictures import PngGallery, TensorBoardGallery, VisdomGallery, coloured, enlarged, heatmaps
+from tests.ports import own_port
+from tests.waiting import wait_until
 
 NAMES = {"memory", "link_matrix", "precedence", "read_weights", "write_weights", "usage_vector"}
 needs_visdom = pytest.mark.skipif(importlib.util.find_spec("visdom") is None, reason="visdom isn't installed")
@@ -30,27 +31,18 @@ def pictures() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def visdom_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """A real Visdom server; its own command would download scripts first, `main` doesn't."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = own_port()
     folder = tmp_path_factory.mktemp("visdom")
     start = [sys.executable, "-c", "from visdom.server.run_server import main; main()"]
     flags = ["-port", str(port), "-bind_local", "-env_path", str(folder)]
     server = subprocess.Popen([*start, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                assert server.poll() is None, "the Visdom server ended"
-                assert time.monotonic() < deadline, "the Visdom server didn't listen within 60 s"
-                time.sleep(0.1)
+        wait_until(lambda: is_open(f"127.0.0.1:{port}") or server.poll() is not None, "the Visdom server listens")
+        assert server.poll() is None, "the Visdom server ended"
         yield port
     finally:
         server.terminate()
-        server.wait(10)
+        server.wait()
 
 
 def test_heatmaps_are_the_debug_table_of_the_first_sequence(pictures: dict[str, np.ndarray]) -> None:
@@ -112,9 +104,7 @@ def test_a_real_visdom_server_has_the_heatmaps(visdom_port: int, pictures: dict[
 
 @needs_visdom
 def test_without_a_visdom_server_the_error_says_where_it_looked() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = own_port()
     with pytest.raises(ConnectionError, match=f"no Visdom server answers at http://localhost:{port}"):
         VisdomGallery("http://localhost", port)
 

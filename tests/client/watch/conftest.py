@@ -14,8 +14,8 @@ from dnc_serve.client.watch.site import Site
 from dnc_serve.model.export import export
 from dnc_serve.model.pretrained import path as pretrained
 from dnc_serve.model.weights import load_model
-from tests.client.conftest import ServerProcess
 from tests.programs import program
+from tests.server_process import ServerProcess
 
 CHROMIUM_FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -51,7 +51,7 @@ def address(server: ServerProcess) -> Iterator[str]:
     thread = LoopThread()
 
     async def start() -> tuple[AsyncClient, Site, str]:
-        client = AsyncClient(server.address, timeout_s=20, retry=None)
+        client = AsyncClient(server.address, retry=None)
         site = Site(client)
         return client, site, await site.start(0)
 

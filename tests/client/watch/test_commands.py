@@ -14,7 +14,8 @@ from PIL import Image
 from dnc_serve.client.cli.main import main
 from dnc_serve.client.client import Client
 from dnc_serve.model.tasks.copy import encode
-from tests.client.conftest import ServerProcess
+from tests.server_process import ServerProcess
+from tests.waiting import PATIENCE_S
 
 INPUTS = encode([[0, 1, 1, 0, 1, 0, 0, 1]] * 5)
 
@@ -27,10 +28,10 @@ def test_watch_gives_its_address_and_ends_with_a_signal(server: ServerProcess) -
         ready = process.stdout.readline()
         found = re.fullmatch(r"ready page=(http://127\.0\.0\.1:\d+/)#secret=[\w-]{20,}/session/some\n", ready)
         assert found, ready
-        with urllib.request.urlopen(found[1], timeout=20) as page:
+        with urllib.request.urlopen(found[1], timeout=PATIENCE_S) as page:
             assert b"dnc watch" in page.read()
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait() == 0
         assert process.stdout.read() == ""
 
 

@@ -15,8 +15,8 @@ from dnc_serve.client.watch.site import MAX_CELLS, Site
 from dnc_serve.handler.api.views import thin
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import export
-from tests.client.conftest import ServerProcess
 from tests.client.watch.test_page import Page
+from tests.server_process import ServerProcess
 
 SLOTS, WORD = 96, 8
 

@@ -5,18 +5,22 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 import trustme
 from grpc import StatusCode
+from grpc_status import rpc_status
 
+from dnc_serve.handler.api import access
 from dnc_serve.handler.api.access import Access, read_tokens
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
-from tests.handler.door import TIMEOUT, Door, chunk, error_info, open_door, refused
+from tests.handler.door import TIMEOUT, Door, chunk, error_info, open_door, refused, retry_after_s
 from tests.handler.harness import random_inputs
+from tests.waiting import wait_until
 
 
 def entry(name: str, token: str, **settings: Any) -> str:
@@ -127,38 +131,40 @@ def test_the_limits_of_a_token(door: Door) -> None:
     assert info["limit"] == "2000"
 
 
-def test_too_many_timesteps_a_second_are_told_when_to_come_again(door: Door) -> None:
+def test_too_many_timesteps_a_second_are_told_when_to_come_again(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=time.monotonic())
+    monkeypatch.setattr(access, "time", SimpleNamespace(monotonic=lambda: clock.now))
     slow = As(door, "slow-1")
     slow.create("slow")
-    assert slow.step("slow", 25).position == 25
+    assert slow.step("slow", 25).position == 25  # two seconds' worth, and 5 more
+    with pytest.raises(grpc.RpcError) as caught:
+        slow.step("slow", 1)
+    status = rpc_status.from_call(caught.value)
+    assert status is not None and error_info(status).reason == "RATE_LIMIT"
+    assert retry_after_s(status) == pytest.approx(0.55)
+    clock.now += 0.45
     with refused("RATE_LIMIT", StatusCode.RESOURCE_EXHAUSTED):
         slow.step("slow", 1)
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            assert slow.step("slow", 1).position == 26
-            break
-        except grpc.RpcError:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+    clock.now += 0.1
+    assert slow.step("slow", 1).position == 26
 
 
-def test_a_token_is_rotated_without_a_restart(door: Door, tokens: Path) -> None:
+def test_a_token_is_rotated_without_a_restart(door: Door, tokens: Path, caplog: pytest.LogCaptureFixture) -> None:
     As(door, "alice-1").create("rotated")
-    tokens.write_text(tokens.read_text() + entry("alice", "alice-2"))
-    deadline = time.monotonic() + 10
-    while True:
+    rotated = tokens.read_text() + entry("alice", "alice-2")
+    tokens.write_text(rotated)
+
+    def comes_in() -> bool:
         try:
-            assert As(door, "alice-2").get("rotated").session_id == "rotated"
-            break
+            return As(door, "alice-2").get("rotated").session_id == "rotated"
         except grpc.RpcError:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-    before = tokens.read_text()
+            return False
+
+    wait_until(comes_in, "the new token is known")
     tokens.write_text("[[token]]\nname = 3\n")  # a wrong file changes nothing
-    time.sleep(1.5)
+    wait_until(lambda: "the tokens stay as they were" in caplog.text, "the wrong file was read")
     assert As(door, "alice-2").names()
-    tokens.write_text(before)
+    tokens.write_text(rotated)
 
 
 def test_tokens_never_reach_the_log(door: Door, caplog: pytest.LogCaptureFixture) -> None:
@@ -183,8 +189,7 @@ def test_a_wrong_file_is_named_but_no_secret_is_shown(text: str, says: str) -> N
 
 
 def test_tokens_may_come_from_the_environment() -> None:
-    access = Access(tokens_text=entry("alice", "alice-1"))
-    assert access.grant_of_token("alice-1").owner == "alice"
+    assert Access(tokens_text=entry("alice", "alice-1")).grant_of_token("alice-1").owner == "alice"
 
 
 class Authority:
@@ -208,7 +213,7 @@ class Authority:
 
 def model_over(address: str, credentials: grpc.ChannelCredentials) -> pb.GetModelResponse:
     with grpc.secure_channel(address, credentials) as channel:
-        return dnc_pb2_grpc.DncServiceStub(channel).GetModel(pb.GetModelRequest(), timeout=5)
+        return dnc_pb2_grpc.DncServiceStub(channel).GetModel(pb.GetModelRequest(), timeout=TIMEOUT)
 
 
 def test_tls_and_a_renewed_certificate(artifact_folder: Path, tmp_path: Path) -> None:
@@ -217,7 +222,7 @@ def test_tls_and_a_renewed_certificate(artifact_folder: Path, tmp_path: Path) ->
         trusting = grpc.ssl_channel_credentials(authority.ca_path.read_bytes())
         assert model_over(door.addresses.grpc, trusting).input_size
         with pytest.raises(grpc.RpcError) as caught:
-            door.stub.GetModel(pb.GetModelRequest(), timeout=5)  # without TLS
+            door.stub.GetModel(pb.GetModelRequest(), timeout=TIMEOUT)  # without TLS
         assert caught.value.code() is StatusCode.UNAVAILABLE
         renewed = Authority(tmp_path)  # another authority altogether
         with pytest.raises(grpc.RpcError):

@@ -5,7 +5,6 @@ import asyncio
 import random
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,8 +32,10 @@ from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.handler.door import TIMEOUT, Door, chunk, open_door
 from tests.handler.harness import INPUT_SIZE, random_inputs
 from tests.handler.scrape import scrape
+from tests.waiting import PATIENCE_S, wait_until
 
-MUTATIONS = 10_000
+MUTATIONS, MUTATIONS_IN_SHORT = 20_000, 2_000
+mutations = pytest.mark.parametrize("count", [MUTATIONS_IN_SHORT, pytest.param(MUTATIONS, marks=pytest.mark.long)])
 
 
 @pytest.fixture(scope="module")
@@ -63,18 +64,19 @@ def well_behaved(door: Door) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        thread.join(timeout=60)
+        thread.join()
     assert not failures, failures
     with Client(door.addresses.grpc) as client, client.session() as session:
         for number, expected in enumerate(outputs):
             assert np.array_equal(session.step(inputs), expected), number
 
 
-def test_mutated_protobuf_at_the_streaming_door(door: Door) -> None:
-    door.create("victim")
+@mutations
+def test_mutated_protobuf_at_the_streaming_door(door: Door, count: int) -> None:
+    for session_id in ("victim", "victim-2"):
+        door.stub.CreateSession(pb.CreateSessionRequest(session_id=session_id, allow_existing=True), timeout=TIMEOUT)
     door.step("victim", random_inputs(3, 4))
     before = door.dump("victim")
-    door.create("victim-2")
     chance, valid = random.Random(1), valid_messages(INPUT_SIZE)
     allowed = {
         grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ALREADY_EXISTS,
@@ -95,42 +97,42 @@ def test_mutated_protobuf_at_the_streaming_door(door: Door) -> None:
                     code = exc.code().name
                 seen[code] = seen.get(code, 0) + 1
 
-            for _ in range(MUTATIONS // 100):
+            for _ in range(count // 100):
                 methods = [chance.choice(METHODS) for _ in range(100)]
                 await asyncio.gather(*(one(method, mutated(valid[method], chance)) for method in methods))
         return seen
 
     with well_behaved(door):
         seen = asyncio.run(attack())
-    assert sum(seen.values()) == MUTATIONS
+    assert sum(seen.values()) == count
     assert len(seen) > 3, seen
     after = door.dump("victim")
     assert all(after[name].tobytes() == before[name].tobytes() for name in before)
 
 
-def test_mutated_messages_on_a_stream(door: Door) -> None:
+@mutations
+def test_mutated_messages_on_a_stream(door: Door, count: int) -> None:
     chance = random.Random(2)
     good = pb.StreamRequest(chunk=chunk("nobody", random_inputs(0, 2), position=0)).SerializeToString()
     stream = door.channel.stream_stream("/dnc.v1.DncService/Stream")
     with well_behaved(door):
-        for _ in range(200):
+        for _ in range(count // 20):
             answers = list(stream(iter([mutated(good, chance) for _ in range(20)]), timeout=TIMEOUT))
             assert len(answers) == 20
             assert {pb.StreamResponse.FromString(one).WhichOneof("message") for one in answers} == {"error"}
 
 
-def test_mutated_rows_at_torchserves_door(door: Door) -> None:
+@mutations
+def test_mutated_rows_at_torchserves_door(door: Door, count: int) -> None:
     chance = random.Random(3)
-    door.create("json")
+    door.stub.CreateSession(pb.CreateSessionRequest(session_id="json", allow_existing=True), timeout=TIMEOUT)
     valid = valid_rows(INPUT_SIZE)
     with well_behaved(door):
-        for start in range(0, MUTATIONS, 500):
-            rows: list[dict[str, Any]] = [
-                {"body": mutated(chance.choice(valid), chance)} for _ in range(min(500, MUTATIONS - start))
-            ]
+        for _ in range(count // 500):
+            rows: list[dict[str, Any]] = [{"body": mutated(chance.choice(valid), chance)} for _ in range(500)]
             context = Context("dnc", None, {}, len(rows), None, None)
             context.request_processor = [RequestProcessor({}) for _ in rows]
-            answers = answer(lambda calls: door.server.call(calls, 30.0), rows, context)
+            answers = answer(lambda calls: door.server.call(calls, PATIENCE_S), rows, context)
             assert len(answers) == len(rows)
 
 
@@ -180,7 +182,7 @@ def test_cut_frames_and_noise_on_the_wire(door: Door) -> None:
     chance = random.Random(4)
     with well_behaved(door):
         for number in range(300):
-            with socket.create_connection((host, int(port)), timeout=10) as connection:
+            with socket.create_connection((host, int(port)), timeout=TIMEOUT) as connection:
                 connection.sendall(cut_frame(number, chance))
 
 
@@ -208,9 +210,6 @@ def test_a_reader_that_never_reads_holds_up_nobody(door: Door) -> None:
         call.cancel()
     # Flow control stopped the sender: what is unanswered is bounded, by count.
     assert sent < 20_000
-    deadline = time.monotonic() + TIMEOUT
-    while (seen := scrape(door))["dnc_streams"] > 0:
-        assert time.monotonic() < deadline, "a stream is still open"
-        time.sleep(0.05)
+    wait_until(lambda: scrape(door)["dnc_streams"] == 0, "all streams are closed")
     # That a reader went away is no mistake of the server's.
-    assert seen["dnc_errors_total", "INTERNAL"] == 0
+    assert scrape(door)["dnc_errors_total", "INTERNAL"] == 0

@@ -1,10 +1,12 @@
 """Watching: what a frame shows, how often frames come, and what they may cost."""
 
+import asyncio
 import json
-import time
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from dnc_serve.handler.api import watch as watching
 from dnc_serve.handler.api.watch import MAX_FRAME_CELLS
 from dnc_serve.handler.arrays import Float32
 from dnc_serve.model.dnc import DNC
@@ -21,6 +24,7 @@ from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.handler.api.test_looks import strongest
 from tests.handler.door import TIMEOUT, Door, open_door, refused
 from tests.handler.harness import INPUT_SIZE, random_inputs
+from tests.waiting import wait_until
 
 SIX = ("memory", "link_matrix", "precedence", "read_weights", "write_weights", "usage_vector")
 
@@ -72,34 +76,56 @@ def test_the_interface_is_that_of_the_last_timestep(door: Door, artifact_folder:
     np.testing.assert_allclose(values(frame, "read_modes").sum(-1), 1, atol=1e-5)
 
 
-def test_a_slow_watcher_skips_and_ends_with_the_present(door: Door) -> None:
+class Pace:
+    """The pauses that the server makes between frames: it asks for them, and the test ends them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, frame_takes_s: float = 0.0) -> None:
+        self.pauses: list[float] = []
+        self.over = threading.Semaphore(0)
+        spent = count(step=frame_takes_s)
+        clock = SimpleNamespace(monotonic=lambda: 0.0, thread_time=lambda: next(spent))
+        monkeypatch.setattr(watching, "time", clock)
+        monkeypatch.setattr(watching, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": self._sleep}))
+
+    async def _sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        while not self.over.acquire(blocking=False):
+            await asyncio.sleep(0.001)
+
+
+def test_a_slow_watcher_skips_and_ends_with_the_present(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    pace = Pace(monkeypatch)
     door.create("slow")
-    frames = watch(door, "slow", names=["memory"], max_frames_per_second=2)
+    frames = watch(door, "slow", names=["memory"])
     assert next(frames).position == 0
     for timestep in range(40):
         door.step("slow", random_inputs(timestep, 1))
-    seen = [next(frames)]
-    while seen[-1].position < 40:
-        seen.append(next(frames))
-    assert len(seen) <= 4
-    assert sum(frame.skipped_frames for frame in seen) + len(seen) == 40
-    assert values(seen[-1], "memory").tobytes() == door.dump("slow")["memory"].tobytes()
+    pace.over.release()
+    present = next(frames)
+    assert (present.position, present.skipped_frames) == (40, 39)
+    assert values(present, "memory").tobytes() == door.dump("slow")["memory"].tobytes()
+    pace.over.release()
+    frames.cancel()
 
 
-def test_the_asked_for_rate_is_kept(door: Door) -> None:
-    door.create("rate")
-    frames = watch(door, "rate", names=["usage_vector"], max_frames_per_second=20)
+@pytest.mark.parametrize(
+    ("frame_takes_s", "pause_s"), [(0.001, 1 / 20), (0.02, 0.2)], ids=["as asked for", "a tenth of a processor"]
+)
+def test_frames_come_as_often_as_asked_for_and_less_often_if_they_cost_more(
+    door: Door, monkeypatch: pytest.MonkeyPatch, frame_takes_s: float, pause_s: float
+) -> None:
+    pace = Pace(monkeypatch, frame_takes_s)
+    session_id = f"pace-{frame_takes_s}"
+    door.create(session_id)
+    frames = watch(door, session_id, names=["usage_vector"], max_frames_per_second=20)
+    for position in range(3):
+        assert next(frames).position == position
+        door.step(session_id, random_inputs(position, 1))
+        pace.over.release()
     next(frames)
-    with ThreadPoolExecutor(1) as streaming:
-        steps = streaming.submit(lambda: [door.step("rate", random_inputs(t, 1)) for t in range(400)])
-        started, count = time.monotonic(), 0
-        for frame in frames:
-            count += 1
-            if frame.position == 400:
-                break
-        elapsed_s = time.monotonic() - started
-        steps.result()
-    assert count <= elapsed_s * 20 + 2
+    frames.cancel()
+    assert pace.pauses[:3] == pytest.approx([pause_s] * 3)
+    pace.over.release()
 
 
 def test_many_watchers_see_the_same_and_leave_nothing_behind(door: Door) -> None:
@@ -113,11 +139,7 @@ def test_many_watchers_see_the_same_and_leave_nothing_behind(door: Door) -> None
     assert len({frame.at.ToNanoseconds() for frame in shown}) == 1, "one look, made and encoded once"
     for frames in streams:
         frames.cancel()
-    session = door.server._engine.table.get("crowd", "")
-    until = time.monotonic() + 5
-    while session.watchers and time.monotonic() < until:
-        time.sleep(0.02)
-    assert not session.watchers
+    wait_until(lambda: not door.server._service._feeds._feeds, "nobody watches any more")
     door.step("crowd", random_inputs(4, 1))
 
 

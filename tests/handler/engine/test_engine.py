@@ -20,6 +20,7 @@ from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.model.export import Artifact
 from tests.handler.harness import random_inputs, running_engine
+from tests.waiting import PATIENCE_S
 
 DURABILITIES = ["off", "async", "sync"]
 
@@ -89,7 +90,7 @@ async def test_a_short_chunk_is_answered_while_a_long_one_is_stepped(
 
         def held_up(batch: Batch) -> None:
             if threading.current_thread() is not threading.main_thread():
-                assert go_on.wait(30)
+                assert go_on.wait(PATIENCE_S)
             step(batch)
 
         monkeypatch.setattr(harness.engine._executor, "step", held_up)

@@ -17,6 +17,7 @@ from dnc_serve.handler.store.contract import End
 from dnc_serve.handler.store.history import Recovered
 from dnc_serve.model.export import Artifact
 from tests.handler.harness import EngineHarness, random_inputs, running_engine
+from tests.waiting import PATIENCE_S
 
 # Requests that no endpoint lets through.
 MISTAKES: dict[str, Callable[[Done], Request]] = {
@@ -39,9 +40,9 @@ async def test_a_request_that_can_not_be_begun_is_answered_and_holds_up_nobody(
         await asyncio.sleep(0)
         steps = [asyncio.ensure_future(harness.step(session, random_inputs(0, 4))) for session in sessions[1:]]
         with pytest.raises(ServeError) as refused:
-            await asyncio.wait_for(mistaken, 5)
+            await asyncio.wait_for(mistaken, PATIENCE_S)
         assert refused.value.reason == "INTERNAL"
-        assert [(await asyncio.wait_for(step, 5)).position for step in first + steps] == [4, 4, 4]
+        assert [(await asyncio.wait_for(step, PATIENCE_S)).position for step in first + steps] == [4, 4, 4]
         assert harness.engine.at_rest
 
 
@@ -56,8 +57,8 @@ async def test_an_answer_that_nobody_can_take_holds_up_nobody(
 
         harness.engine.submit(deaf, Chunk(random_inputs(0, 4), take))
         harness.engine.submit(deaf, Chunk(random_inputs(0, 4), take, position=9))
-        assert (await asyncio.wait_for(harness.step(other, random_inputs(0, 4)), 5)).position == 4
-        assert (await asyncio.wait_for(harness.step(deaf, random_inputs(0, 4)), 5)).position == 8
+        assert (await asyncio.wait_for(harness.step(other, random_inputs(0, 4)), PATIENCE_S)).position == 4
+        assert (await asyncio.wait_for(harness.step(deaf, random_inputs(0, 4)), PATIENCE_S)).position == 8
         assert harness.engine.at_rest
 
 

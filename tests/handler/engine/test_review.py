@@ -22,6 +22,7 @@ from dnc_serve.handler.store.records import decode_record, encode_record
 from dnc_serve.model.export import Artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.handler.harness import EngineHarness, adopting_engine, random_inputs, running_engine
+from tests.waiting import PATIENCE_S, until
 
 LONG = 4096
 
@@ -59,8 +60,7 @@ async def test_a_look_back_that_is_cut_short_takes_nothing_and_nobody_with_it(
         with suppress(asyncio.CancelledError):
             await look
         assert (await step).position == 4
-        while not harness.engine.at_rest:
-            await asyncio.sleep(0.001)
+        await until(lambda: harness.engine.at_rest, "nothing is under way")
         assert rows_in_use(harness) == in_use
 
 
@@ -78,8 +78,7 @@ async def test_a_look_back_that_finds_the_queue_full_leaves_nothing_behind(
             with suppress(ServeError):
                 harness.engine.submit(other, Chunk(random_inputs(0, 1), lambda result, error: steps.append(error)))
             await asyncio.sleep(0)
-        while not harness.engine.at_rest:
-            await asyncio.sleep(0.001)
+        await until(lambda: harness.engine.at_rest, "nothing is under way")
         assert look.exception() is None or look.exception().reason == "QUEUE_FULL"  # type: ignore[union-attr]
         assert harness.engine.cache.slots_used == 2
         assert rows_in_use(harness) <= in_use
@@ -238,7 +237,7 @@ async def test_who_waits_for_the_slot_of_a_session_that_ends_is_told(
             await asyncio.sleep(0)
         step = asyncio.ensure_future(harness.step(waits, random_inputs(1, 1)))
         assert await deleted
-        assert (await asyncio.wait_for(step, 5)).position == 5
+        assert (await asyncio.wait_for(step, PATIENCE_S)).position == 5
 
 
 async def test_a_row_that_can_not_be_stepped_costs_its_batch_and_holds_up_nobody(
@@ -318,10 +317,9 @@ async def test_a_session_that_leaves_while_it_is_asked_for_answers(
                     assert error.reason in ("NOT_READY", "SESSION_NOT_FOUND")
                 asked += 1
 
-        await asyncio.wait_for(asyncio.gather(*map(drive, positions)), 30)
+        await asyncio.wait_for(asyncio.gather(*map(drive, positions)), PATIENCE_S)
         assert set(positions.values()) == {40}
-        while not engine.at_rest:
-            await asyncio.sleep(0.001)
+        await until(lambda: engine.at_rest, "nothing is under way")
 
 
 async def test_work_that_came_when_a_session_was_given_up_is_told(
@@ -333,10 +331,9 @@ async def test_work_that_came_when_a_session_was_given_up_is_told(
         await asyncio.sleep(0)
         await harness.engine.ownership.give_up([session])
         with suppress(ServeError):
-            await asyncio.wait_for(step, 5)
+            await asyncio.wait_for(step, PATIENCE_S)
         assert step.done()
-        while not harness.engine.at_rest:
-            await asyncio.sleep(0.001)
+        await until(lambda: harness.engine.at_rest, "nothing is under way")
         assert rows_in_use(harness) == 0
 
 
@@ -382,8 +379,7 @@ async def test_a_session_that_never_goes_idle_keeps_no_other_from_its_end(
         await asyncio.sleep(0)
         Maintenance(harness.engine, lambda: None).expire()
         await step
-        await asyncio.sleep(0.01)
-        assert old.ended
+        await until(lambda: old.ended, "the old one has ended")
 
 
 async def test_how_far_a_journal_reaches_can_be_asked_when_its_first_record_is_damaged(

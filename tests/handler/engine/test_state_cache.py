@@ -3,11 +3,13 @@
 import asyncio
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from dnc_serve.handler.config import ServeConfig
+from dnc_serve.handler.engine import state_cache
 from dnc_serve.handler.engine.requests import Inspect
 from dnc_serve.handler.engine.session import Session, Status, Tier
 from dnc_serve.handler.engine.tile_runner import TileRunner
@@ -75,6 +77,7 @@ async def test_a_store_that_is_down_is_not_offered_states_with_every_move(
 
         with monkeypatch.context() as broken:
             broken.setattr(store, "commit", down)
+            broken.setattr(state_cache, "time", SimpleNamespace(monotonic=lambda: 1.0))  # no time goes by
             cache._max_host = 0  # all of them are to go
             for _ in range(50):
                 for session in in_memory:

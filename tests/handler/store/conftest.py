@@ -3,9 +3,7 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +14,10 @@ from redis.retry import Retry
 
 from dnc_serve.handler.store import open_store
 from dnc_serve.handler.store.contract import Append, Begin, Head, Keep, Record, Snapshot, Store
+from tests.folders import memory_folder
+from tests.ports import own_port
 from tests.programs import program
+from tests.waiting import PATIENCE_S, wait_until
 
 LEASE_S = 2.0
 SAFE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
@@ -28,8 +29,7 @@ class RedisServer:
     def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
         self.settings = SAFE | {name.replace("_", "-"): value for name, value in settings.items()}
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        self.port = own_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -46,27 +46,29 @@ class RedisServer:
         log = (self.folder / "log").open("ab")
         with log:
             self._process = subprocess.Popen([executable, str(config)], stdout=log, stderr=log)
-        deadline = time.monotonic() + 20
+        wait_until(self._listens, "redis-server listens")
+        if self._process.poll() is not None:
+            pytest.fail(f"redis-server does not start: {(self.folder / 'log').read_text()}")
+
+    def _listens(self) -> bool:
+        """Or ended."""
+        assert self._process is not None
         with contextlib.closing(self.client()) as client:
-            while True:
-                try:
-                    client.ping()
-                    return
-                except redis.AuthenticationError:
-                    return
-                except redis.ConnectionError:
-                    if self._process.poll() is not None or time.monotonic() > deadline:
-                        pytest.fail(f"redis-server does not start: {(self.folder / 'log').read_text()}")
-                    time.sleep(0.02)
+            try:
+                return bool(client.ping())
+            except redis.AuthenticationError:
+                return True
+            except redis.ConnectionError:
+                return self._process.poll() is not None
 
     def client(self) -> redis.Redis:
-        return redis.Redis(port=self.port, socket_timeout=5, retry=Retry(NoBackoff(), 0))
+        return redis.Redis(port=self.port, socket_timeout=PATIENCE_S, retry=Retry(NoBackoff(), 0))
 
     def kill(self) -> None:
         """kill -9."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait()
             self._process = None
 
     @contextlib.contextmanager
@@ -79,27 +81,27 @@ class RedisServer:
             os.kill(self._process.pid, signal.SIGCONT)
 
 
-@pytest.fixture(scope="module")
-def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.kill()
+@contextlib.contextmanager
+def running_redis(**settings: str) -> Iterator[RedisServer]:
+    with memory_folder() as folder:
+        server = RedisServer(folder, **settings)
+        try:
+            yield server
+        finally:
+            server.kill()
+
+
+@pytest.fixture(scope="session")
+def shared_redis() -> Iterator[RedisServer]:
+    with running_redis() as server:
+        yield server
 
 
 @pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
+def redis_server() -> Iterator[Callable[..., RedisServer]]:
     """Makes Redis servers that the test may kill and misconfigure."""
-    servers = []
-
-    def make(**settings: str) -> RedisServer:
-        folder = tmp_path / f"redis-{len(servers)}"
-        folder.mkdir()
-        servers.append(RedisServer(folder, **settings))
-        return servers[-1]
-
-    yield make
-    for server in servers:
-        server.kill()
+    with contextlib.ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(running_redis(**settings))
 
 
 class Sessions:

@@ -14,6 +14,7 @@ from dnc_serve.handler.store.contract import Append
 from tests.programs import program
 
 LOSSES = 3
+COMMITS = 50  # before a loss, at least
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def lose_power(folder: Path) -> int:
 
 def write_until_power_is_lost(server, writes, tmp_path, acknowledged, **settings):
     """Appends to session "a" until the host is gone; returns how far it came, and what the store has afterwards."""
-    store = open_store(server.url, tmp_path, owner="server-a:8500", lease_s=2.0)
+    store = open_store(server.url, tmp_path, owner="server-a:8500", lease_s=600.0)
     store.open()
     sessions = writes(store)
     if not acknowledged:
@@ -48,19 +49,23 @@ def write_until_power_is_lost(server, writes, tmp_path, acknowledged, **settings
     with server.client() as client:
         for name, value in settings.items():
             client.config_set(name, value)
-    killer = threading.Timer(0.3, server.kill)
+    enough = threading.Event()
+    killer = threading.Thread(target=lambda: enough.wait() and server.kill())
     killer.start()
+    last = acknowledged + COMMITS
     try:
         while True:
             assert store.commit([Append(sessions.record("a", acknowledged + 1))]) == [None]
             acknowledged += 1
+            if acknowledged >= last:
+                enough.set()  # it is killed in the midst of what follows
     except StoreUnavailable:
         killer.join()
     with contextlib.suppress(StoreUnavailable):  # its Redis is gone
         store.close()
     assert lose_power(server.folder) > 0
     server.start()
-    after = open_store(server.url, tmp_path, owner="server-a:8500", lease_s=2.0)
+    after = open_store(server.url, tmp_path, owner="server-a:8500", lease_s=600.0)
     after.open()
     found = writes(after).ordinals("a")
     after.close()

@@ -21,18 +21,16 @@ from dnc_serve.handler.store import sqlite_upkeep
 from dnc_serve.handler.store.contract import Append, Begin, End, Prune, StoreRefused
 from dnc_serve.handler.store.schema import MIGRATIONS
 from dnc_serve.handler.store.sqlite import RETRY_S, SQLiteStore
+from tests.folders import memory_folder
 
 BLOCK = 4096  # what a disk writes as a whole, or not
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """A state folder in memory where there is one: thousands of stores are opened in it."""
-    memory = Path("/dev/shm")
-    folder = (memory if memory.is_dir() else tmp_path) / f"dnc-test-{os.getpid()}"
-    folder.mkdir()
-    yield folder
-    shutil.rmtree(folder)
+def folder() -> Iterator[Path]:
+    """Thousands of stores are opened in it."""
+    with memory_folder() as folder:
+        yield folder
 
 
 @pytest.fixture
@@ -269,9 +267,10 @@ while True:
             if round_ == 0:
                 with pytest.raises(StoreRefused, match=rf"{state_dir}.*process id {child.pid}\b"):
                     opened(state_dir)
-            time.sleep(0.2 + 0.05 * round_)
+            while int(child.stdout.readline()) < 40 * (round_ + 1):
+                pass
             child.send_signal(signal.SIGKILL)
-            acknowledged = int(child.stdout.read().split()[-1])
+            acknowledged = int((child.stdout.read().split() or [40 * (round_ + 1)])[-1])
         found = ordinals_in(state_dir)
         assert found == list(range(1, len(found) + 1))
         assert acknowledged <= len(found) <= acknowledged + 1
@@ -406,7 +405,7 @@ def test_commits_go_on_while_the_log_moves(store, sessions):
             sessions.append("a", ordinal)
     finally:
         done.set()
-        thread.join(20)
+        thread.join()
     assert sessions.ordinals("a") == list(range(1, 1001))
 
 

@@ -3,7 +3,6 @@
 import logging
 import queue
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ import pytest
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.torchserve.compilation import compile_model
 from dnc_serve.handler.torchserve.events import StopAsked
-
-TIMEOUT_S = 120.0
+from tests.waiting import PATIENCE_S, wait_until
 
 
 def test_without_a_compiler_the_server_starts_and_says_why(
@@ -31,17 +29,14 @@ def test_a_stop_ends_it_with_all_its_processes_and_leaves_nothing(artifact_folde
     results: list[bool] = []
     compiling = threading.Thread(target=lambda: results.append(compile_model(artifact_folder, config, events)))
     compiling.start()
-    deadline = time.monotonic() + TIMEOUT_S
-    while not (config.compiled_dir.is_dir() and list(config.compiled_dir.iterdir())):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: config.compiled_dir.is_dir() and list(config.compiled_dir.iterdir()), "it is under way")
     processes = [child for child in psutil.Process().children(recursive=True) if str(tmp_path) in _command(child)]
     assert processes
     processes += [grandchild for process in processes for grandchild in process.children(recursive=True)]
     events.put(StopAsked())
-    compiling.join(TIMEOUT_S)
+    compiling.join()
     assert results == [False]
-    assert not psutil.wait_procs(processes, timeout=10)[1]
+    assert not psutil.wait_procs(processes, timeout=PATIENCE_S)[1]
     assert list(config.compiled_dir.iterdir()) == []
 
 

@@ -1,5 +1,6 @@
 """What a start is made of: ports, folders, files, causes, and the line to the worker."""
 
+import contextlib
 import json
 import os
 import queue
@@ -7,11 +8,11 @@ import re
 import socket
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -35,6 +36,7 @@ from dnc_serve.handler.torchserve.torchserve import properties
 from dnc_serve.handler.torchserve.worker import assigned_device
 from dnc_serve.model.export import load_artifact
 from dnc_serve.model.weights import WEIGHTS_FILE
+from tests.waiting import PATIENCE_S, wait_until
 
 ZEROS = dict.fromkeys(PORTS, 0)
 
@@ -247,16 +249,16 @@ def test_both_ends_hear_each_other_and_notice_the_end(tmp_path: Path) -> None:
     line.listen(orders.put, lambda: orders.put("gone"))
     line.failed("because")
     line.ready("a:1", "b:2")
-    assert events.get(timeout=5) == WorkerStarted(1)
-    assert events.get(timeout=5) == WorkerFailed("because")
-    assert events.get(timeout=5) == WorkerReady(os.getpid(), "a:1", "b:2")
+    assert events.get(timeout=PATIENCE_S) == WorkerStarted(1)
+    assert events.get(timeout=PATIENCE_S) == WorkerFailed("because")
+    assert events.get(timeout=PATIENCE_S) == WorkerReady(os.getpid(), "a:1", "b:2")
     assert server.drain(1.5) is True
-    assert orders.get(timeout=5) == 1.5
+    assert orders.get(timeout=PATIENCE_S) == 1.5
     line.drained()
-    assert events.get(timeout=5) == WorkerDrained()
+    assert events.get(timeout=PATIENCE_S) == WorkerDrained()
     line._socket.shutdown(socket.SHUT_RDWR)
-    assert events.get(timeout=5) == WorkerGone(1)
-    assert orders.get(timeout=5) == "gone"
+    assert events.get(timeout=PATIENCE_S) == WorkerGone(1)
+    assert orders.get(timeout=PATIENCE_S) == "gone"
     server.close()
 
 
@@ -268,10 +270,10 @@ def test_a_bound_process_ends_with_the_one_above_it() -> None:
     script = f"""
 import os, subprocess, sys, time
 child = subprocess.Popen([sys.executable, {parent.__file__!r}, str(os.getpid()), sys.executable, "-c",
-                          "import time; print('up', flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
+                          "import time; print('up', flush=True); time.sleep(600)"], stdout=subprocess.PIPE)
 child.stdout.readline()
 print(child.pid, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
     middle = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert middle.stdout is not None
@@ -279,7 +281,6 @@ time.sleep(60)
     middle.kill()
     middle.wait()
     middle.stdout.close()
-    deadline = time.monotonic() + 5
-    while Path(f"/proc/{child}").exists() and Path(f"/proc/{child}/stat").read_text().split()[2] != "Z":
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(child)
+        wait_until(lambda: process.status() == psutil.STATUS_ZOMBIE, "it ends")

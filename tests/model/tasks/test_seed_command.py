@@ -27,7 +27,6 @@ def module(name: str, *flags: str, folder: Path) -> subprocess.CompletedProcess[
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
     )
 
 
@@ -53,13 +52,12 @@ def test_the_readmes_commands_train_on_the_cpu_with_a_word(flags: str, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["copy", "adding", "argmax"])
-def test_help_names_every_flag(name: str, tmp_path: Path) -> None:
-    done = module(name, "--help", folder=tmp_path)
-    assert done.returncode == 0 and not done.stderr
+def test_help_names_every_flag(name: str) -> None:
+    shown = make_parser(name).format_help()
     own = ["curriculum_increment", "curriculum_freq"] if name == "copy" else []
     for flag in FLAGS + own:
-        assert f"-{flag}, --{flag}" in " ".join(done.stdout.split()) or f"-{flag} " in done.stdout
-    assert ("curriculum" in done.stdout) == bool(own)
+        assert f"-{flag}, --{flag}" in " ".join(shown.split()) or f"-{flag} " in shown
+    assert ("curriculum" in shown) == bool(own)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """A server that notes what of its log is safe.
 
-`python -m tests.chaos.serving ARTIFACT STATE_DIR PORT [SETTING=VALUE …]` prints its address, and serves until it is
+`python -m tests.powered_serving ARTIFACT STATE_DIR PORT [SETTING=VALUE …]` prints its address, and serves until it is
 killed.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.server import DncServer
 from dnc_serve.handler.store import sqlite_upkeep
-from tests.chaos.power import note_syncs
+from tests.power import note_syncs
 
 CHECKPOINT_BYTES = 1 << 20  # small, so that losses find the log in the midst of being moved and begun anew, too
 

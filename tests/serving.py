@@ -1,4 +1,4 @@
-"""A server in a process of its own: `python -m tests.client.serving ARTIFACT STATE_DIR PORT [SETTING=VALUE …]`.
+"""A server in a process of its own: `python -m tests.serving ARTIFACT STATE_DIR PORT [SETTING=VALUE …]`.
 
 Prints its address; serves until it is killed, or drains and ends with SIGTERM.
 """

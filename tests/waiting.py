@@ -1,0 +1,27 @@
+"""Waiting for what a test has caused.
+
+The time is a net under a test that would hang. It decides nothing, so a busy machine changes no outcome.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+PATIENCE_S = 240.0
+LOOK_AGAIN_S = 0.01
+
+
+def wait_until(holds: Callable[[], object], what: object, patience_s: float = PATIENCE_S) -> None:
+    """Returns when it holds."""
+    deadline = time.monotonic() + patience_s
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {patience_s:.0f} s: {what}"
+        time.sleep(LOOK_AGAIN_S)
+
+
+async def until(holds: Callable[[], object], what: object) -> None:
+    """The same, while the loop goes on."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {PATIENCE_S:.0f} s: {what}"
+        await asyncio.sleep(LOOK_AGAIN_S)
