@@ -37,6 +37,7 @@ HEADER = "authorization"
 SCHEME = "Bearer "
 # A bucket holds this many seconds' worth of timesteps, so that a burst after a pause passes.
 BURST_SECONDS = 2.0
+MAX_LIMIT = 1 << 50  # of sessions, bytes, timesteps: more than any server has
 
 
 class Token(BaseModel):
@@ -48,9 +49,10 @@ class Token(BaseModel):
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     expires: datetime | None = None
     read_only: bool = False
-    max_sessions: int | None = Field(None, ge=1)
-    max_state_bytes: int | None = Field(None, ge=1)
-    max_timesteps_per_second: float | None = Field(None, gt=0)
+    max_sessions: int | None = Field(None, ge=1, le=MAX_LIMIT)
+    max_state_bytes: int | None = Field(None, ge=1, le=MAX_LIMIT)
+    # The least is a chunk of usual length in a day or so: "come again" must be a time that can be told.
+    max_timesteps_per_second: float | None = Field(None, ge=0.01, le=MAX_LIMIT, allow_inf_nan=False)
 
 
 class TokenFile(BaseModel):
@@ -118,9 +120,11 @@ class Grant:
 def read_tokens(text: str, origin: str) -> list[Token]:
     """The tokens of a TOML text; raises ValueError that names the origin, the entry and what was expected."""
     try:
-        return TokenFile.model_validate(tomllib.loads(text)).token
-    except tomllib.TOMLDecodeError as exc:
+        read = tomllib.loads(text)
+    except (ValueError, RecursionError) as exc:  # not only its own errors: also a number with too many digits
         raise ValueError(f"{origin} is not TOML: {exc}") from exc
+    try:
+        return TokenFile.model_validate(read).token
     except ValidationError as exc:
         # pydantic would show the value, and that may be a token that was put where its hash belongs.
         first = exc.errors(include_input=False, include_url=False)[0]

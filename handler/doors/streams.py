@@ -105,7 +105,7 @@ class SessionStream:
             while True:
                 while self._outbox:
                     await self._write_some()
-                if not self._reading and not self._unanswered:
+                if not self._reading and (not self._unanswered or _has_failed(reader)):
                     break
                 self._something_to_write.clear()
                 await self._something_to_write.wait()
@@ -114,7 +114,7 @@ class SessionStream:
             for task in self._tasks:
                 task.cancel()
             self._lines.abandon()
-        if reader.done() and not reader.cancelled():
+        if _has_failed(reader):
             reader.result()
 
     async def _write_some(self) -> None:
@@ -206,6 +206,9 @@ class SessionStream:
                 self._submit(asked, place)
         except ServeError as error:
             self._refuse(place, error)
+        except Exception:  # unanswered, it would keep the stream from its end
+            logger.exception("a message on a stream could not be taken")
+            self._refuse(place, ServeError("INTERNAL", "the server made a mistake; its log says which"))
         return session_id
 
     def _submit(self, asked: Asked, place: Place) -> None:
@@ -308,3 +311,7 @@ class SessionStream:
     def _put(self, encode: Encode) -> None:
         self._outbox.append(encode)
         self._something_to_write.set()
+
+
+def _has_failed(task: "asyncio.Task[None]") -> bool:
+    return task.done() and not task.cancelled() and task.exception() is not None

@@ -12,6 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+# What a session may begin with at most, as its position or experience. SQLite's integers end at 2^63 - 1, so whatever
+# begins there has as many timesteps before it as it could ever take.
+MAX_COUNT = 1 << 62
+
 
 @dataclass(frozen=True, slots=True)
 class Head:
@@ -145,6 +149,21 @@ class Fenced(Exception):
     taken it over, or records before this one are missing."""
 
 
+class Rejected(Exception):
+    """The store can't write this, now or later; what else the commit held is written all the same."""
+
+
+Outcome = Fenced | Rejected | None
+
+
+def by_session(mutations: Sequence[Mutation]) -> dict[str, list[int]]:
+    """The places of each session's mutations."""
+    places: dict[str, list[int]] = {}
+    for place, mutation in enumerate(mutations):
+        places.setdefault(session_of(mutation), []).append(place)
+    return places
+
+
 class StoreRefused(Exception):
     """The store can't be used as it is, and waiting won't help: another server holds it, its schema is newer, or its
     settings would lose data. The message says what to do."""
@@ -161,11 +180,12 @@ class Store(Protocol):
     def close(self) -> None:
         """Syncs, and gives the store back."""
 
-    def commit(self, mutations: Sequence[Mutation]) -> list[Fenced | None]:
+    def commit(self, mutations: Sequence[Mutation]) -> list[Outcome]:
         """Writes all of them, handed to the operating system (or acknowledged by the shared store), one outcome each.
 
-        When it raises, the outcome is unknown, and the next `Append` at the same ordinal replaces what may be there. A
-        shared store writes only sessions whose lease this server acquired, and keeps their tokens itself.
+        What can't be written fails its own session alone, as `Rejected`. When it raises, the outcome is unknown, and
+        the next `Append` at the same ordinal replaces what may be there. A shared store writes only sessions whose
+        lease this server acquired, and keeps their tokens itself.
         """
 
     def sync(self) -> None:

@@ -13,6 +13,7 @@ which is checked, what was acknowledged survives a power loss of the Redis host;
 may lose it.
 """
 
+import logging
 import math
 import secrets
 import threading
@@ -29,12 +30,16 @@ from dnc_serve.handler.journal.stores.contract import (
     Lease,
     LeaseHeld,
     Mutation,
+    Outcome,
     Record,
+    Rejected,
     Snapshot,
     SnapshotInfo,
-    session_of,
+    by_session,
 )
-from dnc_serve.handler.journal.stores.redis_connection import RedisConnection, Script
+from dnc_serve.handler.journal.stores.redis_connection import Call, RedisConnection, Script
+
+logger = logging.getLogger(__name__)
 
 _PREFIX = "dnc:{"
 _PARTS = ("head", "marks", "bodies", "infos", "states", "lease")
@@ -79,24 +84,29 @@ class RedisStore:
         finally:
             self._redis.close()
 
-    def commit(self, mutations: Sequence[Mutation]) -> list[Fenced | None]:
-        places: dict[str, list[int]] = {}  # of each session's mutations
-        for place, mutation in enumerate(mutations):
-            places.setdefault(session_of(mutation), []).append(place)
+    def commit(self, mutations: Sequence[Mutation]) -> list[Outcome]:
         self._sequence += 1
-        with self._tokens_lock:
-            tokens = [self._tokens.get(session_id, 0) for session_id in places]
-        calls, growing = [], False
-        for (session_id, own), token in zip(places.items(), tokens, strict=True):
+        outcomes: list[Outcome] = [None] * len(mutations)
+        calls: list[Call] = []
+        called: list[tuple[str, list[int]]] = []
+        growing = False
+        for session_id, own in by_session(mutations).items():
             grows = any(isinstance(mutations[place], Append | Begin | Keep) for place in own)
-            growing |= grows
-            arguments: list[Any] = [token, self._sequence, "1" if grows else ""]
+            with self._tokens_lock:
+                arguments: list[Any] = [self._tokens.get(session_id, 0), self._sequence, "1" if grows else ""]
             for place in own:
                 arguments += _arguments(mutations[place])
+            growing |= grows
             calls.append((_keys(session_id), arguments))
-        outcomes: list[Fenced | None] = [None] * len(mutations)
-        results = self._redis.run(_COMMIT, calls, at_once=growing)
-        for (session_id, own), reasons in zip(places.items(), results, strict=True):
+            called.append((session_id, own))
+        results = self._redis.run(_COMMIT, calls, at_once=growing, each=True)
+        for (session_id, own), reasons in zip(called, results, strict=True):
+            if isinstance(reasons, Exception):
+                logger.error("session %r could not be written: %s", session_id, reasons)
+                rejected = Rejected(f"session {session_id!r} can't be written: {reasons}")
+                for place in own:
+                    outcomes[place] = rejected
+                continue
             if reasons[0] in _REASONS:
                 reasons = [_REASONS[reasons[0]]] * len(own)
             for place, reason in zip(own, reasons, strict=True):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from dnc_serve.handler.journal.stores.contract import Append, Begin, End, Fenced, Keep, Prune, SnapshotInfo
+from dnc_serve.handler.journal.stores.contract import Append, Begin, End, Fenced, Keep, Prune, Rejected, SnapshotInfo
 
 LARGEST = (1 << 64) - 1
 
@@ -300,3 +300,23 @@ def test_bodies_of_any_size(reopenable, sessions, size):
     body = bytes(size)
     assert sessions.store.commit([Append(sessions.record("a", 1, body=body))]) == [None]
     assert [record.body for record in reopenable.again().records("a", 7, 0)] == [body]
+
+
+def test_what_can_not_be_written_fails_its_own_session_alone(request, reopenable, sessions):
+    for session_id in ("a", "bad", "z"):
+        sessions.begin(session_id, records=1)
+    if "redis" in request.node.name:
+        server = request.getfixturevalue("shared_redis")
+        with server.client() as client:  # the records of a session are no list any more
+            client.delete("dnc:{bad}:marks")
+            client.set("dnc:{bad}:marks", "x")
+        bad = sessions.record("bad", 2)
+    else:
+        bad = replace(sessions.record("bad", 2), position=1 << 63)
+    mutations = [Append(sessions.record("a", 2)), Append(bad), Keep(sessions.snapshot("bad", 1))]
+    outcomes = sessions.store.commit([*mutations, Append(sessions.record("z", 2)), Begin(sessions.head("a", 8))])
+    assert [type(outcome) for outcome in outcomes] == [type(None), Rejected, Rejected, type(None), type(None)]
+    for store in reopenable.before_and_after():
+        assert store.head("a").incarnation == 8
+        assert sessions.ordinals("z") == [1, 2]
+        assert store.snapshots("bad", 7) == []
