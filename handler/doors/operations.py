@@ -62,7 +62,7 @@ class Operations:
             try:
                 session = await self.begin(session_id, caller, new_incarnation(), None)
             except ServeError as error:
-                if error.reason != "SESSION_EXISTS":
+                if error.reason != "SESSION_EXISTS" or self.engine.registry.find(session_id) is None:
                     raise
                 continue  # another call was faster
             return pb.CreateSessionResponse(session=await self.descriptions.session(session), created=True)
