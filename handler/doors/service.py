@@ -142,7 +142,7 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
             remaining = context.time_remaining()
             deadline = None if remaining is None else time.monotonic() + remaining
             caller = Caller(self._access.grant_of(context.invocation_metadata()), door, deadline)
-            answer = await call(caller)
+            answer = await caller.grant.while_good(call(caller))
             log_answer(request, caller, started_at)
             return answer
         except ServeError as error:

@@ -41,6 +41,7 @@ class Upkeep:
             try:
                 self._garbage.settle()
                 self._access.reload()
+                self._access.end_calls()
                 self.expire()
                 if time.monotonic() >= next_retention and not self._engine.journal.volatile:
                     next_retention = time.monotonic() + RETENTION_SECONDS
