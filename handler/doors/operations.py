@@ -30,13 +30,15 @@ _SCOPES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Caller:
     """Who calls, through which door, and until when (`time.monotonic()`) an answer is wanted."""
 
     grant: Grant = field(default_factory=Grant)
     door: str = "unary"
     deadline: float | None = None
+    # Whether something that the call asked for may have been applied.
+    may_have_changed: Callable[[], bool] = lambda: False
 
     @property
     def owner(self) -> str:
@@ -92,19 +94,27 @@ class Operations:
         caller.grant.check_writes()
         await self.engine.leases.adopt(session_id)
         incarnation = request.incarnation if request.HasField("incarnation") else None
-        tombstone = self.engine.registry.tombstone(session_id)
-        if self.engine.registry.find(session_id) is None and tombstone is not None and tombstone.owner == caller.owner:
+        if self._has_ended(session_id, caller):
             return pb.DeleteSessionResponse(deleted=False)
-        await self._do(
-            self.session(session_id, caller), lambda done: Delete(done, incarnation=incarnation)
-        )  # fmt: skip
+        try:
+            await self._do(self.session(session_id, caller), caller, lambda done: Delete(done, incarnation=incarnation))
+        except ServeError:
+            if self._has_ended(session_id, caller):  # by what stood before it
+                return pb.DeleteSessionResponse(deleted=False)
+            raise
         return pb.DeleteSessionResponse(deleted=True)
+
+    def _has_ended(self, session_id: str, caller: Caller) -> bool:
+        registry = self.engine.registry
+        tombstone = registry.tombstone(session_id)
+        return registry.find(session_id) is None and tombstone is not None and tombstone.owner == caller.owner
 
     # Steps.
 
     async def step(self, request: pb.StepRequest, caller: Caller) -> pb.StepResponse:
         await self.engine.leases.adopt(check_id(request.chunk.session_id))
         session, chunk, future = self._awaited(request.chunk, caller)
+        caller.may_have_changed = lambda: chunk.written
         self.engine.submit(session, chunk)
         try:
             applied = await future
@@ -148,7 +158,7 @@ class Operations:
     async def reset_session(self, request: pb.ResetSessionRequest, caller: Caller) -> pb.ResetSessionResponse:
         message = request.reset
         session = await self.known(message.session_id, caller)
-        changed = await self._do(session, lambda done: self.reset(message, caller, done))
+        changed = await self._do(session, caller, lambda done: self.reset(message, caller, done))
         return pb.ResetSessionResponse(result=self.reset_result(message, session, changed))
 
     def reset(self, message: pb.Reset, caller: Caller, done: Callable[[Any, ServeError | None], None]) -> Reset:
@@ -205,7 +215,7 @@ class Operations:
         """Head and state of a session, at the present or an earlier position."""
         if position is not None and position != session.position:
             return await self.engine.loading.look_back(session, position)
-        seen: Seen = await self._do(session, lambda done: Peek(done, deadline=caller.deadline))
+        seen: Seen = await self._do(session, caller, lambda done: Peek(done, deadline=caller.deadline))
         if position is not None and seen.head.position != position:
             return await self.engine.loading.look_back(session, position)
         return seen
@@ -234,6 +244,7 @@ class Operations:
         await self.engine.leases.begin(session)
         begun = self.engine.loop.create_future()
         resolve = _resolve(begun)
+        caller.may_have_changed = lambda: True
         try:
             self.engine.lifecycle.begin(session, state, lambda error: resolve(None, error))
         except ServeError:
@@ -242,9 +253,12 @@ class Operations:
         await begun
         return session
 
-    async def _do(self, session: Session, make: Callable[[Callable[[Any, ServeError | None], None]], Work]) -> Any:
+    async def _do(
+        self, session: Session, caller: Caller, make: Callable[[Callable[[Any, ServeError | None], None]], Work]
+    ) -> Any:
         future = self.engine.loop.create_future()
         work = make(_resolve(future))
+        caller.may_have_changed = lambda: work.written
         self.engine.submit(session, work)
         try:
             return await future

@@ -10,7 +10,7 @@ from dnc_serve.handler.doors.access_log import log_answer, log_refusal
 from dnc_serve.handler.doors.copies import Copies
 from dnc_serve.handler.doors.dumps import whole_dump
 from dnc_serve.handler.doors.operations import Caller, Operations
-from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.errors import ServeError, StoreUnavailable
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -27,16 +27,19 @@ async def answer_calls(
 async def _answer(operations: Operations, access: Access, call: pb.Call | ServeError, deadline: float) -> pb.CallResult:
     started_at = time.perf_counter()
     request = None if isinstance(call, ServeError) else getattr(call, call.WhichOneof("call") or "", None)
+    caller = Caller(door="torchserve", deadline=deadline)
     try:
         if isinstance(call, ServeError):
             raise call
-        caller = Caller(access.grant_of_token(call.token), "torchserve", deadline)
-        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+        caller.grant = access.grant_of_token(call.token)
+        if (rest := deadline - time.monotonic()) <= 0:
+            raise TimeoutError
+        async with asyncio.timeout(rest):
             result = await _dispatch(operations, call, caller)
         log_answer(request, caller, started_at)
         return result
     except TimeoutError:
-        refused = ServeError("DEADLINE_EXCEEDED", "the server did not come to an answer in time")
+        refused = _too_late(caller)
     except ServeError as error:
         refused = error
     except Exception:
@@ -45,6 +48,13 @@ async def _answer(operations: Operations, access: Access, call: pb.Call | ServeE
     log_refusal(request, refused)
     operations.engine.metrics.errors.labels(refused.reason).inc()
     return pb.CallResult(status=refused.to_status())
+
+
+def _too_late(caller: Caller) -> ServeError:
+    """What a call is told that could not be answered in time."""
+    if caller.may_have_changed():
+        return StoreUnavailable("the store has not answered in time: whether this was applied is not known, ask again")
+    return ServeError("DEADLINE_EXCEEDED", "the server did not come to an answer in time; nothing was applied")
 
 
 async def _dispatch(operations: Operations, call: pb.Call, caller: Caller) -> pb.CallResult:

@@ -52,6 +52,8 @@ class Commits:
                 engine.drop(run, ServeError("INTERNAL", "the debug arrays could not be computed; nothing was applied"))
         if not good:
             return
+        for run in good:
+            run.work.written = True
         if engine.journal.volatile:
             self._committed(good, [None] * len(good))
             return

@@ -118,7 +118,7 @@ class Lifecycle:
 
         mutations = [] if engine.journal.volatile else self._record_of(session, reset)
         session.fifo.popleft()
-        session.busy = True
+        session.busy = reset.written = True
         if engine.journal.volatile:
             written([None])
         else:
@@ -154,7 +154,7 @@ class Lifecycle:
         """Ends the session: its state goes, a tombstone stays."""
         engine = self._engine
         session.fifo.popleft()
-        session.busy = True
+        session.busy = work.written = True
         now = time.time()
 
         def ended(outcomes: Outcomes) -> None:

@@ -28,13 +28,14 @@ Done = Callable[[Any, ServeError | None], None]
 class Work:
     """One request to one session. `done(result, error)` is called once, on the engine's loop."""
 
-    __slots__ = ("arrived_at", "cancelled", "course", "deadline", "done", "door")
+    __slots__ = ("arrived_at", "cancelled", "course", "deadline", "done", "door", "written")
 
     def __init__(self, done: Done, door: str = "stream", deadline: float | None = None) -> None:
         self.done = done
         self.door = door
         self.deadline = deadline  # time.monotonic()
         self.cancelled = False
+        self.written = False  # handed over to the journal: from now on it may count
         self.course: Course | None = None
         self.arrived_at = time.perf_counter()
 
