@@ -43,13 +43,13 @@ class Commits:
                 if not run.finite or not np.isfinite(run.outputs.sum()):
                     self._check_finite(run)
                 if isinstance(run.work, Chunk) and run.work.debug:  # before the record: it may fail
-                    run.debug = engine.stepper.debug(run)
+                    run.debug = engine.stepper.debug(run.work, engine.tiers.read(run.session))
                 good.append(run)
             except ServeError as error:
                 engine.drop(run, error)
-            except RuntimeError:
-                logger.exception("debug arrays could not be computed")
-                engine.drop(run, ServeError("INTERNAL", "the debug arrays could not be computed; nothing was applied"))
+            except Exception:  # a mistake: it may cost this run, and nobody else's
+                logger.exception("a run of session %r could not be committed", run.session.session_id)
+                engine.drop(run, ServeError("INTERNAL", "the server made a mistake; nothing was applied"))
         if not good:
             return
         for run in good:

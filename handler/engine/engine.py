@@ -8,6 +8,7 @@ leaves its session as it was.
 import asyncio
 import logging
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -71,6 +72,7 @@ class Engine:
         self.loading = Loading(self)
         self.leases = Leases(self, config.lease_s)
         self.tracing: Tracing | None = None
+        self._debugging: set[asyncio.Task[None]] = set()
         self.queued = 0
         self._slab = slab = Slab(config.slots + self.max_runs, tiles.layout.size, tiles.device)
         self.tiers = Tiers(
@@ -304,12 +306,38 @@ class Engine:
 
     def answer_again(self, session: Session, chunk: Chunk, reply: Reply) -> None:
         """Answers a chunk that was applied before with what it was answered then."""
+        if chunk.debug and reply.debug is None:
+            self._debugging.add(debugging := self.loop.create_task(self._debug_again(session, chunk, reply)))
+            debugging.add_done_callback(self._debugging.discard)
+            return
         self.metrics.steps_replayed.inc()
         result = Applied(
             session.incarnation, reply.start + len(reply.inputs), session.durable_position, reply.experience,
-            reply.outputs, replayed=True, debug=reply.debug,
+            reply.outputs, replayed=True, debug=reply.debug if chunk.debug else None,
         )  # fmt: skip
         self.answer(session, chunk, result, None)
+
+    async def _debug_again(self, session: Session, chunk: Chunk, reply: Reply) -> None:
+        """Answers a chunk whose reply is kept without its debug arrays: they follow from the state before it."""
+        try:
+            before = (await self.loading.look_back(session, reply.start)).state
+            assert before is not None
+            debugged = replace(reply, debug=self.stepper.debug(chunk, before))
+        except ServeError as error:
+            if error.reason == "POSITION_GONE":
+                error = ServeError(
+                    "REPLY_GONE",
+                    f"the outputs at position {reply.start} of session {session.session_id!r} are kept, but its debug "
+                    "arrays can't be had any more: send the chunk without debug",
+                    got=reply.start,
+                )
+            self.answer(session, chunk, None, error)
+        except Exception:
+            logger.exception("debug arrays of session %r could not be computed again", session.session_id)
+            mistake = ServeError("INTERNAL", "the debug arrays could not be computed; the chunk was applied before")
+            self.answer(session, chunk, None, mistake)
+        else:
+            self.answer_again(session, chunk, debugged)
 
     def release(self, run: Run) -> None:
         """The run is over: its session may go on. The row that it leaves was given back or swapped in."""

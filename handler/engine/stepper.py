@@ -98,19 +98,19 @@ class Stepper:
         elif work.reset == "experience":
             state[self._tiles.layout.experience_offset :] = 0.0
 
-    def debug(self, run: Run) -> dict[str, Float32]:
-        """What each layer's access left at each timestep of a finished run, [T x L, …], computed once more.
+    def debug(self, chunk: Chunk, before: Float32) -> dict[str, Float32]:
+        """What each layer's access left at each timestep of a chunk [T x L, …], computed once more from the state [S]
+        before it.
 
-        TorchScript computes it, whichever code stepped the run.
+        TorchScript computes it, whichever code stepped the chunk.
         """
         tile = self._tiles.sizes[0]
-        states = torch.zeros(tile, self._tiles.layout.size, device=self._tiles.device)
-        assert run.session.row is not None
-        self._slab.gather([run.session.row], states)
-        self.reset_first(run.work, states[0])
-        inputs = torch.zeros(len(run.work.inputs), tile, self._tiles.input_size)
-        inputs[:, 0] = torch.from_numpy(np.array(run.work.inputs))
-        arrays = self._tiles.debug(inputs.to(self._tiles.device), states)
+        states = torch.zeros(tile, self._tiles.layout.size)
+        states[0] = torch.from_numpy(before)
+        self.reset_first(chunk, states[0])
+        inputs = torch.zeros(len(chunk.inputs), tile, self._tiles.input_size)
+        inputs[:, 0] = torch.from_numpy(np.array(chunk.inputs))
+        arrays = self._tiles.debug(inputs.to(self._tiles.device), states.to(self._tiles.device))
         return {
             name: array[:, :, 0].reshape(array.shape[0] * array.shape[1], -1).cpu().numpy()
             for name, array in arrays.items()

@@ -259,7 +259,7 @@ async def test_debug_that_fails_applies_nothing(
     async with running_engine(tiles, artifact, config(tmp_path)) as harness:
         session, other = await grown(harness, "s", 1), await grown(harness, "other", 1)
 
-        def fails(run: object) -> None:
+        def fails(*chunk_and_state: object) -> None:
             raise RuntimeError("out of memory")
 
         monkeypatch.setattr(harness.engine.stepper, "debug", fails)
