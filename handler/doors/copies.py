@@ -109,7 +109,7 @@ class Copies:
         present = self._engine.registry.find(session_id)
         if present is not None and (present.owner != caller.owner or present.incarnation >> 32 != origin):
             raise ServeError("SESSION_EXISTS", f"session {session_id!r} exists already", session_id=session_id)
-        return present
+        return None if present is None else self._operations.session(session_id, caller)
 
 
 def _origin(session_id: str, source: int, position: int) -> int:

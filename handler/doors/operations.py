@@ -70,6 +70,7 @@ class Operations:
             return pb.CreateSessionResponse(session=await self.descriptions.session(session), created=True)
         if not request.allow_existing or present.owner != caller.owner:
             raise ServeError("SESSION_EXISTS", f"session {session_id!r} exists already", session_id=session_id)
+        present = self.session(session_id, caller)
         return pb.CreateSessionResponse(session=await self.descriptions.session(present), created=False)
 
     async def get_session(self, request: pb.GetSessionRequest, caller: Caller) -> pb.GetSessionResponse:
@@ -85,7 +86,11 @@ class Operations:
             )
         sessions, more = self.engine.registry.page(caller.owner, request.page_token, request.prefix, size)
         return pb.ListSessionsResponse(
-            sessions=[self.descriptions.brief(one) for one in sessions if self.engine.lifecycle.has_begun(one)],
+            sessions=[
+                self.descriptions.brief(one)
+                for one in sessions
+                if self.engine.lifecycle.has_begun(one) and not one.ending
+            ],
             next_page_token=more,
         )
 
@@ -96,8 +101,11 @@ class Operations:
         incarnation = request.incarnation if request.HasField("incarnation") else None
         if self._has_ended(session_id, caller):
             return pb.DeleteSessionResponse(deleted=False)
+        session = self.engine.registry.find(session_id)
+        if session is None or not session.ending or session.owner != caller.owner:
+            session = self.session(session_id, caller)
         try:
-            await self._do(self.session(session_id, caller), caller, lambda done: Delete(done, incarnation=incarnation))
+            await self._do(session, caller, lambda done: Delete(done, incarnation=incarnation))
         except ServeError:
             if self._has_ended(session_id, caller):  # by what stood before it
                 return pb.DeleteSessionResponse(deleted=False)

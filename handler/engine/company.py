@@ -29,6 +29,8 @@ GAP_SECONDS = 0.0003
 MOST_SECONDS_AWAY = 0.002
 # So many times longer than usual a session may be away, and is still waited for.
 PATIENCE = 1.5
+# Nobody waits longer than this for others, however closely they follow each other.
+MOST_SECONDS_WAITED = 0.004
 
 
 @dataclass(eq=False, slots=True)
@@ -79,6 +81,7 @@ class Rotation:
         self._runs: deque[Run] = deque()
         self._shortest_next = False
         self._added = 0
+        self._waits_since: float | None = None
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -98,8 +101,17 @@ class Rotation:
         self.put_back(company)
         self._shortest_next = not self._shortest_next
 
+    def waits(self, gathering: "Gathering", now: float) -> bool:
+        """Whether the next turn waits for more sessions; however closely they follow each other, not for ever."""
+        if not gathering.waits(len(self), now):
+            return False
+        if self._waits_since is None:
+            self._waits_since = now
+        return now - self._waits_since < MOST_SECONDS_WAITED
+
     def next_company(self) -> tuple[list[Run], int]:
         """The runs of the next turn, all stepped by the same tiles, and the ticks that all of them have left."""
+        self._waits_since = None
         leads = min(self._runs, key=_magnitude) if self._shortest_next else self._runs[0]
         self._shortest_next = not self._shortest_next
         tiles, magnitude, is_replay = leads.tiles, _magnitude(leads), leads.is_replay

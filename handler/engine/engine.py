@@ -197,6 +197,8 @@ class Engine:
         try:
             self.leases.check(session)
             if not isinstance(work, Replay):
+                if session.ending and not isinstance(work, Delete):
+                    raise session.may_have_ended()
                 work.check_wanted()
                 if work.course is not None:
                     work.course.check(session, work)

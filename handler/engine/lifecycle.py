@@ -11,7 +11,7 @@ from dnc_serve.handler.doors.codec import Float32
 from dnc_serve.handler.engine.registry import Tombstone
 from dnc_serve.handler.engine.sessions import Session, Tier
 from dnc_serve.handler.engine.work import Delete, Reset
-from dnc_serve.handler.errors import Overtaken, ServeError
+from dnc_serve.handler.errors import Overtaken, ServeError, StoreUnavailable
 from dnc_serve.handler.journal.journal import Outcomes
 from dnc_serve.handler.journal.records import encode_record, encode_snapshot
 from dnc_serve.handler.journal.stores.contract import Append, Begin, End, Keep, Mutation
@@ -26,6 +26,7 @@ class Lifecycle:
     def __init__(self, engine: "Engine") -> None:
         self._engine = engine
         self._beginning: dict[Session, asyncio.Future[ServeError | None]] = {}
+        self._ending: dict[Session, None] = {}
 
     def has_begun(self, session: Session) -> bool:
         """Whether it is as durable as promised that there is this session."""
@@ -150,6 +151,14 @@ class Lifecycle:
             )
         return mutations
 
+    def end_again(self) -> None:
+        """Ends the sessions of which it is not known whether the store has ended them."""
+        for session in list(self._ending):
+            if session.ended:  # otherwise: it belongs to another server now
+                del self._ending[session]
+            elif session.idle:
+                self._engine.submit(session, Delete(lambda result, error: None, why=session.ending))
+
     def end(self, session: Session, work: Delete) -> None:
         """Ends the session: its state goes, a tombstone stays."""
         engine = self._engine
@@ -159,12 +168,19 @@ class Lifecycle:
 
         def ended(outcomes: Outcomes) -> None:
             session.busy = False
-            if outcomes[0] is not None:
-                engine.answer(session, work, None, outcomes[0])
-                if isinstance(outcomes[0], Overtaken):
+            error = outcomes[0]
+            if error is not None:
+                if isinstance(error, StoreUnavailable):  # whether it has ended is not known: it does, by and by
+                    session.ending = work.why
+                    self._ending[session] = None
+                    error = session.may_have_ended()
+                    engine.fail_all(session, error)
+                engine.answer(session, work, None, error)
+                if isinstance(error, Overtaken):
                     engine.leases.lose(session)
                 engine.go_on(session)
                 return
+            self._ending.pop(session, None)
             engine.registry.remove(session)
             engine.leases.ended(session)
             tombstone = Tombstone(session.incarnation, session.owner, work.why, now)

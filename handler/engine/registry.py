@@ -65,9 +65,12 @@ class Registry:
         return len(self._ids_of.get(owner, ()))
 
     def get(self, session_id: str, owner: str) -> Session:
-        """The session, if the caller may see it; raises SESSION_NOT_FOUND or SESSION_EXPIRED."""
+        """The session, if the caller may see it; raises SESSION_NOT_FOUND or SESSION_EXPIRED, and STORE_UNAVAILABLE
+        while it is not known whether it has ended."""
         session = self._sessions.get(session_id)
         if session is not None and session.owner == owner:
+            if session.ending:
+                raise session.may_have_ended()
             return session
         tombstone = self._tombstones.get(session_id)
         if session is None and tombstone is not None and tombstone.owner == owner:

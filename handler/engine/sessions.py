@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from dnc_serve.handler.doors.codec import Float32
 from dnc_serve.handler.engine.host_rows import NO_ROW
-from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.errors import ServeError, StoreUnavailable
 from dnc_serve.handler.journal.stores.contract import Head, Lease
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ class Session:
     running: bool = False  # a chunk of it is under way
     busy: bool = False  # the store has been asked something: no work may start
     ended: bool = False
+    ending: str = ""  # why it is to end, where the store may have ended it and could not say so
     replayed_elsewhere: bool = False
     corrupt: str = ""  # why its state can't be trusted
     lease: Lease | None = None
@@ -183,6 +184,12 @@ class Session:
                 incarnation=self.incarnation,
                 got=incarnation,
             )
+
+    def may_have_ended(self) -> ServeError:
+        """What everybody is told until the store can say whether it has ended."""
+        return StoreUnavailable(
+            f"session {self.session_id!r} is ending ({self.ending}), but the store has not said that it has ended"
+        )
 
     def gap(self, position: int) -> ServeError:
         """STEP_GAP: what was sent lies ahead of where the session stands."""

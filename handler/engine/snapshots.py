@@ -103,7 +103,11 @@ class Snapshots:
         sessions = list(engine.registry)
         for start in range(0, len(sessions), SNAPSHOTS_A_COMMIT):
             # Only now: while others were written, it may have ended or left memory.
-            group = [session for session in sessions[start : start + SNAPSHOTS_A_COMMIT] if session.storable]
+            group = [
+                session
+                for session in sessions[start : start + SNAPSHOTS_A_COMMIT]
+                if session.storable and not (session.ended or session.ending)
+            ]
             stored = engine.loop.create_future()
             self.store_states(group, stored.set_result)
             if any(await stored):

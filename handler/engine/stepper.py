@@ -41,7 +41,10 @@ class Stepper:
         started = time.perf_counter()
         tiles = company[0].tiles
         tile = tiles.fit(len(company))
-        buffers = self._buffers.pop() if self._buffers else {}
+        try:
+            buffers = self._buffers.pop()
+        except IndexError:  # another thread may have taken the last one just now
+            buffers = {}
         try:
             states = self._in_place(company, tile)
             if states is None:

@@ -118,7 +118,7 @@ class Turns:
         self._fill_threads()
         if not self._short:
             return
-        if self._gathering.waits(len(self._short), time.perf_counter()):
+        if self._short.waits(self._gathering, time.perf_counter()):
             self._wake()
             return
         company, ticks = self._short.next_company()
@@ -142,7 +142,7 @@ class Turns:
     def _fill_threads(self) -> None:
         """An idle thread gets a company as soon as nobody else is about to come, a busy one a complete one ahead."""
         while self._long and self._in_threads <= self._threads:
-            if self._in_threads < self._threads and self._gathering.waits(len(self._long), time.perf_counter()):
+            if self._in_threads < self._threads and self._long.waits(self._gathering, time.perf_counter()):
                 self._wake()
                 return
             company, ticks = self._long.next_company()

@@ -42,6 +42,7 @@ class Upkeep:
                 self._garbage.settle()
                 self._access.reload()
                 self._access.end_calls()
+                self._engine.lifecycle.end_again()
                 self.expire()
                 if time.monotonic() >= next_retention and not self._engine.journal.volatile:
                     next_retention = time.monotonic() + RETENTION_SECONDS

@@ -97,13 +97,15 @@ class Journal:
         then(outcomes)
 
     async def flush(self) -> None:
-        """Returns when all that was written before is synced."""
+        """Returns when all that was written before is synced; raises STORE_UNAVAILABLE if that can't be done."""
         if self._inline:
             await self._loop.run_in_executor(None, self.store.sync)
             return
-        done = self._loop.create_future()
-        self._groups.put(_Group((), lambda outcomes: done.set_result(None), (), time.perf_counter()))
-        await done
+        done: asyncio.Future[Outcomes] = self._loop.create_future()
+        self._groups.put(_Group((), done.set_result, (), time.perf_counter()))
+        for error in await done:
+            if error is not None:
+                raise error
 
     def close(self) -> None:
         """Ends the journal's thread; call `flush` before."""
@@ -163,7 +165,7 @@ class Journal:
                 for session, position in _written(group.marks, outcomes[start:end]):
                     session.durable_position = position
             try:
-                group.then(outcomes[start:end])
+                group.then(outcomes[start:end] if group.mutations else [error])
             except Exception:  # a mistake in what one group leads to must not keep the others from theirs
                 logger.exception("what follows a write failed")
             start = end

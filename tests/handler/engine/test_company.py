@@ -7,6 +7,7 @@ from dnc_serve.handler.engine.company import (
     GAP_SECONDS,
     LONGER_FOR_REPLAYS,
     MOST_SECONDS_AWAY,
+    MOST_SECONDS_WAITED,
     Gathering,
     Rotation,
     Run,
@@ -220,3 +221,20 @@ def test_as_many_as_stepped_together_lately_are_waited_for_while_they_come() -> 
         gathering.arrived(session, 100.0)
         assert gathering.waits(waiting, 100.0) == (waiting < 3)
     assert not gathering.waits(2, 100.0 + 2 * GAP_SECONDS)
+
+
+def test_who_follows_closely_is_not_waited_for_for_ever(small: Tiles) -> None:
+    gathering, rotation = Gathering(), Rotation(LONG_TURN_SECONDS, largest)
+    gathering.stepped(64)
+    run = a_run(1, small)
+    rotation.add(run)
+    now = began = 100.0
+    gathering.arrived(run.session, now)
+    while rotation.waits(gathering, now):  # a session whose chunks come one upon the other
+        now += GAP_SECONDS / 2
+        gathering.arrived(run.session, now)
+        assert now - began <= 2 * MOST_SECONDS_WAITED
+    assert now > began
+    rotation.next_company()
+    rotation.add(a_run(1, small))
+    assert rotation.waits(gathering, now)
