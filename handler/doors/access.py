@@ -112,6 +112,15 @@ class Grant:
         if self.read_only:
             raise ServeError("PERMISSION_DENIED", f"the token of {self.owner!r} may only look, not change anything")
 
+    def most_others(self, row_bytes: int) -> int | None:
+        """How many sessions there may be beside a new one; None for any number."""
+        limits = []
+        if self.max_sessions is not None:
+            limits.append(self.max_sessions - 1)
+        if self.max_state_bytes is not None:
+            limits.append(max(-1, self.max_state_bytes // row_bytes - 1))
+        return min(limits, default=None)
+
     def check_new_session(self, sessions: int, row_bytes: int) -> None:
         """Raises SESSION_LIMIT or STATE_TOO_LARGE if one more session is more than the token's share."""
         if self.max_sessions is not None and sessions >= self.max_sessions:

@@ -29,7 +29,7 @@ class Copies:
         """An independent copy under another id; repeated, it changes nothing."""
         source = await self._operations.known(request.session_id, caller)
         fork_id = check_id(request.fork_session_id)
-        await self._engine.leases.adopt(fork_id)
+        await self._engine.leases.adopt(fork_id, caller.owner)
         if request.HasField("incarnation"):
             source.check_incarnation(request.incarnation)
         position = request.position if request.HasField("position") else None
@@ -82,7 +82,7 @@ class Copies:
 
     async def import_blob(self, session_id: str, blob: bytes, caller: Caller) -> pb.ImportSessionResponse:
         """A session from a blob, once its content has been proven; repeated, it changes nothing."""
-        await self._engine.leases.adopt(check_id(session_id))
+        await self._engine.leases.adopt(check_id(session_id), caller.owner)
         read = decode_blob(blob, self._engine.digest, self._engine.layout.size)
         identity = int.from_bytes(hashlib.blake2b(blob, digest_size=8).digest(), "little")
         origin = _origin(session_id, identity, read.position)

@@ -14,9 +14,11 @@ from dnc_serve.handler.doors.codec import Float32, decode_inputs
 from dnc_serve.handler.doors.descriptions import Descriptions, chunk_result
 from dnc_serve.handler.doors.looks import Shown, checked_names, thinned, whole
 from dnc_serve.handler.engine.engine import Engine
+from dnc_serve.handler.engine.registry import not_found, tombstone_of
 from dnc_serve.handler.engine.sessions import Session, check_id, new_incarnation
 from dnc_serve.handler.engine.work import Chunk, Delete, Peek, Reset, Seen, Work
 from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.journal.stores.contract import Head
 from dnc_serve.model.export import Artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
@@ -59,7 +61,7 @@ class Operations:
 
     async def create_session(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.CreateSessionResponse:
         session_id = check_id(request.session_id)
-        await self.engine.leases.adopt(session_id)
+        await self.engine.leases.adopt(session_id, caller.owner)
         while (present := self.engine.registry.find(session_id)) is None:
             try:
                 session = await self.begin(session_id, caller, new_incarnation(), None)
@@ -74,9 +76,17 @@ class Operations:
         return pb.CreateSessionResponse(session=await self.descriptions.session(present), created=False)
 
     async def get_session(self, request: pb.GetSessionRequest, caller: Caller) -> pb.GetSessionResponse:
-        return pb.GetSessionResponse(
-            session=await self.descriptions.session(await self.known(request.session_id, caller))
-        )
+        session_id, leases = check_id(request.session_id), self.engine.leases
+        session = self.engine.registry.find(session_id)
+        if leases.shared and (session is None or not leases.holds(session)):
+            # To be asked about, a session need not come here.
+            head = await leases.head(session_id)
+            if head is None or head.owner != caller.owner:
+                raise not_found(session_id)
+            if head.ended:
+                raise tombstone_of(head).refusal(session_id)
+            return pb.GetSessionResponse(session=await self.descriptions.elsewhere(head))
+        return pb.GetSessionResponse(session=await self.descriptions.session(self.session(session_id, caller)))
 
     async def list_sessions(self, request: pb.ListSessionsRequest, caller: Caller) -> pb.ListSessionsResponse:
         size = request.page_size or DEFAULT_PAGE
@@ -84,6 +94,9 @@ class Operations:
             raise ServeError(
                 "BAD_REQUEST", f"page_size is {size}, expected at most {LARGEST_PAGE}", expected=LARGEST_PAGE, got=size
             )
+        if self.engine.leases.shared:
+            heads, more = await self.engine.leases.owned(caller.owner, request.page_token, request.prefix, size)
+            return pb.ListSessionsResponse(sessions=[self._listed(head) for head in heads], next_page_token=more)
         sessions, more = self.engine.registry.page(caller.owner, request.page_token, request.prefix, size)
         return pb.ListSessionsResponse(
             sessions=[
@@ -94,10 +107,16 @@ class Operations:
             next_page_token=more,
         )
 
+    def _listed(self, head: Head) -> pb.Session:
+        session = self.engine.registry.find(head.session_id)
+        if session is None or not self.engine.leases.holds(session) or session.incarnation != head.incarnation:
+            return self.descriptions.of_head(head)
+        return self.descriptions.brief(session)
+
     async def delete_session(self, request: pb.DeleteSessionRequest, caller: Caller) -> pb.DeleteSessionResponse:
         session_id = check_id(request.session_id)
         caller.grant.check_writes()
-        await self.engine.leases.adopt(session_id)
+        await self.engine.leases.adopt(session_id, caller.owner)
         incarnation = request.incarnation if request.HasField("incarnation") else None
         if self._has_ended(session_id, caller):
             return pb.DeleteSessionResponse(deleted=False)
@@ -120,7 +139,7 @@ class Operations:
     # Steps.
 
     async def step(self, request: pb.StepRequest, caller: Caller) -> pb.StepResponse:
-        await self.engine.leases.adopt(check_id(request.chunk.session_id))
+        await self.engine.leases.adopt(check_id(request.chunk.session_id), caller.owner)
         session, chunk, future = self._awaited(request.chunk, caller)
         caller.may_have_changed = lambda: chunk.written
         self.engine.submit(session, chunk)
@@ -230,7 +249,7 @@ class Operations:
 
     async def known(self, session_id: str, caller: Caller) -> Session:
         """The caller's session, taken up from a shared store if need be; raises SESSION_MOVED too."""
-        await self.engine.leases.adopt(check_id(session_id))
+        await self.engine.leases.adopt(check_id(session_id), caller.owner)
         return self.session(session_id, caller)
 
     async def begin(
@@ -245,15 +264,17 @@ class Operations:
         """A new session of the caller's; its state None is zeros. Raises DRAINING or what the token's limits say."""
         self._check_serving()
         caller.grant.check_writes()
-        caller.grant.check_new_session(self.engine.registry.count_of(caller.owner), self.engine.row_bytes)
-        session = self.engine.new_session(
-            session_id, caller.owner, incarnation, position=position, experience=experience
-        )  # fmt: skip
-        await self.engine.leases.begin(session)
-        begun = self.engine.loop.create_future()
+        engine, grant = self.engine, caller.grant
+        session = engine.new_session(session_id, caller.owner, incarnation, position=position, experience=experience)
+        begun = engine.loop.create_future()
         resolve = _resolve(begun)
-        caller.may_have_changed = lambda: True
         try:
+            if engine.leases.shared:
+                others = await engine.leases.begin(session, grant.most_others(engine.row_bytes))
+            else:
+                others = engine.registry.count_of(caller.owner)
+            grant.check_new_session(others, engine.row_bytes)
+            caller.may_have_changed = lambda: True
             self.engine.lifecycle.begin(session, state, lambda error: resolve(None, error))
         except ServeError:
             self.engine.leases.ended(session)

@@ -199,7 +199,7 @@ class SessionStream:
         place = self._lines.join(session_id, asked.request_id)
         try:
             if self._engine.registry.find(session_id) is None:
-                await self._engine.leases.adopt(check_id(session_id))
+                await self._engine.leases.adopt(check_id(session_id), self._caller.owner)
             if isinstance(asked, pb.Dump) and asked.HasField("position"):
                 self._look_back(asked, place)
             else:

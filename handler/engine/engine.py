@@ -20,7 +20,7 @@ from dnc_serve.handler.engine.company import Run
 from dnc_serve.handler.engine.leases import Leases
 from dnc_serve.handler.engine.lifecycle import Lifecycle
 from dnc_serve.handler.engine.loading import Loading
-from dnc_serve.handler.engine.registry import Registry, Tombstone
+from dnc_serve.handler.engine.registry import Registry, tombstone_of
 from dnc_serve.handler.engine.sessions import Replies, Reply, Session, Tier, Verdict, judge_chunk, judge_reset
 from dnc_serve.handler.engine.slab import Slab
 from dnc_serve.handler.engine.snapshots import Snapshots
@@ -158,7 +158,7 @@ class Engine:
 
     def bury(self, head: Head) -> None:
         """Knows how a session that the store has ended."""
-        self.registry.bury(head.session_id, Tombstone(head.incarnation, head.owner, head.ended, head.ended_at))
+        self.registry.bury(head.session_id, tombstone_of(head))
 
     def answer(self, session: Session, work: Work, result: object, error: ServeError | None) -> None:
         """Tells whoever asked."""

@@ -195,10 +195,10 @@ class Loading:
             operation.start, operation.inputs, operation.reset == "experience", operation.experience, operation.outputs
         )
 
-    async def earliest_position(self, session: Session) -> int | None:
+    async def earliest_position(self, session_id: str, incarnation: int) -> int | None:
         """The earliest position that `look_back` reaches; None if there is none but the present one."""
         store = self._engine.journal.store
-        return await self._readers.run(partial(earliest_position, store, session.session_id, session.incarnation))
+        return await self._readers.run(partial(earliest_position, store, session_id, incarnation))
 
     async def look_back(self, session: Session, position: int) -> Seen:
         """The session as it was when it last stood at an earlier position.

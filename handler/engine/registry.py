@@ -9,6 +9,7 @@ from sortedcontainers import SortedList
 
 from dnc_serve.handler.engine.sessions import Session
 from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.journal.stores.contract import Head
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,16 @@ class Tombstone:
             why=self.why,
             incarnation=self.incarnation,
         )
+
+
+def tombstone_of(head: Head) -> Tombstone:
+    """Of a session that the store has ended."""
+    return Tombstone(head.incarnation, head.owner, head.ended, head.ended_at)
+
+
+def not_found(session_id: str) -> ServeError:
+    """What is said of an id that is unknown, and of another owner's alike."""
+    return ServeError("SESSION_NOT_FOUND", f"there is no session {session_id!r}", session_id=session_id)
 
 
 class Registry:
@@ -75,7 +86,7 @@ class Registry:
         tombstone = self._tombstones.get(session_id)
         if session is None and tombstone is not None and tombstone.owner == owner:
             raise tombstone.refusal(session_id)
-        raise ServeError("SESSION_NOT_FOUND", f"there is no session {session_id!r}", session_id=session_id)
+        raise not_found(session_id)
 
     def check_room(self) -> None:
         """Raises SESSION_LIMIT when there are as many sessions as may be."""

@@ -44,6 +44,8 @@ class Upkeep:
                 self._access.end_calls()
                 self._engine.lifecycle.end_again()
                 self.expire()
+                if self._engine.leases.shared:
+                    await self.expire_unserved()
                 if time.monotonic() >= next_retention and not self._engine.journal.volatile:
                     next_retention = time.monotonic() + RETENTION_SECONDS
                     await self.retain()
@@ -61,6 +63,22 @@ class Upkeep:
         )
         for session, why in islice(ending, ENDED_AT_ONCE):
             with suppress(ServeError):  # a full queue now; the others need not wait for that
+                engine.submit(session, Delete(lambda result, error: None, why=why))
+
+    async def expire_unserved(self) -> None:
+        """The same for sessions of a shared store that no server has: they are taken up to be ended."""
+        engine, config = self._engine, self._engine.config
+        now = time.time()
+        born_before = now - config.max_age_s if config.max_age_s else None
+        overdue = await engine.loop.run_in_executor(
+            None, engine.journal.store.overdue, now - config.idle_timeout_s, born_before, ENDED_AT_ONCE
+        )
+        for head, why in overdue:
+            with suppress(ServeError):  # somebody asked for it just now, or the queue is full
+                await engine.leases.adopt(head.session_id, head.owner)
+                session = engine.registry.find(head.session_id)
+                if session is None or not session.idle or (why == "idle" and session.last_used_at > head.last_used_at):
+                    continue
                 engine.submit(session, Delete(lambda result, error: None, why=why))
 
     async def retain(self) -> None:

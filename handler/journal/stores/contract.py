@@ -216,6 +216,20 @@ class Store(Protocol):
     def size_bytes(self) -> int:
         """Bytes that records and snapshots take."""
 
+    # Of a store that several servers share.
+
+    def reserve(self, session_id: str, owner: str, at_most: int | None) -> int:
+        """Counts a session that is about to begin, and whose lease this server has acquired, among its owner's, unless
+        it has more than so many others; returns how many others it has."""
+
+    def owned(self, owner: str, after: str, prefix: str, size: int) -> tuple[list[Head], str]:
+        """Up to `size` of the owner's living sessions, by id, whose ids follow `after`, and the last id if there are
+        more."""
+
+    def overdue(self, used_before: float, born_before: float | None, at_most: int) -> list[tuple[Head, str]]:
+        """Some living sessions that were last used, or made, before a time, and that no other server holds; with
+        "idle" or "age"."""
+
     def acquire(self, session_id: str) -> Lease:
         """The lease of a session; raises `LeaseHeld`. A store that is not shared grants it at once."""
 

@@ -157,6 +157,15 @@ class SQLiteStore:
                         self._index.forget(key, session_id)
         return len(leaving)
 
+    def reserve(self, session_id: str, owner: str, at_most: int | None) -> int:
+        raise NotImplementedError("its server knows all sessions")
+
+    def owned(self, owner: str, after: str, prefix: str, size: int) -> tuple[list[Head], str]:
+        raise NotImplementedError("its server knows all sessions")
+
+    def overdue(self, used_before: float, born_before: float | None, at_most: int) -> list[tuple[Head, str]]:
+        raise NotImplementedError("its server knows all sessions")
+
     def acquire(self, session_id: str) -> Lease:
         return Lease(session_id, 1, math.inf)
 

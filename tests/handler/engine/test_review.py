@@ -302,7 +302,7 @@ async def test_a_session_that_leaves_while_it_is_asked_for_answers(
             nonlocal asked
             while positions[name] < 40:
                 try:
-                    await engine.leases.adopt(name)
+                    await engine.leases.adopt(name, "")
                     session = engine.registry.find(name) or await harness.create(name)
                     applied = await harness.step(session, random_inputs(0, 1), position=positions[name])
                     assert applied.position == positions[name] + 1
@@ -388,4 +388,4 @@ async def test_how_far_a_journal_reaches_can_be_asked_when_its_first_record_is_d
         database.execute("UPDATE records SET body = ? WHERE rowid = ?", (bytes((body[0] ^ 1, *body[1:])), rowid))
     async with running_engine(tiles, artifact, settings) as harness:
         session = harness.engine.registry.get("s", "")
-        assert await harness.engine.loading.earliest_position(session) is None
+        assert await harness.engine.loading.earliest_position(session.session_id, session.incarnation) is None
