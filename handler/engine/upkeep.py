@@ -12,7 +12,6 @@ from dnc_serve.handler.engine.engine import Engine
 from dnc_serve.handler.engine.work import Delete
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.garbage import Garbage
-from dnc_serve.handler.journal.retention import to_prune
 from dnc_serve.handler.journal.stores.contract import Prune
 
 logger = logging.getLogger(__name__)
@@ -86,8 +85,9 @@ class Upkeep:
         engine, config = self._engine, self._engine.config
         store = engine.journal.store
         now = time.time()
+        size = await engine.loop.run_in_executor(None, store.size_bytes)
         prunes = await engine.loop.run_in_executor(
-            None, to_prune, store, now, config.history_hours * 3600, config.history_bytes
+            None, store.prunable, now - config.history_hours * 3600, max(0, size - config.history_bytes)
         )
         for start in range(0, len(prunes), PRUNES_A_COMMIT):
             await self._write(prunes[start : start + PRUNES_A_COMMIT])

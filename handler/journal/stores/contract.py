@@ -210,8 +210,9 @@ class Store(Protocol):
     def forget_tombstones(self, before: float, at_most: int) -> int:
         """Drops tombstones that ended before a time, and the oldest beyond a number; returns how many went."""
 
-    def history(self) -> Iterator[tuple[str, int, int, float]]:
-        """(session id, incarnation, ordinal, at) of all records, oldest first: what a pruning by age or bytes walks."""
+    def prunable(self, before: float, excess_bytes: int) -> list[Prune]:
+        """What is to be pruned so that nothing is kept from before a time, and so many bytes become free, as far as
+        `prunable.py` allows; a shared store knows of the sessions that this server holds. It costs what it finds."""
 
     def size_bytes(self) -> int:
         """Bytes that records and snapshots take."""

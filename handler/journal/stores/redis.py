@@ -34,12 +34,14 @@ from dnc_serve.handler.journal.stores.contract import (
     LeaseHeld,
     Mutation,
     Outcome,
+    Prune,
     Record,
     Rejected,
     Snapshot,
     SnapshotInfo,
     by_session,
 )
+from dnc_serve.handler.journal.stores.prunable import Step, choose, is_step
 from dnc_serve.handler.journal.stores.redis_connection import Call, RedisConnection, Script
 from dnc_serve.handler.journal.stores.redis_index import RedisIndex
 from dnc_serve.handler.journal.stores.redis_keys import head_of, id_of_head, key, keys
@@ -187,18 +189,28 @@ class RedisStore:
         calls = [([key(head.session_id, "head")], [head.incarnation]) for head in leaving]
         return sum(self._redis.run(_FORGET, calls))
 
-    def history(self) -> Iterator[tuple[str, int, int, float]]:
-        """The whole walk is held in memory: each session has its own list."""
-        walk = []
-        for ids in self._pages_of_ids():
-            incarnations = self._redis.commands(*(("HGET", key(one, "head"), "incarnation") for one in ids))
-            marks = self._redis.commands(*(("LRANGE", key(one, "marks"), 0, -1) for one in ids))
-            for session_id, incarnation, own in zip(ids, incarnations, marks, strict=True):
-                for mark in own if incarnation else ():
-                    ordinal, _, _, at, _ = mark.split()
-                    walk.append((float(at), session_id, int(ordinal), int(incarnation)))
-        walk.sort()
-        return ((session_id, incarnation, ordinal, at) for at, session_id, ordinal, incarnation in walk)
+    def prunable(self, before: float, excess_bytes: int) -> list[Prune]:
+        with self._tokens_lock:
+            held = list(self._tokens)
+        heads = self._redis.commands(*(("HMGET", key(one, "head"), "incarnation", "ordinal", "bytes") for one in held))
+        counts = self._redis.commands(*(("LLEN", key(one, "marks")) for one in held))
+        infos = self._redis.commands(*(("HGETALL", key(one, "infos")) for one in held))
+        steps: list[Step] = []
+        for session_id, facts, count, own in zip(held, heads, counts, infos, strict=True):
+            if facts[0] is None:
+                continue
+            incarnation, ordinal, nbytes = (int(fact or 0) for fact in facts)
+            snapshots = sorted(
+                (_info(int(number), info) for number, info in own.items()), key=lambda info: info.ordinal
+            )
+            former = pruned = ordinal - count
+            for place, info in enumerate(snapshots):
+                if is_step(place, len(snapshots), info.ordinal, pruned):
+                    # Records are about alike in size.
+                    freed = nbytes * max(0, info.ordinal - former) // max(1, count)
+                    steps.append(Step(info.at, session_id, incarnation, info.ordinal, freed))
+                    former = info.ordinal
+        return choose(sorted(steps), before, excess_bytes)
 
     def size_bytes(self) -> int:
         """Of all servers' sessions."""

@@ -26,6 +26,7 @@ from dnc_serve.handler.journal.stores.contract import (
     Lease,
     Mutation,
     Outcome,
+    Prune,
     Record,
     Rejected,
     Snapshot,
@@ -33,6 +34,7 @@ from dnc_serve.handler.journal.stores.contract import (
     by_session,
 )
 from dnc_serve.handler.journal.stores.folder_lock import FolderLock
+from dnc_serve.handler.journal.stores.prunable import choose
 from dnc_serve.handler.journal.stores.schema import MIGRATIONS, Migration, migrate
 from dnc_serve.handler.journal.stores.sqlite_files import PAGE_BYTES, SQLiteFiles
 from dnc_serve.handler.journal.stores.sqlite_reader import SQLiteReader
@@ -132,8 +134,10 @@ class SQLiteStore:
     def snapshot(self, session_id: str, incarnation: int, ordinal: int) -> Snapshot | None:
         return self._reading().snapshot(session_id, incarnation, ordinal)
 
-    def history(self) -> Iterator[tuple[str, int, int, float]]:
-        return self._reading().history()
+    def prunable(self, before: float, excess_bytes: int) -> list[Prune]:
+        self._heal()
+        with self._indexing:
+            return choose(self._index.steps(), before, excess_bytes)
 
     def size_bytes(self) -> int:
         return self._index.size_bytes
