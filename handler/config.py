@@ -134,6 +134,9 @@ class ServeConfig(BaseSettings):
     max_chunk_timesteps: Count = Field(default=4096, description="timesteps of one chunk")
     max_queued_chunks: Count = Field(default=64, description="chunks waiting in one session's queue")
     max_queued_chunks_total: Count = Field(default=8192, description="chunks waiting in all queues")
+    max_queued_bytes: Size = Field(
+        default=ByteSize(256 * 2**20), description="bytes of these chunks and of their answers"
+    )
     max_message_bytes: Size = Field(default=ByteSize(4 * 2**20), description="bytes of one gRPC message")
     max_streams: Count = Field(default=1024, description="streams open at once")
     reply_window_chunks: Count = Field(default=64, description="latest replies of a session that are kept in memory")

@@ -26,11 +26,12 @@ class Line(Course):
 class Place:
     """One message in its line."""
 
-    __slots__ = ("answer", "failed", "line", "request_id", "start", "work")
+    __slots__ = ("answer", "failed", "line", "nbytes", "request_id", "start", "work")
 
-    def __init__(self, line: Line, request_id: int) -> None:
+    def __init__(self, line: Line, request_id: int, nbytes: int) -> None:
         self.line = line
         self.request_id = request_id
+        self.nbytes = nbytes  # of the message and of its answer
         self.work: Work | None = None  # what the engine was asked for it
         self.start: Callable[[], None] | None = None  # what is to be done once it stands first
         self.answer: Encode | None = None
@@ -38,9 +39,9 @@ class Place:
 
 
 class Lines:
-    """The lines of one stream; `put` takes the answers that may leave."""
+    """The lines of one stream; `put` takes the answers that may leave, and how many bytes that frees."""
 
-    def __init__(self, put: Callable[[Encode], None]) -> None:
+    def __init__(self, put: Callable[[Encode, int], None]) -> None:
         self._put = put
         self._lines: dict[str, Line] = {}
 
@@ -48,12 +49,12 @@ class Lines:
         """How many have something in them, or are broken."""
         return len(self._lines)
 
-    def join(self, session_id: str, request_id: int) -> Place:
+    def join(self, session_id: str, request_id: int, nbytes: int) -> Place:
         """The last place of the session's line."""
         line = self._lines.get(session_id)
         if line is None:
             line = self._lines[session_id] = Line(session_id)
-        place = Place(line, request_id)
+        place = Place(line, request_id, nbytes)
         line.places.append(place)
         return place
 
@@ -69,8 +70,9 @@ class Lines:
         place.answer, place.failed = answer, failed
         line = place.line
         while line.places and (leaving := line.places[0].answer) is not None:
-            line.broken |= line.places.popleft().failed
-            self._put(leaving)
+            left = line.places.popleft()
+            line.broken |= left.failed
+            self._put(leaving, left.nbytes)
             if line.places and (start := line.places[0].start) is not None:
                 line.places[0].start = None
                 start()

@@ -299,12 +299,23 @@ class Operations:
         if self.draining:
             raise ServeError("DRAINING", "the server is leaving", retry_after_s=1.0)
 
-    def _check_debug(self, timesteps: int) -> None:
-        layout, config = self.engine.layout, self.engine.config
-        layers = self._artifact.config.num_layers
+    def answer_bytes(self, asked: pb.Chunk | pb.Reset | pb.Dump) -> int:
+        """About how large the answer to a message of a stream will be."""
+        if isinstance(asked, pb.Dump):
+            return self.engine.row_bytes
+        if isinstance(asked, pb.Reset) or not asked.inputs.shape:
+            return 0
+        timesteps = min(asked.inputs.shape[0], self.engine.config.max_chunk_timesteps)
+        return timesteps * (4 * self.engine.output_size + asked.debug * self._debug_bytes_a_timestep())
+
+    def _debug_bytes_a_timestep(self) -> int:
+        layout = self.engine.layout
         memories = max(1, sum(field.name == "memory" for field in layout.fields))
-        bytes_a_timestep = 4 * layers * (layout.size - layout.experience_offset) // memories
-        at_most = max(1, (config.max_message_bytes - (64 << 10)) // bytes_a_timestep)
+        return 4 * self._artifact.config.num_layers * (layout.size - layout.experience_offset) // memories
+
+    def _check_debug(self, timesteps: int) -> None:
+        config = self.engine.config
+        at_most = max(1, (config.max_message_bytes - (64 << 10)) // self._debug_bytes_a_timestep())
         if timesteps > at_most:
             raise ServeError(
                 "CHUNK_TOO_LONG",

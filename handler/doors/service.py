@@ -72,7 +72,7 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
     async def Stream(self, request_iterator: AsyncIterator[pb.StreamRequest], context: Context) -> None:
         async def serve(caller: Caller) -> None:
             with self.streams.open() as register:
-                stream = SessionStream(self._operations, caller, context)
+                stream = SessionStream(self._operations, caller, context, self.streams)
                 register(stream)
                 await stream.serve(request_iterator)
 

@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 # Messages of one stream that may be unanswered, over all its sessions.
 MAX_UNANSWERED = 1024
+# Bytes of such messages and of their answers, over all streams, which share them, and of one.
+UNANSWERED_BYTES = 256 << 20
+MAX_UNANSWERED_BYTES = 16 << 20
 # What one message carries at most to a client that takes several answers in one.
 BATCH_MESSAGES = 256
 BATCH_BYTES = 1 << 20
@@ -72,6 +75,11 @@ class OpenStreams:
             self._count -= 1
             self._metrics.streams.set(self._count)
 
+    @property
+    def share_bytes(self) -> int:
+        """What may be unanswered on each stream."""
+        return min(MAX_UNANSWERED_BYTES, UNANSWERED_BYTES // max(1, self._count))
+
     def go_away(self, reason: str) -> None:
         """Tells every client to go on elsewhere, or later."""
         for stream in self._open:
@@ -84,17 +92,25 @@ class OpenStreams:
 class SessionStream:
     """One stream of one caller."""
 
-    def __init__(self, operations: Operations, caller: Caller, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
+    def __init__(
+        self,
+        operations: Operations,
+        caller: Caller,
+        context: "grpc.aio.ServicerContext[Any, Any]",
+        streams: OpenStreams,
+    ) -> None:
+        self._streams = streams
         self._operations = operations
         self._engine = operations.engine
         self._caller = caller
         self._context = context
-        self._outbox: deque[Encode] = deque()
+        self._outbox: deque[tuple[Encode, int]] = deque()
         self._something_to_write = asyncio.Event()
         self._room = asyncio.Event()
         self._lines = Lines(self._put)
         self._tasks: set[asyncio.Task[None]] = set()
         self._unanswered = 0
+        self._unanswered_bytes = 0
         self._reading = True
         self._batches = False  # whether the client sends several messages in one, and so is answered
 
@@ -120,9 +136,11 @@ class SessionStream:
     async def _write_some(self) -> None:
         """Writes the next answer, or as many as are ready to a client that sends several messages in one itself."""
         batch: list[pb.StreamResponse] = []
-        size = answered = 0
+        size = answered = freed = 0
         while self._outbox and answered < BATCH_MESSAGES and size < BATCH_BYTES:
-            for response in self._outbox.popleft()():
+            encode, nbytes = self._outbox.popleft()
+            freed += nbytes
+            for response in encode():
                 batch.append(response)
                 size += response.ByteSize()
                 if not self._batches or size >= BATCH_BYTES:
@@ -134,6 +152,7 @@ class SessionStream:
         if batch:
             await self._write(batch)
         self._unanswered -= answered
+        self._unanswered_bytes -= freed
         self._room.set()
 
     async def _write(self, responses: list[pb.StreamResponse]) -> None:
@@ -146,7 +165,7 @@ class SessionStream:
         """Reads no more, answers what was read, and ends, telling the client why."""
         message = pb.StreamResponse(go_away=pb.GoAway(reason=reason, retry_after_seconds=GO_AWAY_RETRY_SECONDS))
         self._unanswered += 1
-        self._put(lambda: iter((message,)))
+        self._put(lambda: iter((message,)), 0)
         self._stop_reading()
 
     async def _read(self, messages: AsyncIterator[pb.StreamRequest]) -> None:
@@ -168,7 +187,7 @@ class SessionStream:
 
     async def _find_room(self, session_id: str) -> None:
         """Returns when more may be read: until then, gRPC's flow control holds the sender back."""
-        while self._unanswered >= MAX_UNANSWERED:
+        while self._unanswered >= MAX_UNANSWERED or self._unanswered_bytes >= self._streams.share_bytes:
             self._room.clear()
             await self._room.wait()
         while self._is_full(session_id):
@@ -186,17 +205,19 @@ class SessionStream:
     async def _take(self, message: pb.StreamRequest | ServeError) -> str:
         """Submits one message and returns its session's id; whatever is wrong with it is answered in-band."""
         if isinstance(message, ServeError):  # it could not be read
-            self._refuse(self._lines.join("", 0), message)
+            self._refuse(self._lines.join("", 0, 0), message)
             return ""
         kind = message.WhichOneof("message")
         if kind is None or kind == "batch":
             got = "none" if kind is None else "a batch within a batch"
             error = ServeError("BAD_REQUEST", f"a stream message holds a chunk, a reset or a dump; got {got}")
-            self._refuse(self._lines.join("", 0), error)
+            self._refuse(self._lines.join("", 0, 0), error)
             return ""
         asked: Asked = getattr(message, kind)
         session_id = asked.session_id
-        place = self._lines.join(session_id, asked.request_id)
+        nbytes = asked.ByteSize() + self._operations.answer_bytes(asked)
+        self._unanswered_bytes += nbytes
+        place = self._lines.join(session_id, asked.request_id, nbytes)
         try:
             if self._engine.registry.find(session_id) is None:
                 await self._engine.leases.adopt(check_id(session_id), self._caller.owner)
@@ -308,8 +329,8 @@ class SessionStream:
         if len(self._lines) > MAX_BROKEN and self._reading:
             self.go_away("too many sessions failed on this stream")
 
-    def _put(self, encode: Encode) -> None:
-        self._outbox.append(encode)
+    def _put(self, encode: Encode, nbytes: int) -> None:
+        self._outbox.append((encode, nbytes))
         self._something_to_write.set()
 
 

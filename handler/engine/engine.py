@@ -74,6 +74,7 @@ class Engine:
         self.tracing: Tracing | None = None
         self._debugging: set[asyncio.Task[None]] = set()
         self.queued = 0
+        self._queued_bytes = 0
         self._slab = slab = Slab(config.slots + self.max_runs, tiles.layout.size, tiles.device)
         self.tiers = Tiers(
             slab, config.slots, config.host_bytes, self.row_bytes, self.snapshots.store_states, self.go_on,
@@ -104,12 +105,26 @@ class Engine:
                 queued=len(session.fifo),
                 limit=config.max_queued_chunks,
             )
+        nbytes = self._bytes_of(work)
+        if self._queued_bytes and self._queued_bytes + nbytes > config.max_queued_bytes:
+            raise ServeError(
+                "QUEUE_FULL",
+                f"the chunks that wait take {self._queued_bytes} bytes, with this one more than "
+                f"{config.max_queued_bytes:d}",
+                retry_after_s=0.05,
+                limit=int(config.max_queued_bytes),
+            )
         self.queued += 1
+        self._queued_bytes += nbytes
         session.fifo.append(work)
         if isinstance(work, Chunk):
             self.turns.arrived(session, work.arrived_at)
         else:
             self.turns.schedule(session)
+
+    def _bytes_of(self, work: Work) -> int:
+        """What it and its answer take."""
+        return 4 * len(work.inputs) * (self.input_size + self.output_size) if isinstance(work, Chunk) else 0
 
     def go_on(self, session: Session) -> None:
         """The session is free again: its own work may go on, and so may that of others that waited for room."""
@@ -164,6 +179,7 @@ class Engine:
         """Tells whoever asked."""
         if not isinstance(work, Replay):
             self.queued -= 1
+            self._queued_bytes -= self._bytes_of(work)
         try:
             self._tell(session, work, result, error)
         except Exception:  # a mistake in what follows from one answer must not keep others from theirs

@@ -24,6 +24,10 @@ from dnc_serve.handler.journal.recovery import Recovered, earliest_position, fin
 if TYPE_CHECKING:
     from dnc_serve.handler.engine.engine import Engine
 
+# Looks at earlier positions at once, as many as a share of host memory has room for: each takes a state, and the
+# records that lead to it.
+LOOKS_AT_ONCE = 32
+LOOKS_SHARE = 1 / 4
 # Records are replayed in chunks of about so many timesteps, as long as no reset stands between them.
 REPLAY_TIMESTEPS = 512
 
@@ -38,6 +42,9 @@ class Loading:
         self._read_pending = False
         self._reading = 0
         self._brought: set[Session] = set()  # whose work has not begun
+        room = int(engine.config.host_bytes * LOOKS_SHARE) // engine.row_bytes
+        self._looks = asyncio.Semaphore(max(1, min(LOOKS_AT_ONCE, room)))
+        self._looking = 0
 
     def close(self) -> None:
         """Returns when the store is read no more."""
@@ -210,6 +217,19 @@ class Loading:
             raise session.gap(position)
         if engine.journal.volatile:
             raise ServeError("POSITION_GONE", "durability is off: no earlier position is kept")
+        at_most = engine.config.max_queued_chunks_total
+        if self._looking >= at_most:
+            waiting = f"{self._looking} looks at earlier positions wait already"
+            raise ServeError("QUEUE_FULL", waiting, retry_after_s=0.05, limit=at_most)
+        self._looking += 1
+        try:
+            async with self._looks:
+                return await self._look_back(session, position)
+        finally:
+            self._looking -= 1
+
+    async def _look_back(self, session: Session, position: int) -> Seen:
+        engine = self._engine
         recovered = await self._readers.run(self._recovery(session, position))
         # A session of its own, known to nobody, is replayed up to there and looked at.
         past = engine.new_session(session.session_id, session.owner, session.incarnation)
