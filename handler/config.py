@@ -61,9 +61,10 @@ def _file(value: str) -> str:
 Folder = Annotated[Path, AfterValidator(_absolute)]
 File = Annotated[str, AfterValidator(_file)]
 Port = Annotated[int, Field(ge=0, le=65535)]
-Count = Annotated[int, Field(ge=1)]
-Size = Annotated[ByteSize, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# Bounded so that nothing that is computed from them overflows, in Python, C, SQLite or Redis.
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Size = Annotated[ByteSize, Field(ge=1, le=2**50)]
+Seconds = Annotated[float, Field(gt=0, le=10 * 365 * 86_400.0, allow_inf_nan=False)]
 
 
 class ServeConfig(BaseSettings):
@@ -129,7 +130,7 @@ class ServeConfig(BaseSettings):
         default=7 * 86_400.0, description="seconds without a commit after which a session ends"
     )
     max_age_s: float = Field(
-        default=0.0, ge=0, allow_inf_nan=False, description="seconds after which it ends anyway; 0: never"
+        default=0.0, ge=0, le=10 * 365 * 86_400.0, description="seconds after which it ends anyway; 0: never"
     )
     tombstone_days: Seconds = Field(default=7.0, description="days for which the end of a session is remembered")
     max_tombstones: Count = Field(default=100_000, description="ended sessions that are remembered")
@@ -138,6 +139,9 @@ class ServeConfig(BaseSettings):
     max_chunk_timesteps: Count = Field(default=4096, description="timesteps of one chunk")
     max_queued_chunks: Count = Field(default=64, description="chunks waiting in one session's queue")
     max_queued_chunks_total: Count = Field(default=8192, description="chunks waiting in all queues")
+    max_queued_bytes: Size = Field(
+        default=ByteSize(256 * 2**20), description="bytes of these chunks and of their answers"
+    )
     max_message_bytes: Size = Field(default=ByteSize(4 * 2**20), description="bytes of one gRPC message")
     max_streams: Count = Field(default=1024, description="streams open at once")
     reply_window_chunks: Count = Field(default=64, description="latest replies of a session that are kept in memory")
@@ -152,7 +156,7 @@ class ServeConfig(BaseSettings):
         default="async", description="what a reply waits for: off, async, sync"
     )
     sync_interval_ms: float = Field(
-        default=20.0, gt=0, description="milliseconds within which async mode syncs to disk"
+        default=20.0, gt=0, le=60_000, description="milliseconds within which async mode syncs to disk"
     )
     snapshot_every_timesteps: Count = Field(default=1024, description="timesteps of a session between two snapshots")
     snapshot_every_bytes: Size = Field(
@@ -161,13 +165,17 @@ class ServeConfig(BaseSettings):
     history_bytes: Size = Field(
         default=ByteSize(256 * 2**20), description="bytes of records older than the last snapshot"
     )
-    history_hours: float = Field(default=24.0, ge=0, description="hours for which such records are kept")
-    lease_s: Seconds = Field(default=10.0, description="seconds for which a server owns a session in a shared store")
+    history_hours: float = Field(default=24.0, ge=0, le=87_600, description="hours for which such records are kept")
+    lease_s: float = Field(
+        default=10.0, ge=0.1, le=3600, description="seconds for which a server owns a session in a shared store"
+    )
 
     # TorchServe and its own door.
     batch_size: Count = Field(default=64, description="calls that TorchServe hands over at once")
     max_batch_delay_ms: Count = Field(default=1, description="milliseconds that TorchServe waits for such a batch")
-    response_timeout_s: int = Field(default=120, ge=2, description="seconds after which TorchServe gives a worker up")
+    response_timeout_s: int = Field(
+        default=120, ge=2, le=86_400, description="seconds after which TorchServe gives a worker up"
+    )
 
     # Operation.
     grace_s: Seconds = Field(default=20.0, description="seconds from the first SIGTERM to the end of all processes")

@@ -135,7 +135,7 @@ class DncServer:
         await door.open(self._service)
         await self_test(door.private_address, self._operations, self._access)
         door.close_private()
-        maintenance = Maintenance(engine, self._access.reload)
+        maintenance = Maintenance(engine, self._access.refresh)
         metrics_address = self._open_metrics(engine, maintenance)
         for for_ever in (maintenance.run(), *([engine.ownership.run()] if store.shared else [])):
             self._cleanup.callback(self._loop.create_task(for_ever).cancel)

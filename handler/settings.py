@@ -127,7 +127,7 @@ _EXPECTATIONS = {
     "byte_size_unit": _SIZE,
     "greater_than": "more than {gt:g}",
     "greater_than_equal": "at least {ge:g}",
-    "less_than_equal": "at most {le:g}",
+    "less_than_equal": "at most {le:.16g}",
     "string_too_short": "some text",
 }
 

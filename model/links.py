@@ -70,8 +70,8 @@ class Links(torch.autograd.Function):
             )
             followed = weights_gradient.unsqueeze(1).expand(-1, heads, -1, -1).flatten(0, 1)
             links = links.flatten(0, 1)
-            backward_gradient = torch.bmm(followed, links.transpose(1, 2)).unflatten(0, matrices)
-            forward_gradient = torch.bmm(followed, links).unflatten(0, matrices)
+            backward_gradient = torch.bmm(followed, links.transpose(1, 2)).unflatten(0, matrices)  # type: ignore[no-untyped-call]
+            forward_gradient = torch.bmm(followed, links).unflatten(0, matrices)  # type: ignore[no-untyped-call]
             reads_gradient = torch.sum(backward_gradient * backward_modes + forward_gradient * forward_modes, 1)
             backward_modes_gradient = torch.sum(backward_gradient * reads, 3).transpose(1, 2)
             forward_modes_gradient = torch.sum(forward_gradient * reads, 3).transpose(1, 2)

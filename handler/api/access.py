@@ -15,17 +15,18 @@ Tokens are random and long, so that a plain hash is enough; hashes are compared 
 when it changes.
 """
 
+import asyncio
 import hashlib
 import hmac
 import logging
 import secrets
 import time
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -34,10 +35,13 @@ from dnc_serve.handler.errors import ServeError
 
 logger = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
 HEADER = "authorization"
 SCHEME = "Bearer "
 # A bucket holds this many seconds' worth of timesteps, so that a burst after a pause passes.
 BURST_SECONDS = 2.0
+MAX_LIMIT = 1 << 50  # of sessions, bytes, timesteps: more than any server has
 
 
 class Token(BaseModel):
@@ -49,9 +53,10 @@ class Token(BaseModel):
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     expires: datetime | None = None
     read_only: bool = False
-    max_sessions: int | None = Field(None, ge=1)
-    max_state_bytes: int | None = Field(None, ge=1)
-    max_timesteps_per_second: float | None = Field(None, gt=0)
+    max_sessions: int | None = Field(None, ge=1, le=MAX_LIMIT)
+    max_state_bytes: int | None = Field(None, ge=1, le=MAX_LIMIT)
+    # The least is a chunk of usual length in a day or so: "come again" must be a time that can be told.
+    max_timesteps_per_second: float | None = Field(None, ge=0.01, le=MAX_LIMIT, allow_inf_nan=False)
 
 
 class TokenFile(BaseModel):
@@ -62,22 +67,60 @@ class TokenFile(BaseModel):
     token: list[Token]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Grant:
-    """What a caller may do."""
+    """What a caller may do. One that a token has stays the same object as long as the token is good."""
 
     owner: str = ""
     read_only: bool = False
     max_sessions: int | None = None
     max_state_bytes: int | None = None
     max_timesteps_per_second: float | None = None
+    expires: datetime | None = None
+    revoked: bool = False
     _timesteps: float = field(default=0.0, repr=False)  # in the bucket
     _filled_at: float = field(default_factory=time.monotonic, repr=False)
+    _calls: set[asyncio.Timeout] = field(default_factory=set, repr=False)
+
+    @property
+    def good(self) -> bool:
+        """Whether the token that it was given for still opens the door."""
+        return not self.revoked and (self.expires is None or CLOCK.now() < self.expires.timestamp())
+
+    async def while_good(self, call: Awaitable[Result]) -> Result:
+        """Awaits a call that may last; raises UNAUTHENTICATED when `end_calls` finds that the token has ended."""
+        try:
+            async with asyncio.timeout(None) as until:
+                self._calls.add(until)
+                try:
+                    return await call
+                finally:
+                    self._calls.discard(until)
+        except TimeoutError:
+            if not until.expired():
+                raise
+            raise ServeError("UNAUTHENTICATED", "the token was revoked or has expired") from None
+
+    def end_calls(self) -> None:
+        """Ends the calls that last, unless the token is still good."""
+        if self._calls and not self.good:
+            for until in self._calls:
+                until.reschedule(0.0)
+            self._calls.clear()
 
     def check_writes(self) -> None:
         """Raises PERMISSION_DENIED for a token that may only look."""
         if self.read_only:
             raise ServeError("PERMISSION_DENIED", f"the token of {self.owner!r} may only look, not change anything")
+
+    def most_others(self, row_bytes: int) -> int | None:
+        """How many sessions there may be beside a new one; None for any number."""
+        limits = []
+        if self.max_sessions is not None:
+            limits.append(self.max_sessions - 1)
+        if self.max_state_bytes is not None:
+            limits.append(max(-1, self.max_state_bytes // row_bytes - 1))
+        return min(limits, default=None)
 
     def check_new_session(self, sessions: int, row_bytes: int) -> None:
         """Raises SESSION_LIMIT or STATE_TOO_LARGE if one more session is more than the token's share."""
@@ -119,9 +162,11 @@ class Grant:
 def read_tokens(text: str, origin: str) -> list[Token]:
     """The tokens of a TOML text; raises ValueError that names the origin, the entry and what was expected."""
     try:
-        return TokenFile.model_validate(tomllib.loads(text)).token
-    except tomllib.TOMLDecodeError as exc:
+        read = tomllib.loads(text)
+    except (ValueError, RecursionError) as exc:  # not only its own errors: also a number with too many digits
         raise ValueError(f"{origin} is not TOML: {exc}") from exc
+    try:
+        return TokenFile.model_validate(read).token
     except ValidationError as exc:
         # pydantic would show the value, and that may be a token that was put where its hash belongs.
         first = exc.errors(include_input=False, include_url=False)[0]
@@ -135,7 +180,7 @@ class Access:
     def __init__(self, tokens_file: str = "", tokens_text: str = "") -> None:
         self._path = Path(tokens_file) if tokens_file else None
         self._stamp: tuple[int, int] | None = None
-        self._grants: list[tuple[bytes, datetime | None, Grant]] = []
+        self._grants: dict[bytes, Grant] = {}  # by the token's SHA-256
         self._everybody = Grant()
         # The server's own self-test comes in with a token that lives as long as the process.
         self._own = secrets.token_urlsafe(32)
@@ -144,8 +189,15 @@ class Access:
             self._take(read_tokens(tokens_text, "the tokens in the environment"))
         self.reload()
 
+    def refresh(self) -> None:
+        """Reads the file again if it has changed, and ends the calls that last of those whose token has expired."""
+        self.reload()
+        for grant in self._grants.values():
+            grant.end_calls()
+
     def reload(self) -> None:
-        """Reads the file again if it has changed; a wrong one is refused, and the old tokens stay.
+        """Reads the file again if it has changed, and ends the calls of tokens that are gone; a wrong file is refused,
+        and the old tokens stay.
 
         Raises ValueError or OSError at the first reading.
         """
@@ -178,32 +230,41 @@ class Access:
         if not self.required:
             return self._everybody
         digest = hashlib.sha256(token.encode()).digest()
-        found: tuple[datetime | None, Grant] | None = None
-        for expected, expires, grant in self._grants:  # all of them, so that the time tells nothing
+        found: Grant | None = None
+        for expected, grant in self._grants.items():  # all of them, so that the time tells nothing
             if hmac.compare_digest(digest, expected):
-                found = expires, grant
+                found = grant
         if hmac.compare_digest(token.encode(), self._own.encode()):
             return Grant(owner="self-test")
-        if found is None or (found[0] is not None and found[0].timestamp() <= CLOCK.now()):
+        if found is None or not found.good:
             raise ServeError("UNAUTHENTICATED", "the token is unknown or has expired")
-        return found[1]
+        return found
 
     def own_metadata(self) -> tuple[tuple[str, str], ...]:
         """What the server's own self-test identifies itself with."""
         return ((HEADER, SCHEME + self._own),)
 
     def _take(self, tokens: list[Token]) -> None:
-        before = {grant.owner: grant for _, _, grant in self._grants}
-        self._grants = []
+        before = self._grants
+        buckets = {grant.owner: grant for grant in before.values()}
+        self._grants = {}
         for token in tokens:
+            digest = bytes.fromhex(token.sha256)
+            grant = before.get(digest)
+            if grant is None or grant.owner != token.name:
+                grant = Grant(token.name)
+                if (known := buckets.get(token.name)) is not None:  # a rotation does not fill the bucket
+                    grant._timesteps, grant._filled_at = known._timesteps, known._filled_at
+                elif token.max_timesteps_per_second is not None:
+                    grant._timesteps = token.max_timesteps_per_second * BURST_SECONDS
             expires = token.expires
-            if expires is not None and expires.tzinfo is None:
-                expires = expires.replace(tzinfo=UTC)
-            grant = Grant(
-                token.name, token.read_only, token.max_sessions, token.max_state_bytes, token.max_timesteps_per_second
-            )
-            if (known := before.get(token.name)) is not None:  # a rotation does not fill the bucket
-                grant._timesteps, grant._filled_at = known._timesteps, known._filled_at
-            elif grant.max_timesteps_per_second is not None:
-                grant._timesteps = grant.max_timesteps_per_second * BURST_SECONDS
-            self._grants.append((bytes.fromhex(token.sha256), expires, grant))
+            grant.expires = expires.replace(tzinfo=UTC) if expires is not None and expires.tzinfo is None else expires
+            grant.read_only = token.read_only
+            grant.max_sessions, grant.max_state_bytes = token.max_sessions, token.max_state_bytes
+            grant.max_timesteps_per_second = token.max_timesteps_per_second
+            self._grants[digest] = grant
+        present = set(self._grants.values())
+        for grant in before.values():
+            if grant not in present:
+                grant.revoked = True
+                grant.end_calls()

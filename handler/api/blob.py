@@ -6,6 +6,7 @@ is allocated on its word: its size is checked against the model's state first.
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from safetensors.numpy import load, save
 
 from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.store.contract import MAX_COUNT
 
 FORMAT = "dnc-serve session 1"
 # The header: metadata and one tensor's description.
@@ -64,17 +66,17 @@ def decode_blob(blob: bytes, model_digest: str, state_size: int) -> SessionBlob:
     try:
         tensors = load(blob)
         state = tensors["state"]
-        position, experience = int(metadata["position"]), int(metadata["experience"])
     except (SafetensorError, KeyError, ValueError) as exc:
         raise _bad(f"not a whole safetensors file: {exc}") from exc
     if list(tensors) != ["state"] or state.dtype != np.float32 or state.shape != (state_size,):
         raise _bad(f"expected one float32 tensor 'state' of {state_size} numbers, got {state.dtype} {state.shape}")
     if _digest({key: metadata[key] for key in _KEYS}, state) != metadata["sha256"]:
         raise _bad("its SHA-256 does not fit: it was altered or cut")
-    if position < 0 or experience < 0 or not np.isfinite(state).all():
-        raise _bad("it holds a negative position or numbers that are not finite")
+    if not np.isfinite(state).all():
+        raise _bad("its state holds numbers that are not finite")
     return SessionBlob(
-        metadata["session_id"], model_digest, position, experience, metadata["fingerprint"], state
+        metadata["session_id"], model_digest, _count(metadata, "position"), _count(metadata, "experience"),
+        metadata["fingerprint"], state,
     )  # fmt: skip
 
 
@@ -102,6 +104,14 @@ def _metadata(blob: bytes) -> dict[str, str]:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _bad("its metadata are not strings by name")
     return metadata
+
+
+def _count(metadata: dict[str, str], name: str) -> int:
+    """A position or an experience: decimal digits, of a number that a store can go on from."""
+    text = metadata[name]
+    if re.fullmatch("[0-9]{1,19}", text) is None or int(text) > MAX_COUNT:
+        raise _bad(f"its {name} is {text[:32]!r}, expected a whole number from 0 to {MAX_COUNT}")
+    return int(text)
 
 
 def _digest(metadata: dict[str, str], state: Float32) -> str:

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import secrets
 
 from dnc_serve.handler.api.blob import SessionBlob, decode_blob
 from dnc_serve.handler.api.operations import Caller, Operations
+from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.engine.session import Session, check_id
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.store.records import Damaged, decode_snapshot
@@ -14,7 +16,9 @@ from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 class Copies:
     """Makes copies.
 
-    The incarnation of a copy follows from what was copied, so that a repeated request recognises what it made.
+    The upper half of a copy's incarnation follows from what was copied, so that a repeated request recognises what it
+    made. The lower half is random: made again after its delete it is another session, and what was meant for the former
+    one does not reach it.
     """
 
     def __init__(self, operations: Operations) -> None:
@@ -25,20 +29,21 @@ class Copies:
         """An independent copy under another id; repeated, it changes nothing."""
         source = await self._operations.known(request.session_id, caller)
         fork_id = check_id(request.fork_session_id)
-        await self._engine.ownership.adopt(fork_id)
+        await self._engine.ownership.adopt(fork_id, caller.owner)
         if request.HasField("incarnation"):
             source.check_incarnation(request.incarnation)
         position = request.position if request.HasField("position") else None
-        # The fork's incarnation follows from what was forked, so that a repeated fork recognises itself.
-        if position is not None and (made := self._made(fork_id, caller, source.incarnation, position)) is not None:
-            return pb.ForkSessionResponse(session=await self._operations.descriptions.session(made), created=False)
+        if position is not None:
+            made = self._made(fork_id, caller, _origin(fork_id, source.incarnation, position))
+            if made is not None:
+                return pb.ForkSessionResponse(session=await self._operations.descriptions.session(made), created=False)
         seen = await self._operations.seen(source, position, caller)
-        at = seen.head.position
-        if (made := self._made(fork_id, caller, source.incarnation, at)) is not None:
-            return pb.ForkSessionResponse(session=await self._operations.descriptions.session(made), created=False)
-        incarnation = self._derived(fork_id, source.incarnation, at)
-        fork = await self._operations.begin(fork_id, caller, incarnation, seen.state, at, seen.head.experience)
-        return pb.ForkSessionResponse(session=await self._operations.descriptions.session(fork), created=True)
+        assert seen.state is not None
+        origin = _origin(fork_id, source.incarnation, seen.head.position)
+        fork, created = await self._copy(
+            fork_id, caller, origin, seen.state, seen.head.position, seen.head.experience
+        )  # fmt: skip
+        return pb.ForkSessionResponse(session=await self._operations.descriptions.session(fork), created=created)
 
     async def export_blob(self, request: pb.ExportSessionRequest, caller: Caller) -> bytes:
         """The blob of a session as it stands; also of one that belongs to another model, if its snapshot is up to
@@ -77,27 +82,37 @@ class Copies:
 
     async def import_blob(self, session_id: str, blob: bytes, caller: Caller) -> pb.ImportSessionResponse:
         """A session from a blob, once its content has been proven; repeated, it changes nothing."""
-        await self._engine.ownership.adopt(check_id(session_id))
+        await self._engine.ownership.adopt(check_id(session_id), caller.owner)
         read = decode_blob(blob, self._engine.digest, self._engine.layout.size)
         identity = int.from_bytes(hashlib.blake2b(blob, digest_size=8).digest(), "little")
-        made = self._made(session_id, caller, identity, read.position)
-        if made is None:
-            incarnation = self._derived(session_id, identity, read.position)
-            made = await self._operations.begin(
-                session_id, caller, incarnation, read.state, read.position, read.experience
-            )
+        origin = _origin(session_id, identity, read.position)
+        made, _ = await self._copy(session_id, caller, origin, read.state, read.position, read.experience)
         return pb.ImportSessionResponse(session=await self._operations.descriptions.session(made))
 
-    def _made(self, session_id: str, caller: Caller, source: int, position: int) -> Session | None:
+    async def _copy(
+        self, session_id: str, caller: Caller, origin: int, state: Float32, position: int, experience: int
+    ) -> tuple[Session, bool]:
+        """The copy, and whether it was made just now; raises SESSION_EXISTS if something else stands under that id."""
+        while (made := self._made(session_id, caller, origin)) is None:
+            incarnation = origin << 32 | secrets.randbits(32) or 1
+            try:
+                begun = await self._operations.begin(session_id, caller, incarnation, state, position, experience)
+            except ServeError as error:
+                if error.reason != "SESSION_EXISTS" or self._engine.table.find(session_id) is None:
+                    raise
+                continue  # another call was faster, perhaps the same one
+            return begun, True
+        return made, False
+
+    def _made(self, session_id: str, caller: Caller, origin: int) -> Session | None:
         """The copy, if it was made already; raises SESSION_EXISTS if something else stands under that id."""
         present = self._engine.table.find(session_id)
-        if present is None:
-            return None
-        if present.owner != caller.owner or present.incarnation != self._derived(session_id, source, position):
+        if present is not None and (present.owner != caller.owner or present.incarnation >> 32 != origin):
             raise ServeError("SESSION_EXISTS", f"session {session_id!r} exists already", session_id=session_id)
-        return present
+        return None if present is None else self._operations.session(session_id, caller)
 
-    def _derived(self, session_id: str, source: int, position: int) -> int:
-        """The incarnation of a copy: a number that no other session has, and that the same request gives again."""
-        described = json.dumps([session_id, source, position])
-        return int.from_bytes(hashlib.blake2b(described.encode(), digest_size=8).digest(), "little") or 1
+
+def _origin(session_id: str, source: int, position: int) -> int:
+    """32 bits that the same request gives again, and hardly any other."""
+    described = json.dumps([session_id, source, position])
+    return int.from_bytes(hashlib.blake2b(described.encode(), digest_size=4).digest(), "little")

@@ -10,6 +10,7 @@ from dnc_serve.handler.engine.engine import Engine
 from dnc_serve.handler.engine.requests import Applied
 from dnc_serve.handler.engine.session import Session
 from dnc_serve.handler.errors import StoreUnavailable
+from dnc_serve.handler.store.contract import Head
 from dnc_serve.model.export import Artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
@@ -51,26 +52,46 @@ class Descriptions:
         durable as promised. Raises what it could not be made for."""
         await self._engine.lifecycle.begun(session)
         description = self.brief(session)
+        description.earliest_position = await self._earliest_position(session)
+        return description
+
+    async def elsewhere(self, head: Head) -> pb.Session:
+        """A session of a shared store that this server doesn't have, as it stands."""
+        description = self.of_head(head)
+        description.earliest_position = await self._earliest_position(head)
+        return description
+
+    async def _earliest_position(self, session: Session | Head) -> int:
         earliest = None
         if not self._engine.journal.volatile and session.position:
             with suppress(StoreUnavailable):  # while the store is gone, only the present can be had
-                earliest = await self._engine.recovery.earliest_position(session)
-        description.earliest_position = session.position if earliest is None else earliest
-        return description
+                earliest = await self._engine.recovery.earliest_position(session.session_id, session.incarnation)
+        return session.position if earliest is None else earliest
 
     def brief(self, session: Session) -> pb.Session:
         """The same without how far back its journal reaches, which the store would have to be asked for."""
+        description = self._described(session)
+        description.durable_position = session.durable_position
+        description.tier = _TIERS[session.tier.value]
+        description.replayed_elsewhere = session.replayed_elsewhere
+        description.fingerprint = session.fingerprint
+        return description
+
+    def of_head(self, head: Head) -> pb.Session:
+        """The same of a session of a shared store that this server doesn't have: all that was answered is synced."""
+        description = self._described(head)
+        description.durable_position = head.position
+        description.tier = pb.TIER_STORE
+        return description
+
+    def _described(self, session: Session | Head) -> pb.Session:
         description = pb.Session(
             session_id=session.session_id,
             incarnation=session.incarnation,
             position=session.position,
-            durable_position=session.durable_position,
             experience=session.experience,
             model_digest=session.digest,
-            tier=_TIERS[session.tier.value],
             state_bytes=self._engine.row_bytes,
-            replayed_elsewhere=session.replayed_elsewhere,
-            fingerprint=session.fingerprint,
         )
         description.created.FromNanoseconds(int(CLOCK.shown(session.created_at) * 1e9))
         description.last_used.FromNanoseconds(int(CLOCK.shown(session.last_used_at) * 1e9))

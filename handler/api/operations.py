@@ -16,8 +16,10 @@ from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.engine.engine import Engine
 from dnc_serve.handler.engine.requests import Chunk, Delete, Done, Inspect, Request, Reset, StateView
 from dnc_serve.handler.engine.session import Session, check_id, new_incarnation
+from dnc_serve.handler.engine.session_table import not_found, tombstone_of
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.metrics import Metrics
+from dnc_serve.handler.store.contract import Head
 from dnc_serve.model.export import Artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
@@ -31,13 +33,15 @@ _SCOPES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Caller:
     """Who calls, at which endpoint, and until when (`time.monotonic()`) an answer is wanted."""
 
     grant: Grant = field(default_factory=Grant)
     endpoint: str = "unary"
     deadline: float | None = None
+    # Whether something that the call asked for may have been applied.
+    may_have_changed: Callable[[], bool] = lambda: False
 
     @property
     def owner(self) -> str:
@@ -59,23 +63,32 @@ class Operations:
 
     async def create_session(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.CreateSessionResponse:
         session_id = check_id(request.session_id)
-        await self.engine.ownership.adopt(session_id)
+        await self.engine.ownership.adopt(session_id, caller.owner)
         while (present := self.engine.table.find(session_id)) is None:
             try:
                 session = await self.begin(session_id, caller, new_incarnation(), None)
             except ServeError as error:
-                if error.reason != "SESSION_EXISTS":
+                if error.reason != "SESSION_EXISTS" or self.engine.table.find(session_id) is None:
                     raise
                 continue  # another call was faster
             return pb.CreateSessionResponse(session=await self.descriptions.session(session), created=True)
         if not request.allow_existing or present.owner != caller.owner:
             raise ServeError("SESSION_EXISTS", f"session {session_id!r} exists already", session_id=session_id)
+        present = self.session(session_id, caller)
         return pb.CreateSessionResponse(session=await self.descriptions.session(present), created=False)
 
     async def get_session(self, request: pb.GetSessionRequest, caller: Caller) -> pb.GetSessionResponse:
-        return pb.GetSessionResponse(
-            session=await self.descriptions.session(await self.known(request.session_id, caller))
-        )
+        session_id, leases = check_id(request.session_id), self.engine.ownership
+        session = self.engine.table.find(session_id)
+        if leases.shared and (session is None or not leases.holds(session)):
+            # To be asked about, a session need not come here.
+            head = await leases.head(session_id)
+            if head is None or head.owner != caller.owner:
+                raise not_found(session_id)
+            if head.ended:
+                raise tombstone_of(head).refusal(session_id)
+            return pb.GetSessionResponse(session=await self.descriptions.elsewhere(head))
+        return pb.GetSessionResponse(session=await self.descriptions.session(self.session(session_id, caller)))
 
     async def list_sessions(self, request: pb.ListSessionsRequest, caller: Caller) -> pb.ListSessionsResponse:
         size = request.page_size or DEFAULT_PAGE
@@ -83,32 +96,56 @@ class Operations:
             raise ServeError(
                 "BAD_REQUEST", f"page_size is {size}, expected at most {LARGEST_PAGE}", expected=LARGEST_PAGE, got=size
             )
+        if self.engine.ownership.shared:
+            heads, more = await self.engine.ownership.owned(caller.owner, request.page_token, request.prefix, size)
+            return pb.ListSessionsResponse(sessions=[self._listed(head) for head in heads], next_page_token=more)
         sessions, more = self.engine.table.page(caller.owner, request.page_token, request.prefix, size)
         return pb.ListSessionsResponse(
-            sessions=[self.descriptions.brief(one) for one in sessions if self.engine.lifecycle.has_begun(one)],
+            sessions=[
+                self.descriptions.brief(one)
+                for one in sessions
+                if self.engine.lifecycle.has_begun(one) and not one.end_unknown
+            ],
             next_page_token=more,
         )
+
+    def _listed(self, head: Head) -> pb.Session:
+        session = self.engine.table.find(head.session_id)
+        if session is None or not self.engine.ownership.holds(session) or session.incarnation != head.incarnation:
+            return self.descriptions.of_head(head)
+        return self.descriptions.brief(session)
 
     async def delete_session(self, request: pb.DeleteSessionRequest, caller: Caller) -> pb.DeleteSessionResponse:
         session_id = check_id(request.session_id)
         caller.grant.check_writes()
-        await self.engine.ownership.adopt(session_id)
+        await self.engine.ownership.adopt(session_id, caller.owner)
         incarnation = request.incarnation if request.HasField("incarnation") else None
-        tombstone = self.engine.table.tombstone(session_id)
-        if self.engine.table.find(session_id) is None and tombstone is not None and tombstone.owner == caller.owner:
+        if self._has_ended(session_id, caller):
             return pb.DeleteSessionResponse(deleted=False)
-        await self._do(
-            self.session(session_id, caller), lambda done: Delete(done, incarnation=incarnation)
-        )  # fmt: skip
+        session = self.engine.table.find(session_id)
+        if session is None or not session.end_unknown or session.owner != caller.owner:
+            session = self.session(session_id, caller)
+        try:
+            await self._do(session, caller, lambda done: Delete(done, incarnation=incarnation))
+        except ServeError:
+            if self._has_ended(session_id, caller):  # by what stood before it
+                return pb.DeleteSessionResponse(deleted=False)
+            raise
         return pb.DeleteSessionResponse(deleted=True)
+
+    def _has_ended(self, session_id: str, caller: Caller) -> bool:
+        registry = self.engine.table
+        tombstone = registry.tombstone(session_id)
+        return registry.find(session_id) is None and tombstone is not None and tombstone.owner == caller.owner
 
     # Steps.
 
     async def step(self, request: pb.StepRequest, caller: Caller) -> pb.StepResponse:
-        await self.engine.ownership.adopt(check_id(request.chunk.session_id))
+        await self.engine.ownership.adopt(check_id(request.chunk.session_id), caller.owner)
         session = self.session(request.chunk.session_id, caller)
         future = self.engine.loop.create_future()
         chunk = self.chunk(request.chunk, caller, _resolve(future))
+        caller.may_have_changed = lambda: chunk.written
         self.engine.submit(session, chunk)
         try:
             applied = await future
@@ -146,7 +183,7 @@ class Operations:
     async def reset_session(self, request: pb.ResetSessionRequest, caller: Caller) -> pb.ResetSessionResponse:
         message = request.reset
         session = await self.known(message.session_id, caller)
-        changed = await self._do(session, lambda done: self.reset(message, caller, done))
+        changed = await self._do(session, caller, lambda done: self.reset(message, caller, done))
         return pb.ResetSessionResponse(result=self.reset_result(message, session, changed))
 
     def reset(self, message: pb.Reset, caller: Caller, done: Done) -> Reset:
@@ -205,14 +242,14 @@ class Operations:
         """Head and state of a session, at the present or an earlier position."""
         if position is not None and position != session.position:
             return await self.engine.view_at(session, position)
-        seen: StateView = await self._do(session, lambda done: Inspect(done, deadline=caller.deadline))
+        seen: StateView = await self._do(session, caller, lambda done: Inspect(done, deadline=caller.deadline))
         if position is not None and seen.head.position != position:
             return await self.engine.view_at(session, position)
         return seen
 
     async def known(self, session_id: str, caller: Caller) -> Session:
         """The caller's session, taken up from a shared store if need be; raises SESSION_MOVED too."""
-        await self.engine.ownership.adopt(check_id(session_id))
+        await self.engine.ownership.adopt(check_id(session_id), caller.owner)
         return self.session(session_id, caller)
 
     async def begin(
@@ -227,14 +264,19 @@ class Operations:
         """A new session of the caller's; its state None is zeros. Raises DRAINING or what the token's limits say."""
         self._check_serving()
         caller.grant.check_writes()
-        caller.grant.check_new_session(self.engine.table.count_of(caller.owner), self.engine.row_bytes)
-        session = self.engine.table.new_session(
+        engine, grant = self.engine, caller.grant
+        session = engine.table.new_session(
             session_id, caller.owner, incarnation, position=position, experience=experience
-        )  # fmt: skip
-        await self.engine.ownership.begin(session)
-        begun = self.engine.loop.create_future()
+        )
+        begun = engine.loop.create_future()
         resolve = _resolve(begun)
         try:
+            if engine.ownership.shared:
+                others = await engine.ownership.begin(session, grant.most_others(engine.row_bytes))
+            else:
+                others = engine.table.count_of(caller.owner)
+            grant.check_new_session(others, engine.row_bytes)
+            caller.may_have_changed = lambda: True
             self.engine.lifecycle.begin(session, state, lambda error: resolve(None, error))
         except ServeError:
             self.engine.ownership.ended(session)
@@ -242,9 +284,10 @@ class Operations:
         await begun
         return session
 
-    async def _do(self, session: Session, make: Callable[[Done], Request]) -> Any:
+    async def _do(self, session: Session, caller: Caller, make: Callable[[Done], Request]) -> Any:
         future = self.engine.loop.create_future()
         work = make(_resolve(future))
+        caller.may_have_changed = lambda: work.written
         self.engine.submit(session, work)
         try:
             return await future
@@ -256,12 +299,23 @@ class Operations:
         if self.draining:
             raise ServeError("DRAINING", "the server is leaving", retry_after_s=1.0)
 
-    def _check_debug(self, timesteps: int) -> None:
-        layout, config = self.engine.layout, self.engine.config
-        layers = self._artifact.config.num_layers
+    def answer_bytes(self, asked: pb.Chunk | pb.Reset | pb.Dump) -> int:
+        """About how large the answer to a message of a stream will be."""
+        if isinstance(asked, pb.Dump):
+            return self.engine.row_bytes
+        if isinstance(asked, pb.Reset) or not asked.inputs.shape:
+            return 0
+        timesteps = min(asked.inputs.shape[0], self.engine.config.max_chunk_timesteps)
+        return timesteps * (4 * self.engine.runner.output_size + asked.debug * self._debug_bytes_a_timestep())
+
+    def _debug_bytes_a_timestep(self) -> int:
+        layout = self.engine.layout
         memories = max(1, sum(field.name == "memory" for field in layout.fields))
-        bytes_a_timestep = 4 * layers * (layout.size - layout.experience_offset) // memories
-        at_most = max(1, (config.max_message_bytes - (64 << 10)) // bytes_a_timestep)
+        return 4 * self._artifact.config.num_layers * (layout.size - layout.experience_offset) // memories
+
+    def _check_debug(self, timesteps: int) -> None:
+        config = self.engine.config
+        at_most = max(1, (config.max_message_bytes - (64 << 10)) // self._debug_bytes_a_timestep())
         if timesteps > at_most:
             raise ServeError(
                 "CHUNK_TOO_LONG",

@@ -11,7 +11,7 @@ from dnc_serve.handler.api.dumps import whole_dump
 from dnc_serve.handler.api.logs import log_answer, log_refusal
 from dnc_serve.handler.api.operations import Caller, Operations
 from dnc_serve.handler.api.status import status_of
-from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.errors import ServeError, StoreUnavailable
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -28,16 +28,19 @@ async def answer_calls(
 async def _answer(operations: Operations, access: Access, call: pb.Call | ServeError, deadline: float) -> pb.CallResult:
     started_at = time.perf_counter()
     request = None if isinstance(call, ServeError) else getattr(call, call.WhichOneof("call") or "", None)
+    caller = Caller(endpoint="torchserve", deadline=deadline)
     try:
         if isinstance(call, ServeError):
             raise call
-        caller = Caller(access.grant_of_token(call.token), "torchserve", deadline)
-        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+        caller.grant = access.grant_of_token(call.token)
+        if (rest := deadline - time.monotonic()) <= 0:
+            raise TimeoutError
+        async with asyncio.timeout(rest):
             result = await _dispatch(operations, call, caller)
         log_answer(request, caller.owner, caller.endpoint, started_at)
         return result
     except TimeoutError:
-        refused = ServeError("DEADLINE_EXCEEDED", "the server did not come to an answer in time")
+        refused = _too_late(caller)
     except ServeError as error:
         refused = error
     except Exception:
@@ -46,6 +49,13 @@ async def _answer(operations: Operations, access: Access, call: pb.Call | ServeE
     log_refusal(request, refused)
     operations.metrics.errors.labels(refused.reason).inc()
     return pb.CallResult(status=status_of(refused))
+
+
+def _too_late(caller: Caller) -> ServeError:
+    """What a call is told that could not be answered in time."""
+    if caller.may_have_changed():
+        return StoreUnavailable("the store has not answered in time: whether this was applied is not known, ask again")
+    return ServeError("DEADLINE_EXCEEDED", "the server did not come to an answer in time; nothing was applied")
 
 
 async def _dispatch(operations: Operations, call: pb.Call, caller: Caller) -> pb.CallResult:

@@ -74,7 +74,7 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
     async def Stream(self, request_iterator: AsyncIterator[pb.StreamRequest], context: Context) -> None:
         async def serve(caller: Caller) -> None:
             with self.streams.open() as register:
-                stream = SessionStream(self._operations, caller, context)
+                stream = SessionStream(self._operations, caller, context, self.streams)
                 register(stream)
                 await stream.serve()
 
@@ -144,7 +144,7 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
             remaining = context.time_remaining()
             deadline = None if remaining is None else time.monotonic() + remaining
             caller = Caller(self._access.grant_of(context.invocation_metadata()), endpoint, deadline)
-            answer = await call(caller)
+            answer = await caller.grant.while_good(call(caller))
             log_answer(request, caller.owner, endpoint, started_at)
             return answer
         except ServeError as error:

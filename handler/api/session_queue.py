@@ -54,11 +54,12 @@ class SessionQueue(ErrorState):
 class PendingReply:
     """One message in its session's queue."""
 
-    __slots__ = ("failed", "queue", "reply", "request", "request_id", "start")
+    __slots__ = ("failed", "nbytes", "queue", "reply", "request", "request_id", "start")
 
-    def __init__(self, queue: SessionQueue, request_id: int) -> None:
+    def __init__(self, queue: SessionQueue, request_id: int, nbytes: int) -> None:
         self.queue = queue
         self.request_id = request_id
+        self.nbytes = nbytes  # of the message and its reply
         self.request: Request | None = None  # what the engine was asked for it
         self.start: Callable[[], None] | None = None  # what is to be done once it stands first
         self.reply: Encoded | None = None
@@ -68,7 +69,7 @@ class PendingReply:
 class SessionQueues:
     """The queues of one stream; `put` takes the replies that may leave."""
 
-    def __init__(self, put: Callable[[Encoded], None]) -> None:
+    def __init__(self, put: Callable[[Encoded, int], None]) -> None:
         self._put = put
         self._queues: dict[str, SessionQueue] = {}
 
@@ -105,9 +106,10 @@ class SessionQueues:
         queue = pending.queue
         waiting = queue.pending
         while waiting and (leaving := waiting[0].reply) is not None:
-            if waiting.popleft().failed:
+            first = waiting.popleft()
+            if first.failed:
                 queue.fail()
-            self._put(leaving)
+            self._put(leaving, first.nbytes)
             if waiting and (start := waiting[0].start) is not None:
                 waiting[0].start = None
                 start()

@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 # Messages of one stream that may be unanswered, over all its sessions.
 MAX_UNANSWERED = 1024
+# Bytes of such messages and of their answers, over all streams, which share them, and of one.
+UNANSWERED_BYTES = 256 << 20
+MAX_UNANSWERED_BYTES = 16 << 20
 # What one message carries at most to a client that takes several replies in one.
 BATCH_MESSAGES = 256
 BATCH_BYTES = 1 << 20
@@ -74,6 +77,11 @@ class OpenStreams:
             self._open.difference_update(mine)
             self._count -= 1
 
+    @property
+    def share_bytes(self) -> int:
+        """What may be unanswered on each stream."""
+        return min(MAX_UNANSWERED_BYTES, UNANSWERED_BYTES // max(1, self._count))
+
     def go_away(self, reason: str) -> None:
         """Tells every client to go on elsewhere, or later."""
         for stream in self._open:
@@ -86,16 +94,24 @@ class OpenStreams:
 class SessionStream:
     """One stream of one caller."""
 
-    def __init__(self, operations: Operations, caller: Caller, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
+    def __init__(
+        self,
+        operations: Operations,
+        caller: Caller,
+        context: "grpc.aio.ServicerContext[Any, Any]",
+        streams: OpenStreams,
+    ) -> None:
+        self._streams = streams
         self._operations = operations
         self._engine = operations.engine
         self._caller = caller
         self._context = context
-        self._outbox: deque[Encoded] = deque()
+        self._outbox: deque[tuple[Encoded, int]] = deque()  # and the bytes that it answers for
         self._queues = SessionQueues(self._put)
         self._tasks: set[asyncio.Task[None]] = set()
         self._writing = False
         self._unanswered = 0
+        self._unanswered_bytes = 0
         self._progress = asyncio.Event()  # something was written, or there is nobody any more to write to
         self._gone = False
         self._leaving: asyncio.Future[None] = self._engine.loop.create_future()
@@ -119,7 +135,7 @@ class SessionStream:
         """Reads no more, answers what was read, and ends, telling the client why."""
         message = pb.StreamResponse(go_away=pb.GoAway(reason=reason, retry_after_seconds=GO_AWAY_RETRY_S))
         self._unanswered += 1
-        self._put(self._encode(message))
+        self._put(self._encode(message), 0)
         self._stop_reading()
 
     def _stop_reading(self) -> None:
@@ -150,10 +166,11 @@ class SessionStream:
         if kind is None or kind == "batch":
             got = "none" if kind is None else "a batch within a batch"
             error = ServeError("BAD_REQUEST", f"a stream message holds a chunk, a reset or a dump; got {got}")
-            self._refuse(self._join("", 0), message if isinstance(message, ServeError) else error)
+            self._refuse(self._join("", 0, 0), message if isinstance(message, ServeError) else error)
             return
         asked = getattr(message, kind)
-        pending = self._join(asked.session_id, asked.request_id)
+        nbytes = asked.ByteSize() + self._operations.answer_bytes(asked)
+        pending = self._join(asked.session_id, asked.request_id, nbytes)
         try:
             session = await self._session_of(pending)
             if kind == "chunk":
@@ -169,20 +186,25 @@ class SessionStream:
             logger.exception("a message on a stream could not be taken")
             self._refuse(pending, ServeError("INTERNAL", "the server made a mistake; its log says which"))
             return
-        if self._unanswered >= MAX_UNANSWERED:
-            await self._until(lambda: self._unanswered < MAX_UNANSWERED)
+        if self._is_crowded():
+            await self._until(lambda: not self._is_crowded())
         while len(session.queue) >= self._engine.config.max_queued_chunks and not self._leaving.done():
             # Whoever else fills the session's queue doesn't tell us when there is room again.
             await asyncio.sleep(LOOK_AGAIN_S)
 
-    def _join(self, session_id: str, request_id: int) -> PendingReply:
+    def _is_crowded(self) -> bool:
+        """Whether more is unanswered than may be: until then, gRPC's flow control holds the sender back."""
+        return self._unanswered >= MAX_UNANSWERED or self._unanswered_bytes >= self._streams.share_bytes
+
+    def _join(self, session_id: str, request_id: int, nbytes: int) -> PendingReply:
         """The last place in the session's queue."""
         if len(self._queues) > MAX_SESSIONS:
             self._queues.forget_idle()
             if len(self._queues) > MAX_SESSIONS:
                 self.go_away("too many sessions failed on this stream")
         queue = self._queues[session_id]
-        pending = PendingReply(queue, request_id)
+        self._unanswered_bytes += nbytes
+        pending = PendingReply(queue, request_id, nbytes)
         queue.pending.append(pending)
         return pending
 
@@ -191,7 +213,7 @@ class SessionStream:
         session = queue.session
         if session is None or session.ended:
             if self._engine.table.find(queue.session_id) is None:
-                await self._engine.ownership.adopt(check_id(queue.session_id))
+                await self._engine.ownership.adopt(check_id(queue.session_id), self._caller.owner)
             session = queue.session = self._operations.session(queue.session_id, self._caller)
         return session
 
@@ -292,8 +314,8 @@ class SessionStream:
             response = pb.StreamResponse(batch=pb.ResponseBatch(responses=[response]))
         return response.SerializeToString()
 
-    def _put(self, reply: Encoded) -> None:
-        self._outbox.append(reply)
+    def _put(self, reply: Encoded, nbytes: int) -> None:
+        self._outbox.append((reply, nbytes))
         if not self._writing:
             self._writing = True
             task = self._engine.loop.create_task(self._write())
@@ -304,23 +326,27 @@ class SessionStream:
         """Writes what is in the outbox, until nothing is."""
         try:
             while self._outbox:
-                reply = self._outbox.popleft()
+                reply, nbytes = self._outbox.popleft()
                 answered = 1
                 if not isinstance(reply, bytes):
                     for part in reply:
                         await self._context.write(part)
                 elif self._batches:
                     batch, size = [reply], len(reply)
-                    while self._outbox and isinstance(self._outbox[0], bytes):
-                        if len(batch) >= BATCH_MESSAGES or size >= BATCH_BYTES:
+                    while self._outbox and len(batch) < BATCH_MESSAGES and size < BATCH_BYTES:
+                        another, its_bytes = self._outbox[0]
+                        if not isinstance(another, bytes):
                             break
-                        batch.append(self._outbox.popleft())  # type: ignore[arg-type]
-                        size += len(batch[-1])
+                        self._outbox.popleft()
+                        batch.append(another)
+                        size += len(another)
+                        nbytes += its_bytes
                     answered = len(batch)
                     await self._context.write(b"".join(batch))  # encoded messages that follow each other are one
                 else:
                     await self._context.write(reply)
                 self._unanswered -= answered
+                self._unanswered_bytes -= nbytes
                 self._progress.set()
         except (grpc.aio.InternalError, grpc.aio.UsageError):
             self._gone = True

@@ -23,6 +23,7 @@ from dnc_serve.handler.errors import ServeError
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 DEFAULT_FRAMES_PER_SECOND = 30.0
+LEAST_FRAMES_PER_SECOND = 0.001
 MOST_FRAMES_PER_SECOND = 120.0
 DEFAULT_MAX_CELLS = 65_536
 # All arrays of a frame together, so that it passes gRPC's 4 MiB.
@@ -245,10 +246,10 @@ async def _check_there(operations: Operations, session: Session, caller: Caller)
 
 def _checked_rate(frames_per_second: float) -> float:
     rate = frames_per_second or DEFAULT_FRAMES_PER_SECOND
-    if not 0 < rate <= MOST_FRAMES_PER_SECOND:
+    if not LEAST_FRAMES_PER_SECOND <= rate <= MOST_FRAMES_PER_SECOND:
         raise ServeError(
             "BAD_REQUEST",
-            f"max_frames_per_second is {rate:g}, expected more than 0 and at most {MOST_FRAMES_PER_SECOND:g}",
+            f"max_frames_per_second is {rate:g}, expected {LEAST_FRAMES_PER_SECOND:g} to {MOST_FRAMES_PER_SECOND:g}",
             got=rate,
         )
     return rate

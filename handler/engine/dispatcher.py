@@ -58,6 +58,8 @@ class Dispatcher:
         try:
             self._ownership.check(session)
             if not isinstance(request, Replay):
+                if session.end_unknown and not isinstance(request, Delete):
+                    raise session.may_have_ended()
                 request.check_wanted()
                 if request.error_state is not None and request.error_state.failed:
                     request.error_state.check(session, request)

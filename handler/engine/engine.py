@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 from dnc_serve.handler.config import ServeConfig
@@ -72,6 +73,8 @@ class Engine:
                 f"host_bytes allows for all of them",
             )
         self.queued = 0  # requests in all queues
+        self._queued_bytes = 0
+        self._debugging: set[asyncio.Task[None]] = set()
         self.runs = 0  # chunks under way
         self.max_runs = min(config.slots, MAX_RUNS_IN_BATCHES * runner.max_rows)
         self._turns: deque[Session] = deque()  # QUEUED: what stands first in their queues is to be dispatched
@@ -153,7 +156,17 @@ class Engine:
                 queued=len(session.queue),
                 limit=config.max_queued_chunks,
             )
+        nbytes = request.nbytes
+        if self._queued_bytes and self._queued_bytes + nbytes > config.max_queued_bytes:
+            raise ServeError(
+                "QUEUE_FULL",
+                f"the chunks that wait take {self._queued_bytes} bytes, with this one more than "
+                f"{config.max_queued_bytes:d}: wait for answers before sending more",
+                retry_after_s=0.05,
+                limit=int(config.max_queued_bytes),
+            )
         self.queued += 1
+        self._queued_bytes += nbytes
         session.queue.append(request)
         if session.status is Status.IDLE:
             session.become(Status.QUEUED)
@@ -247,7 +260,8 @@ class Engine:
                 run.request.check_wanted()
                 check_finite(run, self._rows, self.layout)
                 if run.request.debug:  # before the record: it may fail
-                    run.debug = self._executor.debug(run, self.runner)
+                    before = self.cache.read(run.session)
+                    run.debug = self._executor.debug(run.request, before, self.runner)
         except ServeError as error:
             self._drop(run, error)
             return False
@@ -300,6 +314,7 @@ class Engine:
         """Tells whoever asked."""
         if not isinstance(request, Replay):
             self.queued -= 1
+            self._queued_bytes -= request.nbytes
         try:
             request.done(result, error)
         except Exception:  # a mistake in what follows from one answer must not keep others from theirs
@@ -307,12 +322,38 @@ class Engine:
 
     def _reply_again(self, session: Session, chunk: Chunk, reply: Reply) -> None:
         """Answers a chunk that was applied before with what it was answered then."""
+        if chunk.debug and reply.debug is None:
+            self._debugging.add(debugging := self.loop.create_task(self._debug_again(session, chunk, reply)))
+            debugging.add_done_callback(self._debugging.discard)
+            return
         applied = Applied(
             session.incarnation, reply.start + len(reply.inputs), session.durable_position, reply.experience,
-            reply.outputs, replayed=True, debug=reply.debug,
+            reply.outputs, replayed=True, debug=reply.debug if chunk.debug else None,
         )  # fmt: skip
         self._answer(session, chunk, applied, None)
         self.observers.replied_again(session, chunk, applied)
+
+    async def _debug_again(self, session: Session, chunk: Chunk, reply: Reply) -> None:
+        """Answers a chunk whose reply is kept without its debug arrays: they follow from the state before it."""
+        try:
+            before = (await self.view_at(session, reply.start)).state
+            assert before is not None
+            debugged = replace(reply, debug=self._executor.debug(chunk, before, self.runner))
+        except ServeError as error:
+            if error.reason == "POSITION_GONE":
+                error = ServeError(
+                    "REPLY_GONE",
+                    f"the outputs at position {reply.start} of session {session.session_id!r} are kept, but its debug "
+                    "arrays can't be had any more: send the chunk without debug",
+                    got=reply.start,
+                )
+            self._answer(session, chunk, None, error)
+        except Exception:
+            logger.exception("debug arrays of session %r could not be computed again", session.session_id)
+            mistake = ServeError("INTERNAL", "the debug arrays could not be computed; the chunk was applied before")
+            self._answer(session, chunk, None, mistake)
+        else:
+            self._reply_again(session, chunk, debugged)
 
     def _fail_all(self, session: Session, error: ServeError) -> None:
         """Refuses everything that waits for the session."""

@@ -71,12 +71,12 @@ class Executor:
         self._rows.zero(run.row, self._layout.experience_offset if scope == "experience" else 0)
         run.outputs = np.empty((0, run.runner.output_size), np.float32)
 
-    def debug(self, run: Run, runner: ModelRunner) -> dict[str, Float32]:
-        """What each layer's access left at each timestep of a finished run, [T x L, …], computed once more."""
-        assert run.session.row is not None
-        state = self._rows.read(run.session.row)
-        self.reset(state, reset_scope(run.request))
-        return runner.debug(run.request.inputs, state)
+    def debug(self, chunk: Chunk, before: Float32, runner: ModelRunner) -> dict[str, Float32]:
+        """What each layer's access left at each timestep of a chunk [T x L, …], computed once more from the state [S]
+        before it."""
+        state = before.copy()
+        self.reset(state, reset_scope(chunk))
+        return runner.debug(chunk.inputs, state)
 
     def reset(self, state: Float32, scope: str) -> None:
         """Applies a reset, if there is one, to a state [S]."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from dnc_serve.handler.engine.observer import Observer
 from dnc_serve.handler.errors import Overtaken, ServeError, StoreUnavailable
-from dnc_serve.handler.store.contract import Fenced, Mutation, Store, session_of
+from dnc_serve.handler.store.contract import Fenced, Mutation, Rejected, Store, session_of
 
 logger = logging.getLogger(__name__)
 
@@ -180,6 +180,8 @@ class Journal:
             for mutation, outcome in zip(mutations, outcomes, strict=True)
         ]
 
-    def _refusal(self, mutation: Mutation, outcome: Fenced) -> ServeError:
+    def _refusal(self, mutation: Mutation, outcome: Fenced | Rejected) -> ServeError:
         """What a refused write means: in a shared store, that another server has the session; in our own, a mistake."""
-        return Overtaken(session_of(mutation)) if self.store.shared else ServeError("INTERNAL", str(outcome))
+        if self.store.shared and isinstance(outcome, Fenced):
+            return Overtaken(session_of(mutation))
+        return ServeError("INTERNAL", str(outcome))

@@ -12,7 +12,7 @@ from dnc_serve.handler.engine.requests import Delete, Request
 from dnc_serve.handler.engine.session import Session, Status
 from dnc_serve.handler.engine.session_table import SessionTable, Tombstone
 from dnc_serve.handler.engine.write_ahead import WriteAhead
-from dnc_serve.handler.errors import Overtaken, ServeError
+from dnc_serve.handler.errors import Overtaken, ServeError, StoreUnavailable
 
 
 class Lifecycle:
@@ -38,6 +38,7 @@ class Lifecycle:
         self._fail_all = fail_all
         self._on_free = on_free
         self._beginning: dict[Session, asyncio.Future[ServeError | None]] = {}
+        self._end_unknown: dict[Session, None] = {}
 
     def begin(self, session: Session, state: Float32 | None, then: Callable[[ServeError | None], None]) -> None:
         """Registers a new session with a state [S] (None: zeros) and makes it as durable as promised."""
@@ -75,12 +76,27 @@ class Lifecycle:
         if beginning is not None and (error := await asyncio.shield(beginning)) is not None:
             raise error
 
+    def end_again(self, submit: Callable[[Session, Request], None]) -> None:
+        """Ends the sessions of which it is not known whether the store has ended them."""
+        for session in list(self._end_unknown):
+            if session.ended:  # it belongs to another server now
+                del self._end_unknown[session]
+            elif session.status is Status.IDLE:
+                submit(session, Delete(lambda result, error: None, why=session.end_unknown))
+
     def end(self, session: Session, delete: Delete) -> None:
         """Ends the session whose queue the request was taken from: its state goes, a tombstone stays."""
         session.become(Status.WAITING)
+        delete.written = True
 
         def written(error: ServeError | None) -> None:
-            if error is None:
+            if isinstance(error, StoreUnavailable):  # it ends by and by
+                session.end_unknown = delete.why
+                self._end_unknown[session] = None
+                error = session.may_have_ended()
+                self._fail_all(session, error)
+            elif error is None:
+                self._end_unknown.pop(session, None)
                 self._ownership.ended(session)
                 if not session.ended:
                     session.become(Status.ENDED)

@@ -12,16 +12,14 @@ from itertools import islice
 from dnc_serve.handler.clock import CLOCK
 from dnc_serve.handler.engine.engine import Engine
 from dnc_serve.handler.engine.requests import Delete
+from dnc_serve.handler.engine.session import Status
 from dnc_serve.handler.errors import ServeError
-from dnc_serve.handler.store.contract import Prune, Store
+from dnc_serve.handler.store.contract import Prune
 
 logger = logging.getLogger(__name__)
 
 EXPIRY_S = 1.0
 RETENTION_S = 30.0
-# Of each session so many snapshots stay, with all records after the oldest of them, so that a damaged snapshot can be
-# fallen back from.
-SNAPSHOTS_KEPT = 2
 # Prunes of one commit, so that none holds the loop up for long.
 PRUNES_A_COMMIT = 64
 # Sessions that end in one look, for the same reason.
@@ -48,7 +46,10 @@ class Maintenance:
             try:
                 self._garbage.settle()
                 self._also()
+                self._engine.lifecycle.end_again(self._engine.submit)
                 self.expire()
+                if self._engine.ownership.shared:
+                    await self.expire_unserved()
                 if time.monotonic() >= next_retention and not self._engine.journal.volatile:
                     next_retention = time.monotonic() + RETENTION_S
                     await self.retain()
@@ -68,12 +69,32 @@ class Maintenance:
             with suppress(ServeError):  # a full queue now; the others need not wait for that
                 engine.submit(session, Delete(lambda result, error: None, why=why))
 
+    async def expire_unserved(self) -> None:
+        """The same for sessions of a shared store that no server has: they are taken to be ended."""
+        engine, config = self._engine, self._engine.config
+        now = CLOCK.at_least()
+        born_before = now - config.max_age_s if config.max_age_s else None
+        overdue = await engine.loop.run_in_executor(
+            None, engine.journal.store.overdue, now - config.idle_timeout_s, born_before, ENDED_AT_ONCE
+        )
+        for head, why in overdue:
+            with suppress(ServeError):  # somebody asked for it just now, or the queue is full
+                await engine.ownership.adopt(head.session_id, head.owner)
+                session = engine.table.find(head.session_id)
+                if session is None or session.status is not Status.IDLE:
+                    continue
+                if why == "idle" and session.last_used_at > CLOCK.known(head.last_used_at):
+                    continue
+                engine.submit(session, Delete(lambda result, error: None, why=why))
+
     async def retain(self) -> None:
         """Prunes the journal to what is to be kept."""
         engine, config = self._engine, self._engine.config
         store, run = engine.journal.store, engine.loop.run_in_executor
         now = CLOCK.at_least()
-        prunes = await run(None, to_prune, store, now, config.history_hours * 3600, config.history_bytes)
+        size = await run(None, store.size_bytes)
+        before, excess = now - config.history_hours * 3600, max(0, size - config.history_bytes)
+        prunes = await run(None, store.prunable, before, excess)
         for start in range(0, len(prunes), PRUNES_A_COMMIT):
             await self._write(prunes[start : start + PRUNES_A_COMMIT])
         oldest = now - config.tombstone_days * 86_400
@@ -84,30 +105,6 @@ class Maintenance:
         written = self._engine.loop.create_future()
         self._engine.journal.write(prunes, written.set_result)
         await written
-
-
-def to_prune(store: Store, now: float, history_s: float, history_bytes: int) -> list[Prune]:
-    """What is older than so many seconds, or beyond so many bytes; reads the store, so it runs in a thread."""
-    size = store.size_bytes()
-    history = list(store.history())
-    # Records are about alike in size, so a share of the bytes is that share of the oldest records.
-    beyond = int(len(history) * max(0.0, 1.0 - history_bytes / size)) if size else 0
-    old = now - history_s
-    wanted: dict[tuple[str, int], int] = {}
-    for number, (session_id, incarnation, ordinal, at) in enumerate(history):
-        if number >= beyond and at >= old:
-            break
-        wanted[session_id, incarnation] = ordinal
-    prunes = []
-    for (session_id, incarnation), ordinal in wanted.items():
-        snapshots = store.snapshots(session_id, incarnation)
-        # Pruning ends at a snapshot: records between two of them are of no use without the earlier.
-        prunable = [info.ordinal for info in snapshots[SNAPSHOTS_KEPT - 1 :] if info.ordinal <= ordinal]
-        if not prunable and size > history_bytes and len(snapshots) >= SNAPSHOTS_KEPT:
-            prunable = [snapshots[SNAPSHOTS_KEPT - 1].ordinal]
-        if prunable:
-            prunes.append(Prune(session_id, incarnation, prunable[0]))
-    return prunes
 
 
 class Garbage:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dnc_serve.handler.engine.session import Session
 from dnc_serve.handler.engine.session_table import SessionTable
 from dnc_serve.handler.errors import Overtaken, ServeError, StoreUnavailable
-from dnc_serve.handler.store.contract import Lease, LeaseHeld, Store
+from dnc_serve.handler.store.contract import Head, Lease, LeaseHeld, Store
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Ownership:
         self._lease_s = lease_s
         self._discard = discard
         self._held: dict[Session, tuple[Lease, float]] = {}
-        self._adopting: dict[str, asyncio.Future[None]] = {}
+        self._adopting: dict[tuple[str, str], asyncio.Future[None]] = {}
         self._releasing: dict[str, asyncio.Future[None]] = {}
         self.shared = store.shared
 
@@ -55,64 +55,92 @@ class Ownership:
             self.lose(session)
             raise StoreUnavailable(f"the lease of session {session.session_id!r} ran out before it could be renewed")
 
-    async def adopt(self, session_id: str) -> None:
-        """Takes a session that the shared store knows, if no other server owns it; afterwards the registry has it.
+    def holds(self, session: Session) -> bool:
+        """Whether what is known of the session here is how it stands."""
+        return not self.shared or (session in self._held and _now() < self._held[session][1])
 
-        Raises SESSION_MOVED with the owner's address, or STORE_UNAVAILABLE. Does nothing for an unknown id.
+    async def adopt(self, session_id: str, owner: str) -> None:
+        """Takes the owner's session that the shared store knows, if no other server has it; then the table has it.
+
+        Raises SESSION_MOVED with the server's address, or STORE_UNAVAILABLE. Does nothing for an id that is unknown, or
+        is another owner's.
         """
         if not self.shared or self._table.find(session_id) is not None:
             return
-        if (adopting := self._adopting.get(session_id)) is None:
-            adopting = self._adopting[session_id] = asyncio.ensure_future(self._adopt(session_id))
-            adopting.add_done_callback(lambda _: self._adopting.pop(session_id))
+        asked = session_id, owner
+        if (adopting := self._adopting.get(asked)) is None:
+            adopting = self._adopting[asked] = asyncio.ensure_future(self._adopt(session_id, owner))
+            adopting.add_done_callback(lambda _: self._adopting.pop(asked))
         await asyncio.shield(adopting)
 
-    async def _adopt(self, session_id: str) -> None:
-        loop, store = self._loop, self._store
-        head = await loop.run_in_executor(None, store.head, session_id)
-        if head is None or head.ended:
-            if head is not None:
+    async def _adopt(self, session_id: str, owner: str) -> None:
+        head = await self.head(session_id)
+        if head is None or head.owner != owner or head.ended:
+            if head is not None and head.ended and self._table.find(session_id) is None:
                 self._table.register(head)
             return
-        lease, until = await self._acquire(session_id)
+        try:
+            lease, until = await self._acquire(session_id)
+        except LeaseHeld as held:
+            raise _moved(held) from None
         # It may have gone on, or ended, before the lease was ours.
-        head = await loop.run_in_executor(None, store.head, session_id)
+        head = await self.head(session_id)
         session = self._table.find(session_id)  # perhaps it was begun here meanwhile
         if session is None:
-            session = None if head is None else self._table.register(head)
-            if session is None:
+            if head is None or head.owner != owner or head.ended:
                 self._release([lease])
                 return
+            session = self._table.register(head)
+            assert session is not None
         self._held[session] = lease, until
 
-    async def begin(self, session: Session) -> None:
-        """Takes the lease of a session that is about to be made; raises SESSION_MOVED or SESSION_EXISTS."""
-        if not self.shared:
-            return
-        lease, until = await self._acquire(session.session_id)
-        head = await self._loop.run_in_executor(None, self._store.head, session.session_id)
-        present = self._table.find(session.session_id)  # perhaps another call was faster
+    async def begin(self, session: Session, at_most: int | None) -> int:
+        """Takes the lease of a session that is about to be made, and a place among its owner's sessions; returns how
+        many others there are, and if these are more than `at_most`, it has no place.
+
+        Raises SESSION_MOVED for one that the owner has at another server, SESSION_EXISTS, or NOT_READY where something
+        begins or ends under the id just now.
+        """
+        session_id, owner = session.session_id, session.owner
+        if _is_others(await self.head(session_id), owner):
+            raise _exists(session_id)
+        try:
+            lease, until = await self._acquire(session_id)
+        except LeaseHeld as held:
+            head = await self.head(session_id)
+            if _is_others(head, owner):
+                raise _exists(session_id) from None
+            if head is not None and not head.ended:
+                raise _moved(held) from None
+            raise ServeError(
+                "NOT_READY", f"session {session_id!r} begins or ends at another server just now", retry_after_s=0.2
+            ) from None
+        others = await self._loop.run_in_executor(None, self._store.reserve, session_id, owner, at_most)
+        head = await self.head(session_id)
+        present = self._table.find(session_id)  # perhaps another call was faster
+        if present is None and _is_others(head, owner):
+            self._release([lease])
+            raise _exists(session_id)
         if present is None and head is not None and not head.ended:
             present = self._table.register(head)
         self._held[present or session] = lease, until
         if present is not None:
-            raise ServeError(
-                "SESSION_EXISTS", f"session {session.session_id!r} exists already", session_id=session.session_id
-            )
+            raise _exists(session_id)
+        return others
+
+    async def head(self, session_id: str) -> Head | None:
+        """What the store knows of a session, whoever has it."""
+        return await self._loop.run_in_executor(None, self._store.head, session_id)
+
+    async def owned(self, owner: str, after: str, prefix: str, size: int) -> tuple[list[Head], str]:
+        """A page of the owner's sessions, whoever has them, and the last id if there are more."""
+        return await self._loop.run_in_executor(None, self._store.owned, owner, after, prefix, size)
 
     async def _acquire(self, session_id: str) -> tuple[Lease, float]:
         if (releasing := self._releasing.get(session_id)) is not None:
             await asyncio.shield(releasing)  # it would take the new lease with it
         started = _now()
-        try:
-            lease = await self._loop.run_in_executor(None, self._store.acquire, session_id)
-        except LeaseHeld as held:
-            raise ServeError(
-                "SESSION_MOVED",
-                f"session {session_id!r} is served by {held.owner}",
-                owner=held.owner,
-                lease_seconds=round(held.rest_s, 3),
-            ) from None
+        lease = await self._loop.run_in_executor(None, self._store.acquire, session_id)
         return lease, started + lease.ttl_s * (1 - MARGIN)
 
     async def run(self) -> None:
@@ -177,3 +205,21 @@ class Ownership:
         releasing = asyncio.ensure_future(release())
         self._releasing.update({lease.session_id: releasing for lease in leases})
         return releasing
+
+
+def _is_others(head: Head | None, owner: str) -> bool:
+    """Whether a living session belongs to somebody else."""
+    return head is not None and not head.ended and head.owner != owner
+
+
+def _exists(session_id: str) -> ServeError:
+    return ServeError("SESSION_EXISTS", f"session {session_id!r} exists already", session_id=session_id)
+
+
+def _moved(held: LeaseHeld) -> ServeError:
+    return ServeError(
+        "SESSION_MOVED",
+        f"session {held.session_id!r} is served by {held.owner}",
+        owner=held.owner,
+        lease_seconds=round(held.rest_s, 3),
+    )

@@ -266,9 +266,9 @@ class Recovery:
 
     # Back in time.
 
-    async def earliest_position(self, session: Session) -> int | None:
+    async def earliest_position(self, session_id: str, incarnation: int) -> int | None:
         """The earliest position that can be viewed; None if there is none but the present one."""
-        read = partial(earliest_position, self._store, session.session_id, session.incarnation)
+        read = partial(earliest_position, self._store, session_id, incarnation)
         return await self._loop.run_in_executor(self._threads, read)
 
     async def view_at(self, session: Session, past: Session, position: int) -> StateView:

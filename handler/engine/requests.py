@@ -63,13 +63,14 @@ class ErrorState:
 class Request:
     """One request to one session. `endpoint` is where it came in; `deadline` is of `time.monotonic()`."""
 
-    __slots__ = ("arrived_at", "cancelled", "deadline", "done", "endpoint", "error_state")
+    __slots__ = ("arrived_at", "cancelled", "deadline", "done", "endpoint", "error_state", "written")
 
     def __init__(self, done: Done, endpoint: str = "stream", deadline: float | None = None) -> None:
         self.done = done
         self.endpoint = endpoint
         self.deadline = deadline
         self.cancelled = False
+        self.written = False  # handed over to the journal: from now on it may count
         self.error_state: ErrorState | None = None
         self.arrived_at = time.perf_counter()
 
@@ -79,6 +80,11 @@ class Request:
             raise ServeError("CANCELLED", "the caller went away; nothing was applied")
         if self.deadline is not None and time.monotonic() >= self.deadline:
             raise ServeError("DEADLINE_EXCEEDED", "the deadline passed before the commit; nothing was applied")
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes while it waits."""
+        return 0
 
 
 class Chunk(Request):
@@ -121,6 +127,10 @@ class Chunk(Request):
         self.owner = owner
         self.request_id = request_id
         self.started_at = self.stepped_at = 0.0  # time.perf_counter()
+
+    @property
+    def nbytes(self) -> int:
+        return self.inputs.nbytes
 
 
 class Replay(Request):

@@ -12,7 +12,7 @@ from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.clock import CLOCK
 from dnc_serve.handler.engine.replies import Replies, Reply
 from dnc_serve.handler.engine.requests import Chunk, Request, Reset
-from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.errors import ServeError, StoreUnavailable
 from dnc_serve.handler.store.contract import Head
 
 MAX_ID_LENGTH = 128
@@ -70,7 +70,8 @@ class Session:
     """One session. Who may write what is said beside the fields; everybody may read."""
 
     __slots__ = (
-        "bytes_since_snapshot", "corrupt", "created_at", "digest", "durable_position", "experience", "fingerprint",
+        "bytes_since_snapshot", "corrupt", "created_at", "digest", "durable_position", "end_unknown", "experience",
+        "fingerprint",
         "host_state", "incarnation", "last_used_at", "ordinal", "owner", "passing_snapshots", "position", "queue",
         "replayed_elsewhere", "replays", "replies", "row", "session_id", "snapshot_ordinal", "status",
         "timesteps_since_snapshot",
@@ -104,6 +105,8 @@ class Session:
         self.replays = 0  # that its state still lacks
         self.replayed_elsewhere = False  # by other code than what computed it first
         self.corrupt = ""  # why its state can't be trusted
+        # Why it is to end, where the store may have ended it and could not say so: `lifecycle.py`.
+        self.end_unknown = ""
         # What waits for it: `engine.py`.
         self.queue: deque[Request] = deque()
         self.status = Status.IDLE
@@ -211,6 +214,12 @@ class Session:
         if writer_id is not None and writer_id != reset.writer_id:
             position = self.position if reset.position is None else reset.position
             raise self.conflict(position, f"another writer ended experience {reset.experience}")
+
+    def may_have_ended(self) -> ServeError:
+        """What everybody is told until the store can say whether it has ended."""
+        return StoreUnavailable(
+            f"session {self.session_id!r} is ending ({self.end_unknown}), but the store has not said that it has ended"
+        )
 
     def gap(self, position: int) -> ServeError:
         """STEP_GAP: what was sent lies ahead of where the session stands."""

@@ -36,6 +36,16 @@ class Tombstone:
         )
 
 
+def tombstone_of(head: Head) -> Tombstone:
+    """Of a session that the store has ended."""
+    return Tombstone(head.incarnation, head.owner, head.ended, head.ended_at)
+
+
+def not_found(session_id: str) -> ServeError:
+    """What is said of an id that is unknown, and of another owner's alike."""
+    return ServeError("SESSION_NOT_FOUND", f"there is no session {session_id!r}", session_id=session_id)
+
+
 class SessionTable:
     """Living sessions by id, and tombstones, bounded in number.
 
@@ -70,14 +80,17 @@ class SessionTable:
         return len(self._ids_of.get(owner, ()))
 
     def get(self, session_id: str, owner: str) -> Session:
-        """The session, if the caller may see it; raises SESSION_NOT_FOUND or SESSION_EXPIRED."""
+        """The session, if the caller may see it; raises SESSION_NOT_FOUND or SESSION_EXPIRED, and STORE_UNAVAILABLE
+        while it is not known whether it has ended."""
         session = self._sessions.get(session_id)
         if session is not None and session.owner == owner:
+            if session.end_unknown:
+                raise session.may_have_ended()
             return session
         tombstone = self._tombstones.get(session_id)
         if session is None and tombstone is not None and tombstone.owner == owner:
             raise tombstone.refusal(session_id)
-        raise ServeError("SESSION_NOT_FOUND", f"there is no session {session_id!r}", session_id=session_id)
+        raise not_found(session_id)
 
     def new_session(
         self, session_id: str, owner: str, incarnation: int, *, position: int = 0, experience: int = 0
@@ -92,7 +105,7 @@ class SessionTable:
     def register(self, head: Head) -> Session | None:
         """Knows a session that the store has, or how it ended (then None). Its state is loaded when it is needed."""
         if head.ended:
-            self.bury(head.session_id, Tombstone(head.incarnation, head.owner, head.ended, head.ended_at))
+            self.bury(head.session_id, tombstone_of(head))
             return None
         session = self.new_session(
             head.session_id, head.owner, head.incarnation, position=head.position, experience=head.experience

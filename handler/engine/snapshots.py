@@ -104,7 +104,11 @@ class Snapshots(Observer):
         """Writes a snapshot of every session that has moved on since its last one."""
         for start in range(0, len(sessions), SNAPSHOTS_A_COMMIT):
             # Only now: while others were written, it may have ended or left memory.
-            group = [one for one in sessions[start : start + SNAPSHOTS_A_COMMIT] if one.has_whole_state]
+            group = [
+                one
+                for one in sessions[start : start + SNAPSHOTS_A_COMMIT]
+                if one.has_whole_state and not (one.ended or one.end_unknown)
+            ]
             stored: asyncio.Future[Outcomes] = asyncio.get_running_loop().create_future()
             self.store_states(group, stored.set_result)
             if any(await stored):

@@ -57,6 +57,8 @@ class WriteAhead:
         refused: Callable[[Run, ServeError], None],
     ) -> None:
         """Records finished chunks in one group, and commits each that the store took."""
+        for run in runs:
+            run.request.written = True
         if self._journal.volatile:
             committed([self._commit_chunk(run) for run in runs])
             return
@@ -116,6 +118,7 @@ class WriteAhead:
         """Records and applies a reset: of the experience, for which the state must be in memory, or of all, under the
         present model."""
         now = CLOCK.now()
+        reset.written = True
         record = encode_record(
             session.session_id, session.incarnation, session.ordinal + 1, session.position, session.experience + 1,
             now, self._fingerprint, None, None, reset.scope, reset.writer_id,

@@ -12,6 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+# What a session may begin with at most, as its position or experience. SQLite's integers end at 2^63 - 1, so whatever
+# begins there has as many timesteps before it as it could ever take.
+MAX_COUNT = 1 << 62
+
 
 @dataclass(frozen=True, slots=True)
 class Head:
@@ -145,6 +149,21 @@ class Fenced(Exception):
     taken it over, or records before this one are missing."""
 
 
+class Rejected(Exception):
+    """The store can't write this, now or later; what else the commit held is written all the same."""
+
+
+Outcome = Fenced | Rejected | None
+
+
+def by_session(mutations: Sequence[Mutation]) -> dict[str, list[int]]:
+    """The places of each session's mutations."""
+    places: dict[str, list[int]] = {}
+    for place, mutation in enumerate(mutations):
+        places.setdefault(session_of(mutation), []).append(place)
+    return places
+
+
 class StoreRefused(Exception):
     """The store can't be used as it is, and waiting won't help: another server holds it, its schema is newer, or its
     settings would lose data. The message says what to do."""
@@ -161,11 +180,12 @@ class Store(Protocol):
     def close(self) -> None:
         """Syncs, and gives the store back."""
 
-    def commit(self, mutations: Sequence[Mutation]) -> list[Fenced | None]:
+    def commit(self, mutations: Sequence[Mutation]) -> list[Outcome]:
         """Writes all of them, handed to the operating system (or acknowledged by the shared store), one outcome each.
 
-        When it raises, the outcome is unknown, and the next `Append` at the same ordinal replaces what may be there. A
-        shared store writes only sessions whose lease this server acquired, and keeps their tokens itself.
+        What can't be written fails its own session alone, as `Rejected`. When it raises, the outcome is unknown, and
+        the next `Append` at the same ordinal replaces what may be there. A shared store writes only sessions whose
+        lease this server acquired, and keeps their tokens itself.
         """
 
     def sync(self) -> None:
@@ -190,11 +210,26 @@ class Store(Protocol):
     def forget_tombstones(self, before: float, at_most: int) -> int:
         """Drops tombstones that ended before a time, and the oldest beyond a number; returns how many went."""
 
-    def history(self) -> Iterator[tuple[str, int, int, float]]:
-        """(session id, incarnation, ordinal, at) of all records, oldest first: what a pruning by age or bytes walks."""
+    def prunable(self, before: float, excess_bytes: int) -> list[Prune]:
+        """What is to be pruned so that nothing is kept from before a time, and so many bytes become free, as far as
+        `prunable.py` allows; a shared store knows of the sessions that this server holds. It costs what it finds."""
 
     def size_bytes(self) -> int:
         """Bytes that records and snapshots take."""
+
+    # Of a store that several servers share.
+
+    def reserve(self, session_id: str, owner: str, at_most: int | None) -> int:
+        """Counts a session that is about to begin, and whose lease this server has acquired, among its owner's, unless
+        it has more than so many others; returns how many others it has."""
+
+    def owned(self, owner: str, after: str, prefix: str, size: int) -> tuple[list[Head], str]:
+        """Up to `size` of the owner's living sessions, by id, whose ids follow `after`, and the last id if there are
+        more."""
+
+    def overdue(self, used_before: float, born_before: float | None, at_most: int) -> list[tuple[Head, str]]:
+        """Some living sessions that were last used, or made, before a time, and that no other server holds; with
+        "idle" or "age"."""
 
     def acquire(self, session_id: str) -> Lease:
         """The lease of a session; raises `LeaseHeld`. A store that is not shared grants it at once."""

@@ -7,18 +7,22 @@
     dnc:{ID}:states  hash    ordinal → its state
     dnc:{ID}:lease   hash    token, sequence, holder, address, until_ms
 
+and an index of them all (`redis_index.py`).
+
 The braces put a session's keys into one slot of a cluster. A session is written by one script that checks the lease's
 token first, so a server that was taken over from, however late it wakes, changes nothing. With `appendfsync always`,
 which is checked, what was acknowledged survives a power loss of the Redis host; an asynchronous failover to a replica
 may lose it.
 """
 
+import logging
 import math
 import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from dnc_serve.handler.errors import StoreUnavailable
 from dnc_serve.handler.store.contract import (
     Append,
     Begin,
@@ -29,15 +33,21 @@ from dnc_serve.handler.store.contract import (
     Lease,
     LeaseHeld,
     Mutation,
+    Outcome,
+    Prune,
     Record,
+    Rejected,
     Snapshot,
     SnapshotInfo,
-    session_of,
+    by_session,
 )
-from dnc_serve.handler.store.redis_connection import RedisConnection, Script
+from dnc_serve.handler.store.prunable import Step, choose, is_step
+from dnc_serve.handler.store.redis_connection import Call, RedisConnection, Script
+from dnc_serve.handler.store.redis_index import RedisIndex
+from dnc_serve.handler.store.redis_keys import head_of, id_of_head, key, keys
 
-_PREFIX = "dnc:{"
-_PARTS = ("head", "marks", "bodies", "infos", "states", "lease")
+logger = logging.getLogger(__name__)
+
 _PAGE = 64  # records in one answer
 _SCAN = 1000
 _REMEMBERED_MS = 24 * 3600 * 1000  # a lease that nobody renews
@@ -64,12 +74,14 @@ class RedisStore:
         self._owner = owner
         self._lease_s = lease_s
         self._holder = secrets.token_hex(8)  # this run of this server
+        self._index = RedisIndex(self._redis, self._holder)
         self._sequence = 0
         self._tokens: dict[str, int] = {}  # of the sessions that this server holds
         self._tokens_lock = threading.Lock()
 
     def open(self) -> None:
         self._redis.open()
+        self._index.complete(self.heads())
 
     def close(self) -> None:
         with self._tokens_lock:
@@ -79,28 +91,43 @@ class RedisStore:
         finally:
             self._redis.close()
 
-    def commit(self, mutations: Sequence[Mutation]) -> list[Fenced | None]:
-        places: dict[str, list[int]] = {}  # of each session's mutations
-        for place, mutation in enumerate(mutations):
-            places.setdefault(session_of(mutation), []).append(place)
+    def commit(self, mutations: Sequence[Mutation]) -> list[Outcome]:
         self._sequence += 1
-        with self._tokens_lock:
-            tokens = [self._tokens.get(session_id, 0) for session_id in places]
-        calls, growing = [], False
-        for (session_id, own), token in zip(places.items(), tokens, strict=True):
+        outcomes: list[Outcome] = [None] * len(mutations)
+        calls: list[Call] = []
+        called: list[tuple[str, list[int]]] = []
+        growing = False
+        for session_id, own in by_session(mutations).items():
             grows = any(isinstance(mutations[place], Append | Begin | Keep) for place in own)
-            growing |= grows
-            arguments: list[Any] = [token, self._sequence, "1" if grows else ""]
+            with self._tokens_lock:
+                arguments: list[Any] = [self._tokens.get(session_id, 0), self._sequence, "1" if grows else ""]
             for place in own:
                 arguments += _arguments(mutations[place])
-            calls.append((_keys(session_id), arguments))
-        outcomes: list[Fenced | None] = [None] * len(mutations)
-        results = self._redis.run(_COMMIT, calls, at_once=growing)
-        for (session_id, own), reasons in zip(places.items(), results, strict=True):
+            growing |= grows
+            calls.append((keys(session_id), arguments))
+            called.append((session_id, own))
+        self._index.enter(mutation.head for mutation in mutations if isinstance(mutation, Begin))
+        results = self._redis.run(_COMMIT, calls, at_once=growing, each=True)
+        for (session_id, own), reasons in zip(called, results, strict=True):
+            if isinstance(reasons, Exception):
+                logger.error("session %r could not be written: %s", session_id, reasons)
+                rejected = Rejected(f"session {session_id!r} can't be written: {reasons}")
+                for place in own:
+                    outcomes[place] = rejected
+                continue
             if reasons[0] in _REASONS:
                 reasons = [_REASONS[reasons[0]]] * len(own)
             for place, reason in zip(own, reasons, strict=True):
                 outcomes[place] = Fenced(f"session {session_id!r}: {reason.decode()}") if reason else None
+        ended = [
+            session_id
+            for session_id, own in called
+            if isinstance(mutations[own[-1]], End) and outcomes[own[-1]] is None
+        ]
+        try:
+            self._index.leave(ended)
+        except StoreUnavailable as error:  # what was written counts
+            logger.warning("sessions that ended will be found so: %s", error)
         return outcomes
 
     def sync(self) -> None:
@@ -108,22 +135,22 @@ class RedisStore:
 
     def head(self, session_id: str) -> Head | None:
         with self._redis.ready() as client:
-            return _head(session_id, client.hgetall(_key(session_id, "head")))
+            return head_of(session_id, client.hgetall(key(session_id, "head")))
 
     def heads(self) -> Iterator[Head]:
         for ids in self._pages_of_ids():
-            facts = self._redis.commands(*(("HGETALL", _key(one, "head")) for one in ids))
+            facts = self._redis.commands(*(("HGETALL", key(one, "head")) for one in ids))
             for session_id, found in zip(ids, facts, strict=True):
-                head = _head(session_id, found)
+                head = head_of(session_id, found)
                 if head is not None:
                     yield head
 
     def records(self, session_id: str, incarnation: int, after: int, up_to: int | None = None) -> Iterator[Record]:
         end = -1 if up_to is None else up_to
-        keys = _keys(session_id)[:3]
+        lists = keys(session_id)[:3]
         expected: int | None = None
         while True:
-            ((marks, bodies),) = self._redis.run(_RECORDS, [(keys, (incarnation, after, end, _PAGE))])
+            ((marks, bodies),) = self._redis.run(_RECORDS, [(lists, (incarnation, after, end, _PAGE))])
             for mark, body in zip(marks, bodies, strict=False):
                 ordinal, position, experience, at, size = mark.split()
                 if len(body) != int(size) or int(ordinal) != (expected or int(ordinal)):
@@ -136,7 +163,7 @@ class RedisStore:
 
     def snapshots(self, session_id: str, incarnation: int) -> list[SnapshotInfo]:
         present, infos = self._redis.commands(
-            ("HGET", _key(session_id, "head"), "incarnation"), ("HGETALL", _key(session_id, "infos"))
+            ("HGET", key(session_id, "head"), "incarnation"), ("HGETALL", key(session_id, "infos"))
         )
         if present != str(incarnation).encode():
             return []
@@ -144,9 +171,9 @@ class RedisStore:
 
     def snapshot(self, session_id: str, incarnation: int, ordinal: int) -> Snapshot | None:
         present, found, state = self._redis.commands(
-            ("HGET", _key(session_id, "head"), "incarnation"),
-            ("HGET", _key(session_id, "infos"), ordinal),
-            ("HGET", _key(session_id, "states"), ordinal),
+            ("HGET", key(session_id, "head"), "incarnation"),
+            ("HGET", key(session_id, "infos"), ordinal),
+            ("HGET", key(session_id, "states"), ordinal),
         )
         if present != str(incarnation).encode() or found is None or state is None:
             return None
@@ -159,33 +186,52 @@ class RedisStore:
         tombstones = sorted((head for head in self.heads() if head.ended), key=lambda head: head.ended_at)
         excess = len(tombstones) - at_most
         leaving = [head for place, head in enumerate(tombstones) if head.ended_at < before or place < excess]
-        calls = [([_key(head.session_id, "head")], [head.incarnation]) for head in leaving]
+        calls = [([key(head.session_id, "head")], [head.incarnation]) for head in leaving]
         return sum(self._redis.run(_FORGET, calls))
 
-    def history(self) -> Iterator[tuple[str, int, int, float]]:
-        """The whole walk is held in memory: each session has its own list."""
-        walk = []
-        for ids in self._pages_of_ids():
-            incarnations = self._redis.commands(*(("HGET", _key(one, "head"), "incarnation") for one in ids))
-            marks = self._redis.commands(*(("LRANGE", _key(one, "marks"), 0, -1) for one in ids))
-            for session_id, incarnation, own in zip(ids, incarnations, marks, strict=True):
-                for mark in own if incarnation else ():
-                    ordinal, _, _, at, _ = mark.split()
-                    walk.append((float(at), session_id, int(ordinal), int(incarnation)))
-        walk.sort()
-        return ((session_id, incarnation, ordinal, at) for at, session_id, ordinal, incarnation in walk)
+    def prunable(self, before: float, excess_bytes: int) -> list[Prune]:
+        with self._tokens_lock:
+            held = list(self._tokens)
+        heads = self._redis.commands(*(("HMGET", key(one, "head"), "incarnation", "ordinal", "bytes") for one in held))
+        counts = self._redis.commands(*(("LLEN", key(one, "marks")) for one in held))
+        infos = self._redis.commands(*(("HGETALL", key(one, "infos")) for one in held))
+        steps: list[Step] = []
+        for session_id, facts, count, own in zip(held, heads, counts, infos, strict=True):
+            if facts[0] is None:
+                continue
+            incarnation, ordinal, nbytes = (int(fact or 0) for fact in facts)
+            snapshots = sorted(
+                (_info(int(number), info) for number, info in own.items()), key=lambda info: info.ordinal
+            )
+            former = pruned = ordinal - count
+            for place, info in enumerate(snapshots):
+                if is_step(place, len(snapshots), info.ordinal, pruned):
+                    # Records are about alike in size.
+                    freed = nbytes * max(0, info.ordinal - former) // max(1, count)
+                    steps.append(Step(info.at, session_id, incarnation, info.ordinal, freed))
+                    former = info.ordinal
+        return choose(sorted(steps), before, excess_bytes)
 
     def size_bytes(self) -> int:
         """Of all servers' sessions."""
         return sum(
             int(size or 0)
             for ids in self._pages_of_ids()
-            for size in self._redis.commands(*(("HGET", _key(one, "head"), "bytes") for one in ids))
+            for size in self._redis.commands(*(("HGET", key(one, "head"), "bytes") for one in ids))
         )
+
+    def reserve(self, session_id: str, owner: str, at_most: int | None) -> int:
+        return self._index.reserve(session_id, owner, at_most)
+
+    def owned(self, owner: str, after: str, prefix: str, size: int) -> tuple[list[Head], str]:
+        return self._index.owned(owner, after, prefix, size)
+
+    def overdue(self, used_before: float, born_before: float | None, at_most: int) -> list[tuple[Head, str]]:
+        return self._index.overdue(used_before, born_before, at_most)
 
     def acquire(self, session_id: str) -> Lease:
         arguments = (self._holder, self._owner, math.ceil(self._lease_s * 1000), _REMEMBERED_MS)
-        ((verdict, *rest),) = self._redis.run(_ACQUIRE, [([_key(session_id, "lease")], arguments)])
+        ((verdict, *rest),) = self._redis.run(_ACQUIRE, [([key(session_id, "lease")], arguments)])
         if verdict != b"granted":
             raise LeaseHeld(session_id, rest[0].decode(), rest[1] / 1000)
         token = int(rest[0])
@@ -207,7 +253,7 @@ class RedisStore:
         self._renew(leases, 0)
 
     def _renew(self, leases: Sequence[Lease], lease_ms: int) -> list[int]:
-        calls = [([_key(lease.session_id, "lease")], (lease.token, lease_ms, _REMEMBERED_MS)) for lease in leases]
+        calls = [([key(lease.session_id, "lease")], (lease.token, lease_ms, _REMEMBERED_MS)) for lease in leases]
         return self._redis.run(_RENEW, calls)
 
     def _drop(self, leases: Sequence[Lease]) -> None:
@@ -221,8 +267,8 @@ class RedisStore:
         seen: set[str] = set()
         page: list[str] = []
         with self._redis.guard():
-            for key in self._redis.client.scan_iter(match=f"{_PREFIX}*}}:head", count=_SCAN):
-                session_id = key.decode()[len(_PREFIX) : -len("}:head")]
+            for name in self._redis.client.scan_iter(match=key("*", "head"), count=_SCAN):
+                session_id = id_of_head(name)
                 if session_id not in seen:
                     seen.add(session_id)
                     page.append(session_id)
@@ -231,14 +277,6 @@ class RedisStore:
                     page = []
         if page:
             yield page
-
-
-def _key(session_id: str, part: str) -> str:
-    return f"{_PREFIX}{session_id}}}:{part}"
-
-
-def _keys(session_id: str) -> list[str]:
-    return [_key(session_id, part) for part in _PARTS]
 
 
 def _arguments(mutation: Mutation) -> list[Any]:
@@ -273,22 +311,3 @@ def _snapshot_arguments(snapshot: Snapshot) -> tuple[int, str, bytes]:
 def _info(ordinal: int, info: bytes) -> SnapshotInfo:
     position, experience, at, size = info.split()
     return SnapshotInfo(ordinal, int(position), int(experience), float(at), int(size))
-
-
-def _head(session_id: str, found: dict[bytes, bytes]) -> Head | None:
-    if not found:
-        return None
-    facts = {name.decode(): value.decode() for name, value in found.items()}
-    return Head(
-        session_id=session_id,
-        incarnation=int(facts["incarnation"]),
-        digest=facts["digest"],
-        owner=facts["owner"],
-        created_at=float(facts["created_at"]),
-        last_used_at=float(facts["last_used_at"]),
-        position=int(facts["position"]),
-        experience=int(facts["experience"]),
-        ordinal=int(facts["ordinal"]),
-        ended=facts["ended"],
-        ended_at=float(facts["ended_at"]),
-    )

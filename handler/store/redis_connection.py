@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 REQUIRED = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
 _IN_INFO = {"appendonly": "aof_enabled", "maxmemory-policy": "maxmemory_policy"}
 _PIPELINED = 256
+# Refusals that concern everybody, and for which the client of Redis has no class of their own.
+_OF_THE_SERVER = re.compile(r"\b(MISCONF|NOREPLICAS|OOM|BUSY|UNKILLABLE|READONLY|LOADING)\b")
 
 Call = tuple[Sequence[str], Sequence[Any]]  # keys and arguments of one script
 
@@ -93,17 +96,18 @@ class RedisConnection:
                     raise StoreUnavailable(str(refusal)) from refusal
             yield self.client
 
-    def run(self, script: Script, calls: Sequence[Call], *, at_once: bool = False) -> list[Any]:
+    def run(self, script: Script, calls: Sequence[Call], *, at_once: bool = False, each: bool = False) -> list[Any]:
         """Results of a script for each of the calls, pipelined. A session's keys lie in one slot of a cluster.
 
         Calls `at_once` are synced once, instead of once for each 16 KB that the server reads. A server without memory
-        refuses them all, whatever they do; a cluster, whose transactions have one slot, runs them one by one.
+        refuses them all, whatever they do; a cluster, whose transactions have one slot, runs them one by one. With
+        `each`, a call that fails for what its keys hold has its exception as its result, and the others have theirs.
         """
         results: list[Any] = []
         with self.ready() as client:
             for start in range(0, len(calls), _PIPELINED):
                 pipeline = client.pipeline(transaction=at_once and not self._clustered)
-                results += self._run(pipeline, script, calls[start : start + _PIPELINED])
+                results += self._run(pipeline, script, calls[start : start + _PIPELINED], each)
         return results
 
     def commands(self, *commands: Sequence[Any]) -> list[Any]:
@@ -117,7 +121,7 @@ class RedisConnection:
                 results += pipeline.execute()
         return results
 
-    def _run(self, pipeline: Any, script: Script, calls: Sequence[Call]) -> list[Any]:
+    def _run(self, pipeline: Any, script: Script, calls: Sequence[Call], each: bool) -> list[Any]:
         results = _evaluate(pipeline, script, calls)
         unknown = [place for place, result in enumerate(results) if isinstance(result, redis.exceptions.NoScriptError)]
         if unknown:
@@ -127,7 +131,7 @@ class RedisConnection:
             for place, result in zip(unknown, again, strict=True):
                 results[place] = result
         for result in results:
-            if isinstance(result, Exception):
+            if isinstance(result, Exception) and not (each and _is_its_own(result)):
                 raise result
         return results
 
@@ -173,6 +177,12 @@ def _evaluate(pipeline: Any, script: Script, calls: Sequence[Call]) -> list[Any]
         # Not `pipeline.evalsha`, which pipelines on a cluster refuse.
         pipeline.execute_command("EVALSHA", script.sha, len(keys), *keys, *arguments)
     return list(pipeline.execute(raise_on_error=False))
+
+
+def _is_its_own(exc: Exception) -> bool:
+    """Whether a script failed for what its keys hold, which the client has no class for, and not for the state that the
+    server is in."""
+    return type(exc) is redis.ResponseError and _OF_THE_SERVER.search(str(exc)) is None
 
 
 def _text(value: Any) -> Any:

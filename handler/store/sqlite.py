@@ -21,8 +21,20 @@ from pathlib import Path
 
 from dnc_serve.handler.errors import StoreUnavailable
 from dnc_serve.handler.store import sqlite_index
-from dnc_serve.handler.store.contract import Fenced, Head, Lease, Mutation, Record, Snapshot, SnapshotInfo
+from dnc_serve.handler.store.contract import (
+    Head,
+    Lease,
+    Mutation,
+    Outcome,
+    Prune,
+    Record,
+    Rejected,
+    Snapshot,
+    SnapshotInfo,
+    by_session,
+)
 from dnc_serve.handler.store.folder_lock import FolderLock
+from dnc_serve.handler.store.prunable import choose
 from dnc_serve.handler.store.schema import MIGRATIONS, Migration, migrate
 from dnc_serve.handler.store.sqlite_files import PAGE_BYTES, SQLiteFiles
 from dnc_serve.handler.store.sqlite_reader import SQLiteReader
@@ -36,6 +48,8 @@ _TOMBSTONES = 256  # forgotten in one transaction
 # Failures of the medium, after which the files are opened again. After others (no space, a lock, one page malformed)
 # the connections are as good as before.
 _MEDIUM = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PROTOCOL)
+# And those that are no single mutation's fault.
+_EVERYBODYS = (*_MEDIUM, sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM)
 
 
 class SQLiteStore:
@@ -81,7 +95,7 @@ class SQLiteStore:
         finally:
             self._lock.release()
 
-    def commit(self, mutations: Sequence[Mutation]) -> list[Fenced | None]:
+    def commit(self, mutations: Sequence[Mutation]) -> list[Outcome]:
         self._heal()
         with self._guard(), self._writing:
             self._require_sound()
@@ -120,8 +134,10 @@ class SQLiteStore:
     def snapshot(self, session_id: str, incarnation: int, ordinal: int) -> Snapshot | None:
         return self._reading().snapshot(session_id, incarnation, ordinal)
 
-    def history(self) -> Iterator[tuple[str, int, int, float]]:
-        return self._reading().history()
+    def prunable(self, before: float, excess_bytes: int) -> list[Prune]:
+        self._heal()
+        with self._indexing:
+            return choose(self._index.steps(), before, excess_bytes)
 
     def size_bytes(self) -> int:
         return self._index.size_bytes
@@ -145,6 +161,15 @@ class SQLiteStore:
                         self._index.forget(key, session_id)
         return len(leaving)
 
+    def reserve(self, session_id: str, owner: str, at_most: int | None) -> int:
+        raise NotImplementedError("its server knows all sessions")
+
+    def owned(self, owner: str, after: str, prefix: str, size: int) -> tuple[list[Head], str]:
+        raise NotImplementedError("its server knows all sessions")
+
+    def overdue(self, used_before: float, born_before: float | None, at_most: int) -> list[tuple[Head, str]]:
+        raise NotImplementedError("its server knows all sessions")
+
     def acquire(self, session_id: str) -> Lease:
         return Lease(session_id, 1, math.inf)
 
@@ -165,10 +190,30 @@ class SQLiteStore:
             self._tidy_at = time.monotonic() + RETRY_S
             logger.warning("the upkeep was put off: %s", unavailable)
 
-    def _commit(self, mutations: Sequence[Mutation]) -> list[Fenced | None]:
+    def _commit(self, mutations: Sequence[Mutation]) -> list[Outcome]:
+        """In one transaction; if one session's mutations can't be written, in one for each session."""
+        try:
+            return self._commit_together(mutations)
+        except Exception as exc:
+            if _is_everybodys(exc):
+                raise
+        outcomes: list[Outcome] = [None] * len(mutations)
+        for session_id, places in by_session(mutations).items():
+            try:
+                own = self._commit_together([mutations[place] for place in places])
+            except Exception as exc:
+                if _is_everybodys(exc):
+                    raise
+                logger.exception("session %r could not be written", session_id)
+                own = [Rejected(f"session {session_id!r} can't be written: {exc}")] * len(places)
+            for place, outcome in zip(places, own, strict=True):
+                outcomes[place] = outcome
+        return outcomes
+
+    def _commit_together(self, mutations: Sequence[Mutation]) -> list[Outcome]:
         with self._transaction():
             transaction = Transaction(self._files.writer, self._index)
-            outcomes = [transaction.apply(mutation) for mutation in mutations]
+            outcomes: list[Outcome] = [transaction.apply(mutation) for mutation in mutations]
             transaction.flush()
         with self._indexing:
             transaction.settle()
@@ -247,9 +292,17 @@ class SQLiteStore:
         try:
             yield
         except (sqlite3.Error, OSError) as exc:
-            code = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
-            if isinstance(exc, OSError) or code in _MEDIUM:
+            if isinstance(exc, OSError) or _code(exc) in _MEDIUM:
                 self._failure = str(exc)
                 self._retry_at = time.monotonic() + RETRY_S
                 logger.error("%s failed and will be opened again: %s", self._path, exc)
             raise StoreUnavailable(f"{self._path} can't be used: {exc}") from exc
+
+
+def _code(exc: Exception) -> int:
+    return int(getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_OK)) & 0xFF
+
+
+def _is_everybodys(exc: Exception) -> bool:
+    """Whether a commit failed for no single session's sake."""
+    return isinstance(exc, OSError | MemoryError) or _code(exc) in _EVERYBODYS

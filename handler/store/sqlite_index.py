@@ -4,6 +4,8 @@ Sixteen bytes for a record, a few hundred for a session. Built by one pass over 
 opened, which applies the rule that `schema.sql` gives: a record replaces what its session had from its ordinal on.
 """
 
+import bisect
+import heapq
 import logging
 import sqlite3
 import struct
@@ -11,6 +13,9 @@ from array import array
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from sortedcontainers import SortedList
+
+from dnc_serve.handler.store.prunable import Step, is_step
 from dnc_serve.handler.store.sqlite_rows import SessionRow, record_crc, to_unsigned
 
 logger = logging.getLogger(__name__)
@@ -31,15 +36,26 @@ class Standing(NamedTuple):
     ended: str
 
 
-class Chain:
-    """A session's standing, and the rows and sizes of its records `pruned + 1` to `ordinal`."""
+class Kept(NamedTuple):
+    """A snapshot."""
 
-    __slots__ = ("rows", "sizes", "standing")
+    ordinal: int
+    at: float
+    nbytes: int
+
+
+class Chain:
+    """A session's standing, the rows and sizes of its records `pruned + 1` to `ordinal`, and its snapshots, the oldest
+    first."""
+
+    __slots__ = ("rows", "sizes", "snapshots", "standing", "steps")
 
     def __init__(self, standing: Standing) -> None:
         self.standing = standing
         self.rows = array("q")
         self.sizes = array("q")
+        self.snapshots: list[Kept] = []
+        self.steps: set[int] = set()  # ordinals of the snapshots up to which something may be pruned
 
     def rows_between(self, after: int, up_to: int | None) -> "array[int]":
         """Rows of the records with after < ordinal <= up_to."""
@@ -54,17 +70,20 @@ class Index:
     def __init__(self) -> None:
         self.chains: dict[str, Chain] = {}
         self.ids: dict[int, str] = {}
-        self.dead: list[tuple[int, int]] = []  # (row, bytes) of records that nobody needs, to be deleted in time
+        # A heap of (row, bytes) of records that nobody needs, to be deleted in time: the oldest first, since neighbours
+        # share a page.
+        self.dead: list[tuple[int, int]] = []
         self.dead_bytes = 0
         self.size_bytes = 0
         self.last_row = 0
         self.last_key = 0
+        self._steps = SortedList()  # (at, id, ordinal) of every session's
 
     def begin(self, session_id: str, standing: Standing) -> None:
         """A session begins in place of what stood under its id."""
         former = self.chains.get(session_id)
         if former is not None:
-            self._drop(former, former.standing.ordinal)
+            self._shorten(former, former.standing.ordinal)
             del self.ids[former.standing.key]
         self.chains[session_id] = Chain(standing)
         self.ids[standing.key] = session_id
@@ -83,47 +102,77 @@ class Index:
     def shorten(self, session_id: str, standing: Standing) -> None:
         """Records up to `standing.pruned` are no longer needed."""
         chain = self.chains[session_id]
-        self._drop(chain, standing.pruned)
+        self._shorten(chain, standing.pruned)
         chain.standing = standing
+        self._find_steps(session_id)
 
     def forget(self, key: int, session_id: str) -> None:
         """A tombstone is gone; what began under the same id since then stays."""
         if self.ids.pop(key, None) is not None:
             del self.chains[session_id]
 
-    def resize(self, difference: int) -> None:
-        """Snapshots were written or deleted."""
-        self.size_bytes += difference
+    def keep(self, session_id: str, snapshot: Kept) -> None:
+        """A snapshot was written."""
+        bisect.insort(self.chains[session_id].snapshots, snapshot)
+        self.size_bytes += snapshot.nbytes
+        self._find_steps(session_id)
+
+    def drop(self, session_id: str, ordinal: int) -> None:
+        """A snapshot was deleted."""
+        chain = self.chains[session_id]
+        place = bisect.bisect_left(chain.snapshots, (ordinal,))
+        dropped = chain.snapshots.pop(place)
+        self.size_bytes -= dropped.nbytes
+        self._set_step(session_id, dropped, False)
+        self._find_steps(session_id)
+
+    def steps(self) -> Iterator[Step]:
+        """In which it may be pruned, the oldest first."""
+        done: dict[str, tuple[int, int]] = {}  # up to which ordinal, and how many snapshots
+        for at, session_id, ordinal in self._steps:
+            chain = self.chains[session_id]
+            pruned = chain.standing.pruned
+            former, dropped = done.get(session_id, (pruned, 0))
+            place = bisect.bisect_left(chain.snapshots, (ordinal,))
+            nbytes = sum(chain.sizes[max(0, former - pruned) : ordinal - pruned])
+            nbytes += sum(kept.nbytes for kept in chain.snapshots[dropped:place])
+            done[session_id] = ordinal, place
+            yield Step(at, session_id, chain.standing.incarnation, ordinal, nbytes)
+
+    def _find_steps(self, session_id: str) -> None:
+        """What was written or deleted last can only have changed what the oldest and the newest snapshots are for."""
+        chain = self.chains[session_id]
+        count = len(chain.snapshots)
+        for place in {0, 1, count - 2, count - 1}:
+            if 0 <= place < count:
+                kept = chain.snapshots[place]
+                self._set_step(session_id, kept, is_step(place, count, kept.ordinal, chain.standing.pruned))
+
+    def _set_step(self, session_id: str, kept: Kept, is_one: bool) -> None:
+        steps = self.chains[session_id].steps
+        if is_one and kept.ordinal not in steps:
+            steps.add(kept.ordinal)
+            self._steps.add((kept.at, session_id, kept.ordinal))
+        elif not is_one and kept.ordinal in steps:
+            steps.remove(kept.ordinal)
+            self._steps.remove((kept.at, session_id, kept.ordinal))
 
     def take_dead(self, at_most: int, at_most_bytes: int) -> list[tuple[int, int]]:
         """Some of the dead, at least one, the oldest first; whoever fails to delete them gives them to `bury`."""
-        self.dead.sort()
-        count = total = 0
-        for _, size in self.dead[:at_most]:
-            total += size
-            if count and total > at_most_bytes:
-                break
-            count += 1
-        taken = self.dead[:count]
-        del self.dead[:count]
-        self.dead_bytes -= sum(size for _, size in taken)
+        taken: list[tuple[int, int]] = []
+        total = 0
+        while self.dead and len(taken) < at_most and (not taken or total + self.dead[0][1] <= at_most_bytes):
+            taken.append(heapq.heappop(self.dead))
+            total += taken[-1][1]
+        self.dead_bytes -= total
         return taken
 
     def bury(self, dead: Iterable[tuple[int, int]]) -> None:
         for row, size in dead:
-            self.dead.append((row, size))
+            heapq.heappush(self.dead, (row, size))
             self.dead_bytes += size
 
-    def is_live(self, row: int, key: int, ordinal: int) -> bool:
-        """Whether a record is one that `records` would give."""
-        session_id = self.ids.get(key)
-        if session_id is None:
-            return False
-        chain = self.chains[session_id]
-        place = ordinal - chain.standing.pruned - 1
-        return 0 <= place < len(chain.rows) and chain.rows[place] == row
-
-    def _drop(self, chain: Chain, up_to: int) -> None:
+    def _shorten(self, chain: Chain, up_to: int) -> None:
         self._cut(chain, slice(0, max(0, up_to - chain.standing.pruned)))
 
     def _cut(self, chain: Chain, which: slice) -> None:
@@ -150,9 +199,11 @@ def load(connection: sqlite3.Connection) -> Index:
         )
         index.begin(row.id, standing)
     _load_records(connection, index)
-    for session, size in connection.execute("SELECT session, length(state) FROM snapshots"):
+    for session, ordinal, at, size in connection.execute(
+        "SELECT session, ordinal, at, length(state) FROM snapshots ORDER BY session, ordinal"
+    ):
         if session in index.ids:
-            index.size_bytes += size
+            index.keep(index.ids[session], Kept(ordinal, at, size))
     return index
 
 

@@ -100,20 +100,6 @@ class SQLiteReader:
             return Snapshot(session_id, incarnation, *row)
         return None
 
-    def history(self) -> Iterator[tuple[str, int, int, float]]:
-        after = 0
-        while found := self._all(
-            "SELECT row, session, ordinal, at FROM records WHERE row > ? ORDER BY row LIMIT ?", after, _ROWS
-        ):
-            for row, session, ordinal, at in found:
-                with self._indexing:
-                    if not self._index.is_live(row, session, ordinal):
-                        continue
-                    session_id = self._index.ids[session]
-                    incarnation = self._index.chains[session_id].standing.incarnation
-                yield session_id, incarnation, ordinal, at
-            after = found[-1][0]
-
     def tombstones(self) -> list[tuple[float, int, str]]:
         """(ended at, key, id) of the sessions that ended, oldest first."""
         return self._all("SELECT ended_at, key, id FROM sessions WHERE ended != '' ORDER BY ended_at")

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from dnc_serve.handler.store.contract import Append, Begin, End, Fenced, Keep, Mutation, Prune, Snapshot
-from dnc_serve.handler.store.sqlite_index import Index, Standing
+from dnc_serve.handler.store.sqlite_index import Index, Kept, Standing
 from dnc_serve.handler.store.sqlite_rows import SessionRow, record_row
 
 _INSERT_RECORD = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -74,7 +74,7 @@ class Transaction:
         if not former.pruned < ordinal <= former.ordinal + 1:
             return Fenced(f"session {session_id!r}: record {ordinal} can't follow record {former.ordinal}")
         if ordinal <= former.ordinal:
-            self._drop_snapshots(former.key, "ordinal >= ?", ordinal)
+            self._drop_snapshots(session_id, former.key, "ordinal >= ?", ordinal)
         if mutation.digest is not None:
             self._rewrite_session(former.key, digest=mutation.digest)
         self._last_row += 1
@@ -91,7 +91,7 @@ class Transaction:
         head, snapshot = mutation.head, mutation.snapshot
         former = self._standing(head.session_id)
         if former is not None:
-            self._drop_snapshots(former.key, "ordinal >= ?", 0)
+            self._drop_snapshots(head.session_id, former.key, "ordinal >= ?", 0)
             self._connection.execute("DELETE FROM sessions WHERE key = ?", (former.key,))
         self._last_key += 1
         self._write_session(SessionRow.of(self._last_key, head))
@@ -115,7 +115,7 @@ class Transaction:
         if standing is None or standing.ended or standing.incarnation != snapshot.incarnation:
             return _fenced(snapshot.session_id, snapshot.incarnation, standing)
         for ordinal in {snapshot.ordinal, *instead_of}:
-            self._drop_snapshots(standing.key, "ordinal = ?", ordinal)
+            self._drop_snapshots(snapshot.session_id, standing.key, "ordinal = ?", ordinal)
         self._write_snapshot(standing.key, snapshot)
         return None
 
@@ -125,7 +125,7 @@ class Transaction:
             return _fenced(mutation.session_id, mutation.incarnation, former)
         if former.ended:
             return None
-        self._drop_snapshots(former.key, "ordinal >= ?", 0)
+        self._drop_snapshots(mutation.session_id, former.key, "ordinal >= ?", 0)
         self._shorten(mutation.session_id, former._replace(pruned=former.ordinal, ended=mutation.why), mutation.at)
         return None
 
@@ -133,7 +133,7 @@ class Transaction:
         former = self._standing(mutation.session_id)
         if former is None or former.incarnation != mutation.incarnation:
             return _fenced(mutation.session_id, mutation.incarnation, former)
-        self._drop_snapshots(former.key, "ordinal < ?", mutation.ordinal)
+        self._drop_snapshots(mutation.session_id, former.key, "ordinal < ?", mutation.ordinal)
         pruned = min(mutation.ordinal, former.ordinal)
         if pruned > former.pruned:
             self._shorten(mutation.session_id, former._replace(pruned=pruned))
@@ -175,12 +175,13 @@ class Transaction:
             ),
         )
         self.size_bytes += len(snapshot.state)
-        self._changes.append(partial(self._index.resize, len(snapshot.state)))
+        kept = Kept(snapshot.ordinal, float(snapshot.at), len(snapshot.state))
+        self._changes.append(partial(self._index.keep, snapshot.session_id, kept))
 
-    def _drop_snapshots(self, key: int, which: str, ordinal: int) -> None:
-        query = f"DELETE FROM snapshots WHERE session = ? AND {which} RETURNING length(state)"
-        for (size,) in self._connection.execute(query, (key, ordinal)).fetchall():
-            self._changes.append(partial(self._index.resize, -size))
+    def _drop_snapshots(self, session_id: str, key: int, which: str, ordinal: int) -> None:
+        query = f"DELETE FROM snapshots WHERE session = ? AND {which} RETURNING ordinal"
+        for (dropped,) in self._connection.execute(query, (key, ordinal)).fetchall():
+            self._changes.append(partial(self._index.drop, session_id, dropped))
 
 
 def _fenced(session_id: str, incarnation: int, standing: Standing | None) -> Fenced:

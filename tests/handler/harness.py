@@ -19,7 +19,7 @@ from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.metrics import Metrics
 from dnc_serve.handler.store import make_store
-from dnc_serve.handler.store.contract import Store
+from dnc_serve.handler.store.contract import Head, Store
 from dnc_serve.handler.store.sqlite import SQLiteStore
 from dnc_serve.model.export import Artifact
 from tests.waiting import PATIENCE_S
@@ -98,6 +98,12 @@ class SharedByNobody(SQLiteStore):
     """A store that might be shared: sessions are adopted and given up, each write waits; nobody disputes them."""
 
     shared = True
+
+    def reserve(self, session_id: str, owner: str, at_most: int | None) -> int:
+        return 0
+
+    def owned(self, owner: str, after: str, prefix: str, size: int) -> tuple[list[Head], str]:
+        return sorted((head for head in self.heads() if not head.ended), key=lambda head: head.session_id), ""
 
 
 @asynccontextmanager

@@ -308,7 +308,7 @@ async def test_a_session_that_leaves_while_it_is_asked_for_answers(
             nonlocal asked
             while positions[name] < 40:
                 try:
-                    await engine.ownership.adopt(name)
+                    await engine.ownership.adopt(name, "")
                     session = engine.table.find(name) or await harness.create(name)
                     applied = await harness.step(session, random_inputs(0, 1), position=positions[name])
                     assert applied.position == positions[name] + 1
@@ -393,4 +393,4 @@ async def test_how_far_a_journal_reaches_can_be_asked_when_its_first_record_is_d
         database.execute("UPDATE records SET body = ? WHERE rowid = ?", (bytes((body[0] ^ 1, *body[1:])), rowid))
     async with running_engine(tiles, artifact, settings) as harness:
         session = harness.engine.table.get("s", "")
-        assert await harness.engine.recovery.earliest_position(session) is None
+        assert await harness.engine.recovery.earliest_position(session.session_id, session.incarnation) is None

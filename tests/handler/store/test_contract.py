@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from dnc_serve.handler.store.contract import Append, Begin, End, Fenced, Keep, Prune, SnapshotInfo
+from dnc_serve.handler.store.contract import Append, Begin, End, Fenced, Keep, Prune, Rejected, SnapshotInfo
 
 LARGEST = (1 << 64) - 1
 
@@ -17,7 +17,7 @@ def test_a_new_store_is_empty(reopenable):
     assert list(store.records("a", 7, 0)) == []
     assert store.snapshots("a", 7) == []
     assert store.snapshot("a", 7, 0) is None
-    assert list(store.history()) == []
+    assert store.prunable(1e9, 1 << 40) == []
     assert store.size_bytes() == 0
 
 
@@ -133,7 +133,7 @@ def test_an_ended_session_leaves_a_tombstone(reopenable, sessions):
         assert list(store.records("a", 7, 0)) == []
         assert store.snapshots("a", 7) == []
         assert store.size_bytes() == 0
-        assert list(store.history()) == []
+        assert store.prunable(1e9, 1 << 40) == []
     # Ending twice changes nothing, and nothing goes on.
     reopenable.store.acquire("a")
     assert reopenable.store.commit([End("a", 7, "expired", 300.0)]) == [None]
@@ -198,21 +198,35 @@ def test_a_commit_may_change_the_model_that_a_session_belongs_to(reopenable, ses
         assert store.head("a").ordinal == 3
 
 
-def test_history_lists_all_records_oldest_first(reopenable, sessions):
-    sessions.begin("a", records=2)
-    sessions.begin("b", 9)
-    sessions.append("b", 1, 2, 3, incarnation=9)
-    sessions.append("a", 3, 4)
-    assert sessions.store.commit([Prune("b", 9, 1), Append(sessions.record("a", 4, body=b"again"))]) == [None, None]
+def test_what_is_old_or_too_much_may_be_pruned_but_for_two_snapshots(reopenable, sessions):
+    sessions.begin("a", records=8)
+    sessions.keep("a", 2, 4, 6, 8)
+    sessions.begin("b", records=3)
+    sessions.keep("b", 1)
+    sessions.begin("c", records=6)
+    sessions.keep("c", 3, 5)
     for store in reopenable.before_and_after():
-        history = list(store.history())
-        assert sorted(history) == [
-            *(("a", 7, ordinal, 100.25 + ordinal) for ordinal in (1, 2, 3, 4)),
-            *(("b", 9, ordinal, 100.25 + ordinal) for ordinal in (2, 3)),
-        ]
-        for session in "ab":
-            own = [ordinal for name, _, ordinal, _ in history if name == session]
-            assert own == sorted(own)
+        for session_id in "abc":
+            store.acquire(session_id)
+        assert store.prunable(before=0.0, excess_bytes=0) == []
+        assert store.prunable(before=103.0, excess_bytes=0) == [Prune("a", 7, 2)]
+        assert store.prunable(before=104.0, excess_bytes=0) == [Prune("a", 7, 2), Prune("c", 7, 3)]
+        assert store.prunable(before=0.0, excess_bytes=1) == [Prune("a", 7, 2)]
+        assert store.prunable(before=0.0, excess_bytes=1 << 40) == [Prune("a", 7, 6), Prune("c", 7, 3)]
+        assert store.prunable(before=1e9, excess_bytes=0) == [Prune("a", 7, 6), Prune("c", 7, 3)]
+    assert reopenable.store.commit([Prune("a", 7, 4), Prune("c", 7, 3)]) == [None, None]
+    assert sessions.ordinals("a") == [5, 6, 7, 8]
+    for store in reopenable.before_and_after():
+        for session_id in "abc":
+            store.acquire(session_id)
+        assert store.prunable(before=1e9, excess_bytes=0) == [Prune("a", 7, 6)]
+    sessions.append("a", 9)
+    assert reopenable.store.commit([Keep(sessions.snapshot("a", 9), instead_of=(8,))]) == [None]
+    assert reopenable.store.prunable(before=1e9, excess_bytes=0) == [Prune("a", 7, 6)]
+    assert reopenable.store.commit([Append(sessions.record("a", 9))]) == [None]  # again: its snapshot goes
+    assert reopenable.store.prunable(before=1e9, excess_bytes=0) == []
+    assert reopenable.store.commit([End("a", 7, "deleted", 1.0), End("c", 7, "deleted", 1.0)]) == [None, None]
+    assert reopenable.store.prunable(before=1e9, excess_bytes=1 << 40) == []
 
 
 def test_old_and_surplus_tombstones_are_forgotten(reopenable, sessions):
@@ -300,3 +314,23 @@ def test_bodies_of_any_size(reopenable, sessions, size):
     body = bytes(size)
     assert sessions.store.commit([Append(sessions.record("a", 1, body=body))]) == [None]
     assert [record.body for record in reopenable.again().records("a", 7, 0)] == [body]
+
+
+def test_what_can_not_be_written_fails_its_own_session_alone(request, reopenable, sessions):
+    for session_id in ("a", "bad", "z"):
+        sessions.begin(session_id, records=1)
+    if "redis" in request.node.name:
+        server = request.getfixturevalue("shared_redis")
+        with server.client() as client:  # the records of a session are no list any more
+            client.delete("dnc:{bad}:marks")
+            client.set("dnc:{bad}:marks", "x")
+        bad = sessions.record("bad", 2)
+    else:
+        bad = replace(sessions.record("bad", 2), position=1 << 63)
+    mutations = [Append(sessions.record("a", 2)), Append(bad), Keep(sessions.snapshot("bad", 1))]
+    outcomes = sessions.store.commit([*mutations, Append(sessions.record("z", 2)), Begin(sessions.head("a", 8))])
+    assert [type(outcome) for outcome in outcomes] == [type(None), Rejected, Rejected, type(None), type(None)]
+    for store in reopenable.before_and_after():
+        assert store.head("a").incarnation == 8
+        assert sessions.ordinals("z") == [1, 2]
+        assert store.snapshots("bad", 7) == []

@@ -18,9 +18,10 @@ import pytest
 
 from dnc_serve.handler.errors import StoreUnavailable
 from dnc_serve.handler.store import sqlite_upkeep
-from dnc_serve.handler.store.contract import Append, Begin, End, Prune, StoreRefused
+from dnc_serve.handler.store.contract import Append, Begin, End, Prune, Rejected, StoreRefused
 from dnc_serve.handler.store.schema import MIGRATIONS
 from dnc_serve.handler.store.sqlite import RETRY_S, SQLiteStore
+from dnc_serve.handler.store.sqlite_index import Index
 from tests.folders import memory_folder
 
 BLOCK = 4096  # what a disk writes as a whole, or not
@@ -370,7 +371,7 @@ def test_log_and_file_stay_bounded(folder, store, sessions):
     """Also while somebody holds iterators that were never finished."""
     sessions.begin("a")
     sessions.begin("b", records=1000)
-    started = [store.records("b", 7, 0), store.heads(), store.history()]
+    started = [store.records("b", 7, 0), store.heads()]
     for iterator in started:
         next(iterator)
     body = os.urandom(100_000)
@@ -439,18 +440,43 @@ def test_a_file_that_is_no_database_is_refused(folder, opened):
         opened(folder / "other")
 
 
-def test_a_commit_that_fails_half_way_changes_nothing(store, sessions):
+def test_a_session_whose_mutations_fail_half_way_is_not_changed(store, sessions):
     sessions.begin("a", records=2)
-    heads = list(store.heads())
-    with pytest.raises(StoreUnavailable):
-        store.commit(
-            [
-                Append(sessions.record("a", 3)),
-                Begin(sessions.head("b")),
-                Append(replace(sessions.record("a", 4), body=[1, 2])),  # no column can hold it
-            ]
-        )
-    assert list(store.heads()) == heads
-    sessions.begin("b", records=1)
+    outcomes = store.commit(
+        [
+            Append(sessions.record("a", 3)),
+            Begin(sessions.head("b")),
+            Append(replace(sessions.record("a", 4), body=[1, 2])),  # no column can hold it
+        ]
+    )
+    assert [type(outcome) for outcome in outcomes] == [Rejected, type(None), Rejected]
+    assert sessions.ordinals("a") == [1, 2]
+    assert store.head("b") == sessions.head("b")
     sessions.append("a", 3)
     assert sessions.ordinals("a") == [1, 2, 3]
+
+
+def test_what_may_be_pruned_is_known_without_a_look_at_the_file(store, sessions):
+    for number in range(50):
+        sessions.begin(f"idle{number}", records=3)
+    sessions.begin("a", records=6)
+    sessions.keep("a", 2, 4, 6)
+    read = []
+    store._files.reader.set_trace_callback(read.append)
+    assert store.prunable(1e9, 0) == [Prune("a", 7, 4)]
+    assert read == []
+
+
+def test_the_dead_are_taken_oldest_first_in_bounded_pieces():
+    index = Index()
+    index.bury((row, 10) for row in range(900, 500, -1))
+    index.bury((row, 10) for row in range(1, 301))
+    taken = []
+    while index.dead:
+        piece = index.take_dead(at_most=64, at_most_bytes=400)
+        assert len(piece) in (20, 40)
+        taken += piece
+    assert [row for row, _ in taken] == [*range(1, 301), *range(501, 901)][: len(taken)]
+    assert index.dead_bytes == 0
+    index.bury([(1, 1000)])
+    assert index.take_dead(at_most=64, at_most_bytes=400) == [(1, 1000)]

@@ -1,0 +1,30 @@
+"""A stream answers every message and ends, whatever a message meets."""
+
+from pathlib import Path
+
+from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+from tests.handler.door import chunk, error_info, open_door
+from tests.handler.harness import random_inputs
+from tests.handler.store.conftest import RedisServer
+
+
+def test_what_nobody_expected_is_answered_and_the_stream_goes_on(
+    artifact_folder: Path, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    with open_door(artifact_folder, tmp_path / "one", store=redis_server.url) as door:
+        door.create("strange")
+    with redis_server.client() as client:
+        client.hset("dnc:{strange}:head", "position", "nowhere")
+    with open_door(artifact_folder, tmp_path / "two", store=redis_server.url) as door:
+        door.create("sound")
+        answers = door.stream(
+            [
+                pb.StreamRequest(chunk=chunk("strange", random_inputs(0, 1), request_id=1)),
+                pb.StreamRequest(reset=pb.Reset(session_id="strange", request_id=2)),
+                pb.StreamRequest(dump=pb.Dump(session_id="strange", request_id=3)),
+                pb.StreamRequest(chunk=chunk("sound", random_inputs(0, 2), request_id=4)),
+            ]
+        )
+    refusals = {one.error.request_id: error_info(one.error.status).reason for one in answers if one.HasField("error")}
+    assert refusals == {1: "INTERNAL", 2: "INTERNAL", 3: "INTERNAL"}
+    assert [one.chunk.position for one in answers if one.HasField("chunk")] == [2]
