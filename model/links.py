@@ -93,5 +93,6 @@ class Links(torch.autograd.Function):
                 kept = torch.addcmul(links_gradient, links_gradient, writes.transpose(1, 2), value=-1)
                 link_matrix_gradient = kept.addcmul_(links_gradient, writes, value=-1).view_as(link_matrix)
         return (
-            link_matrix_gradient, precedence_gradient, writes_gradient, reads_gradient, content_gradient, modes_gradient,
+            link_matrix_gradient, precedence_gradient, writes_gradient, reads_gradient, content_gradient,
+            modes_gradient,
         )  # fmt: skip

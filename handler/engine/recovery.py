@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 # Records are replayed in chunks of about so many timesteps, as long as no reset stands between them.
 REPLAY_TIMESTEPS = 512
+NO_TIMESTEPS: Float32 = np.zeros((0, 0), np.float32)
 # A store of one file is read by one at a time anyway; another one is on the network.
 THREADS = 2
 # Read by one thread, one after the other: waking it, and the loop again, costs more than reading a state.
@@ -301,7 +302,9 @@ class Recovery:
 
 
 def _joined(group: Sequence[Operation], which: str) -> Float32:
-    joined: Float32 = np.concatenate([getattr(operation, which) for operation in group])
+    """Inputs or outputs of all of them; a reset alone has none."""
+    parts = [getattr(operation, which) for operation in group if len(operation.inputs)]
+    joined: Float32 = np.concatenate(parts) if parts else NO_TIMESTEPS
     return joined
 
 
