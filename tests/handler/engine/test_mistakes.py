@@ -17,7 +17,7 @@ from tests.handler.harness import EngineHarness, random_inputs, running_engine
 
 # Work that no door lets through.
 MISTAKES: dict[str, Callable[[Done], Work]] = {
-    "a chunk without inputs": lambda done: Chunk(None, done),  # type: ignore[arg-type]
+    "a chunk of no position": lambda done: Chunk(random_inputs(0, 1), done, position="here"),  # type: ignore[arg-type]
     "a reset of no position": lambda done: Reset("experience", done, position="here"),  # type: ignore[arg-type]
     "work of no kind": lambda done: Work(done),
 }
