@@ -168,9 +168,14 @@ class Index:
         return taken
 
     def bury(self, dead: Iterable[tuple[int, int]]) -> None:
-        for row, size in dead:
-            heapq.heappush(self.dead, (row, size))
-            self.dead_bytes += size
+        buried = list(dead)
+        self.dead_bytes += sum(size for _, size in buried)
+        if len(buried) > len(self.dead) // 16:
+            self.dead += buried
+            heapq.heapify(self.dead)
+        else:
+            for one in buried:
+                heapq.heappush(self.dead, one)
 
     def _shorten(self, chain: Chain, up_to: int) -> None:
         self._cut(chain, slice(0, max(0, up_to - chain.standing.pruned)))

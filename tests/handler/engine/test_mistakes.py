@@ -21,7 +21,7 @@ from tests.waiting import PATIENCE_S
 
 # Requests that no endpoint lets through.
 MISTAKES: dict[str, Callable[[Done], Request]] = {
-    "a chunk without inputs": lambda done: Chunk(None, done),  # type: ignore[arg-type]
+    "a chunk of no position": lambda done: Chunk(random_inputs(0, 1), done, position="here"),  # type: ignore[arg-type]
     "a reset of no position": lambda done: Reset("experience", done, position="here"),  # type: ignore[arg-type]
     "a request of no kind": lambda done: Request(done),
 }
