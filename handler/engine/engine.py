@@ -74,6 +74,7 @@ class Engine:
             )
         self.queued = 0  # requests in all queues
         self._queued_bytes = 0
+        self._timestep_bytes = 4 * (runner.input_size + runner.output_size)
         self._debugging: set[asyncio.Task[None]] = set()
         self.runs = 0  # chunks under way
         self.max_runs = min(config.slots, MAX_RUNS_IN_BATCHES * runner.max_rows)
@@ -156,7 +157,7 @@ class Engine:
                 queued=len(session.queue),
                 limit=config.max_queued_chunks,
             )
-        nbytes = request.nbytes
+        nbytes = self._bytes_of(request)
         if self._queued_bytes and self._queued_bytes + nbytes > config.max_queued_bytes:
             raise ServeError(
                 "QUEUE_FULL",
@@ -175,6 +176,10 @@ class Engine:
                 self._wake()
             elif self._window is None and not self._step_pending:
                 self._window = self.loop.call_later(BATCH_WINDOW_S, self._wake)
+
+    def _bytes_of(self, request: Request) -> int:
+        """What a chunk and its answer take."""
+        return len(request.inputs) * self._timestep_bytes if isinstance(request, Chunk) else 0
 
     def _wake(self) -> None:
         if not self._step_pending:
@@ -314,7 +319,7 @@ class Engine:
         """Tells whoever asked."""
         if not isinstance(request, Replay):
             self.queued -= 1
-            self._queued_bytes -= request.nbytes
+            self._queued_bytes -= self._bytes_of(request)
         try:
             request.done(result, error)
         except Exception:  # a mistake in what follows from one answer must not keep others from theirs
