@@ -28,7 +28,10 @@ class Metrics:
             buckets=SECONDS, registry=registry,
         )  # fmt: skip
         self.tick_duration = Histogram(
-            "dnc_tick_duration_seconds", "One timestep of one tile of rows.", buckets=SECONDS, registry=registry
+            "dnc_tick_duration_seconds",
+            "One timestep of the rows that are stepped together.",
+            buckets=SECONDS,
+            registry=registry,
         )
         self.queue_wait = Histogram(
             "dnc_queue_wait_seconds", "From a chunk's arrival to its first tick.", buckets=SECONDS, registry=registry
@@ -77,7 +80,10 @@ class Metrics:
             "dnc_build_info", "Versions.", ["version", "torch", "python", "grpc"], registry=registry
         )  # fmt: skip
         self.model_info = Gauge(
-            "dnc_model_info", "The model being served.", ["name", "digest", "artifact", "device"], registry=registry
+            "dnc_model_info",
+            "The model being served, the code that steps it, and why that is not the row kernel.",
+            ["name", "digest", "artifact", "note", "device"],
+            registry=registry,
         )
         for tier in TIERS:
             self.sessions.labels(tier)

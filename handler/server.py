@@ -29,8 +29,8 @@ from dnc_serve.handler.doors.rows import answer_calls
 from dnc_serve.handler.doors.self_test import self_test
 from dnc_serve.handler.doors.service import DncService
 from dnc_serve.handler.engine.engine import Engine
+from dnc_serve.handler.engine.model_runner import choose_runner
 from dnc_serve.handler.engine.registry import Registry
-from dnc_serve.handler.engine.tiles import choose_tiles
 from dnc_serve.handler.engine.upkeep import Upkeep
 from dnc_serve.handler.errors import ServeError, StoreUnavailable
 from dnc_serve.handler.garbage import Garbage
@@ -106,7 +106,7 @@ class DncServer:
         sys.setswitchinterval(SWITCH_SECONDS)
         self._metrics = Metrics()
         artifact = load_artifact(self._artifact_folder, self._device)
-        tiles = choose_tiles(artifact, self._device, config.compiled_dir)
+        tiles = choose_runner(artifact, self._artifact_folder, self._device, config.code, [config.compiled_dir])
         door = self._door = Door(config)
         door.bind()
         self._cleanup.push_async_callback(door.close, 0)
@@ -159,7 +159,8 @@ class DncServer:
         metrics.build_info.labels(
             version("dnc-serve"), torch.__version__, platform.python_version(), grpc.__version__
         ).set(1)
-        metrics.model_info.labels(config.model, engine.digest, engine.tiles.kind, str(engine.tiles.device)).set(1)
+        tiles = engine.tiles
+        metrics.model_info.labels(config.model, engine.digest, tiles.kind, tiles.note, str(tiles.device)).set(1)
         server, _ = start_http_server(config.metrics_port, config.host, metrics.registry)
         self._cleanup.callback(server.server_close)
         self._cleanup.callback(server.shutdown)

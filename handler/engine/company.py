@@ -13,8 +13,8 @@ import numpy as np
 from torch import Tensor
 
 from dnc_serve.handler.doors.codec import Float32
+from dnc_serve.handler.engine.model_runner import ModelRunner
 from dnc_serve.handler.engine.sessions import Session
-from dnc_serve.handler.engine.tiles import Tiles
 from dnc_serve.handler.engine.work import Chunk, Replay
 
 # More ticks in one turn than these save nothing.
@@ -39,7 +39,7 @@ class Run:
     work: Chunk | Replay
     outputs: Float32  # [T, O], filled as far as `done`
     work_row: int
-    tiles: Tiles  # what it is stepped by
+    tiles: ModelRunner  # what it is stepped by
     done: int = 0
     kept_in: Tensor | None = None  # [B, S]: between two turns its state stays there
     kept_at: int = 0  # the row
@@ -55,6 +55,11 @@ class Run:
     @property
     def is_replay(self) -> bool:
         return isinstance(self.work, Replay)
+
+    @property
+    def resets_first(self) -> bool:
+        """Whether a reset comes before the first timestep."""
+        return bool(self.work.reset_experience if isinstance(self.work, Chunk) else self.work.reset)
 
     @property
     def source_row(self) -> int:
@@ -73,7 +78,7 @@ class Rotation:
     whatever they have left, in the largest tile, where a row costs least.
     """
 
-    def __init__(self, turn_seconds: float, rows: Callable[[Tiles], int]) -> None:
+    def __init__(self, turn_seconds: float, rows: Callable[[ModelRunner], int]) -> None:
         self._turn_seconds = turn_seconds
         self._rows = rows  # at most so many are stepped together
         self._runs: deque[Run] = deque()

@@ -19,13 +19,13 @@ from dnc_serve.handler.engine.company import Run
 from dnc_serve.handler.engine.leases import Leases
 from dnc_serve.handler.engine.lifecycle import Lifecycle
 from dnc_serve.handler.engine.loading import Loading
+from dnc_serve.handler.engine.model_runner import ModelRunner
 from dnc_serve.handler.engine.registry import Registry, Tombstone
 from dnc_serve.handler.engine.sessions import Replies, Reply, Session, Tier, Verdict, judge_chunk, judge_reset
 from dnc_serve.handler.engine.slab import Slab
 from dnc_serve.handler.engine.snapshots import Snapshots
 from dnc_serve.handler.engine.stepper import Stepper
 from dnc_serve.handler.engine.tiers import Tiers
-from dnc_serve.handler.engine.tiles import Tiles
 from dnc_serve.handler.engine.turns import Turns
 from dnc_serve.handler.engine.work import Applied, Chunk, Delete, Peek, Replay, Reset, Seen, Work
 from dnc_serve.handler.errors import ServeError
@@ -44,7 +44,7 @@ class Engine:
     """Applies work to sessions. All methods are called on the loop that it was made on."""
 
     def __init__(
-        self, tiles: Tiles, journal: Journal, registry: Registry, config: ServeConfig, metrics: Metrics,
+        self, tiles: ModelRunner, journal: Journal, registry: Registry, config: ServeConfig, metrics: Metrics,
         *, digest: str, fingerprint: str,
     ) -> None:  # fmt: skip
         self.loop = asyncio.get_running_loop()

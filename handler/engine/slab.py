@@ -22,6 +22,12 @@ class Slab:
         self._numpy: Float32 | None = self.states.numpy() if device.type == "cpu" else None
 
     @property
+    def numpy(self) -> Float32:
+        """All rows [rows, S], of a CPU's slab."""
+        assert self._numpy is not None
+        return self._numpy
+
+    @property
     def free(self) -> int:
         return len(self._free)
 

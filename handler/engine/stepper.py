@@ -9,8 +9,8 @@ from torch import Tensor
 
 from dnc_serve.handler.doors.codec import Float32
 from dnc_serve.handler.engine.company import Run, gather_inputs
+from dnc_serve.handler.engine.model_runner import ModelRunner, RowRunner
 from dnc_serve.handler.engine.slab import Slab
-from dnc_serve.handler.engine.tiles import Tiles
 from dnc_serve.handler.engine.work import Chunk, Replay
 from dnc_serve.handler.metrics import Metrics
 
@@ -23,23 +23,23 @@ Stepped = tuple[Float32, list[bool]]
 class Stepper:
     """May be called in several threads at once: it touches the rows of a company, and nothing else of the engine's."""
 
-    def __init__(self, tiles: Tiles, slab: Slab, metrics: Metrics) -> None:
+    def __init__(self, tiles: ModelRunner, slab: Slab, metrics: Metrics) -> None:
         self._tiles = tiles
         self._slab = slab
         self._metrics = metrics
-        at_hand = (tiles, *tiles.others)
-        self._by_fingerprint = {each.fingerprint: each for each in at_hand}
         self._buffers: list[dict[int, Tensor]] = []  # states of a tile by its rows; one step at a time has each
 
-    def tiles_for(self, fingerprint: str) -> Tiles:
+    def tiles_for(self, fingerprint: str) -> ModelRunner:
         """What computed a record with this fingerprint, if it is at hand, else what steps sessions now."""
-        return self._by_fingerprint.get(fingerprint, self._tiles)
+        return self._tiles.for_fingerprint(fingerprint) if isinstance(self._tiles, RowRunner) else self._tiles
 
     def step(self, company: list[Run], ticks: int) -> Stepped | None:
         """Gathers, steps, and scatters to the working rows: outputs [ticks, B, O] in host memory, and which states are
         finite; None if that failed."""
         started = time.perf_counter()
         tiles = company[0].tiles
+        if isinstance(tiles, RowRunner):
+            return self._step_rows(tiles, company, ticks, started)
         tile = tiles.fit(len(company))
         buffers = self._buffers.pop() if self._buffers else {}
         try:
@@ -66,9 +66,30 @@ class Stepper:
             return None
         finally:
             self._buffers.append(buffers)
+        self._observe(company, ticks, started)
+        return result, finite
+
+    def _step_rows(self, runner: RowRunner, company: list[Run], ticks: int, started: float) -> Stepped | None:
+        """The same where rows are read from the slab and written to it."""
+        try:
+            slab = self._slab.numpy
+            sources = [run.source_row for run in company]
+            for place, run in enumerate(company):
+                if run.done == 0 and run.resets_first:
+                    slab[run.work_row] = slab[sources[place]]
+                    self.reset_first(run.work, self._slab.states[run.work_row])
+                    sources[place] = run.work_row
+            inputs = gather_inputs(company, ticks, len(company), runner.input_size)
+            result, finite = runner.step(slab, sources, [run.work_row for run in company], inputs)
+        except Exception:  # whatever it was, everybody in the company is to be answered
+            logger.exception("%d rows could not be stepped", len(company))
+            return None
+        self._observe(company, ticks, started)
+        return result, finite
+
+    def _observe(self, company: list[Run], ticks: int, started: float) -> None:
         self._metrics.tick_duration.observe((time.perf_counter() - started) / ticks)
         self._metrics.batch_size.observe(len(company))
-        return result, finite
 
     def _in_place(self, company: list[Run], tile: int) -> Tensor | None:
         """The states [B, S] of a company that comes as it was left; else None."""
@@ -103,7 +124,7 @@ class Stepper:
 
         TorchScript computes it, whichever code stepped the run.
         """
-        tile = self._tiles.sizes[0]
+        tile = 1 if isinstance(self._tiles, RowRunner) else self._tiles.sizes[0]
         states = torch.zeros(tile, self._tiles.layout.size, device=self._tiles.device)
         assert run.session.row is not None
         self._slab.gather([run.session.row], states)

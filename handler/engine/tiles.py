@@ -4,33 +4,22 @@ A row's result must not depend on its company. Kernels are chosen by shape, so a
 64 rows may round differently; over the sizes used here they don't, and each server proves that for its own artifact
 and processor before it serves.
 
-TorchScript is the code that runs anywhere. Where an artifact compiled for this host is at hand and proves itself, it
-steps the sessions, and TorchScript stays beside it: for looks into the memory, and for replays of what it computed.
+TorchScript is the code that runs anywhere: on GPUs, and where the row kernel can't be had; see `model_runner.py`.
 """
 
 import hashlib
 import json
-import logging
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from dnc_serve.model.compiled import CompiledArtifact, load_compiled
-from dnc_serve.model.compiled_cache import CompiledError, processor
 from dnc_serve.model.export import Artifact
-
-logger = logging.getLogger(__name__)
+from dnc_serve.model.processor import processor
 
 CANDIDATES = (1, 2, 4, 8, 12, 16, 32, 64)
-# One more than the ticks of a compiled call, so that calls of many and of one are both in it.
 PROBE_TIMESTEPS = 9
-COMPILED_TOLERANCE = 1e-5
-# Rows of which a tie between slots may fall otherwise in compiled code.
-SHARE_OF_TIES = 0.1
 # The states of a tile take so much at most, or it has one row. A tick needs a few times as much beside them, and out of
 # a processor's cache each row costs several times more; a GPU has none that would hold them anyway.
 MAX_TILE_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
@@ -49,13 +38,9 @@ class Tiles:
     Shapes: inputs [T, rows, I], states [rows, S] as `StateLayout` packs them, outputs [T, rows, O].
     """
 
-    def __init__(
-        self,
-        artifact: Artifact,
-        device: str,
-        candidates: Sequence[int] = CANDIDATES,
-        compiled: CompiledArtifact | None = None,
-    ) -> None:
+    kind = "torchscript"
+
+    def __init__(self, artifact: Artifact, device: str, candidates: Sequence[int] = CANDIDATES, note: str = "") -> None:
         torch.set_num_threads(1)  # spinning threads cost more than they bring, and the count must not change
         torch.set_flush_denormal(True)
         torch.backends.cuda.matmul.allow_tf32 = False
@@ -65,21 +50,16 @@ class Tiles:
         self.input_size = artifact.config.input_size
         self.output_size = artifact.config.outputs
         self.module = artifact.module.to(self.device)
-        self.kind = "torchscript" if compiled is None else "aotinductor"
-        self.note = ""  # why it is not the faster kind
-        self.others: tuple[Tiles, ...] = ()  # code of the same model that is at hand for replays
-        self._code = self.module if compiled is None else compiled
-        # torch holds the interpreter's lock while it calls compiled code of a GPU.
-        self.lets_others_run = compiled is None or self.device.type == "cpu"
-        self.sizes = self._agreeing(sorted(self._affordable(candidates) if compiled is None else compiled.sizes))
+        self.note = note  # why it is not the row kernel
+        self.sizes = self._agreeing(sorted(self._affordable(candidates)))
         self.largest = self.sizes[-1]
         self._tick_seconds = {size: self._time_a_tick(size) for size in self.sizes}
         self.worthwhile = self._worthwhile()
-        self.fingerprint = self._fingerprint(artifact, "" if compiled is None else compiled.identity)
+        self.fingerprint = self._fingerprint(artifact)
 
-    def _fingerprint(self, artifact: Artifact, code: str) -> str:
+    def _fingerprint(self, artifact: Artifact) -> str:
         """What the promise of equal bits holds for: artifact, torch and kind of processor, as 16 hexadecimal digits."""
-        described = [self.kind, artifact.digest, torch.__version__, processor(self.device), self.largest, code]
+        described = [self.kind, artifact.digest, torch.__version__, processor(self.device), self.largest, ""]
         return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
     def fit(self, rows: int) -> int:
@@ -93,7 +73,7 @@ class Tiles:
     def run(self, inputs: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
         """Steps a tile through T timesteps: outputs [T, rows, O] and the states after the last."""
         with torch.inference_mode():
-            outputs, states = self._code(inputs, states)
+            outputs, states = self.module(inputs, states)
         return outputs, states
 
     def debug(self, inputs: Tensor, states: Tensor) -> dict[str, Tensor]:
@@ -101,32 +81,6 @@ class Tiles:
         with torch.inference_mode():
             _, _, arrays = self.module.trace_debug(inputs, states)
         return dict(arrays)
-
-    def difference(self, other: "Tiles") -> float:
-        """By how much the two differ at most after one tick from the same states, over the probe.
-
-        Relative to the largest output or number of a state, if that is more than 1: an output is a sum of such. Of the
-        states, the rows that differ most are left out: where two slots are used alike to the last bits, either may be
-        allocated first, and both are right.
-        """
-        rows = min(self.largest, other.largest)
-        judged = rows - int(rows * SHARE_OF_TIES)
-        states = torch.zeros(rows, self.layout.size, device=self.device)
-        largest = 0.0
-        for inputs in self._probe_inputs(rows).contiguous().to(self.device).split_with_sizes([1] * PROBE_TIMESTEPS):
-            outputs, after = self._of_rows(inputs, states)
-            expected_outputs, expected = other._of_rows(inputs, states)
-            by_row = (after - expected).abs().amax(dim=1).sort().values[:judged]
-            for apart, of in (((outputs - expected_outputs).abs(), expected_outputs), (by_row, expected)):
-                largest = max(largest, float(apart.max() / of.abs().max().clamp(min=1.0)))
-            states = expected
-        return largest
-
-    def _of_rows(self, inputs: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-        """`run` of some rows, in a tile that holds them."""
-        padding = self.fit(inputs.size(1)) - inputs.size(1)
-        outputs, after = self.run(pad(inputs, (0, 0, 0, padding)), pad(states, (0, 0, 0, padding)))
-        return outputs[:, : inputs.size(1)], after[: inputs.size(1)]
 
     def _affordable(self, candidates: Sequence[int]) -> Sequence[int]:
         """Large states are stepped in smaller tiles."""
@@ -144,8 +98,6 @@ class Tiles:
                 self._probe(probe_inputs[:, :size])
         reference = self._probe(probe_inputs, at_once=1)
         agreeing = tuple(size for size in candidates if self._agrees(size, probe_inputs, reference))
-        if not agreeing and self.kind != "torchscript":
-            raise CompiledError("the compiled artifact's bits depend on a row's company, or on the ticks of a call")
         return agreeing or (largest,)
 
     def _probe_inputs(self, rows: int) -> Tensor:
@@ -196,25 +148,3 @@ class Tiles:
             outputs.cpu()
             best = min(best, clock() - start)
         return best / PROBE_TIMESTEPS
-
-
-def choose_tiles(artifact: Artifact, device: str, cache: Path) -> Tiles:
-    """The compiled artifact's tiles if the cache has it for this host and it proves itself, else TorchScript's.
-
-    `note` of the latter says why. The former has the latter in `others`.
-    """
-    portable = Tiles(artifact, device)
-    try:
-        tiles = Tiles(artifact, device, compiled=load_compiled(artifact, cache, device))
-        difference = tiles.difference(portable)
-        if not difference <= COMPILED_TOLERANCE:
-            raise CompiledError(
-                f"the compiled artifact's outputs differ from TorchScript's by {difference:.3g}; "
-                f"at most {COMPILED_TOLERANCE:g} is allowed"
-            )
-    except CompiledError as exc:
-        portable.note = str(exc)
-        logger.info("the TorchScript artifact is used: %s", exc)
-        return portable
-    tiles.others = (portable,)
-    return tiles

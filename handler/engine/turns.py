@@ -1,9 +1,8 @@
 """When what is stepped: turns of the loop that begin work, choose companies, and take what they gave to its commit.
 
-What is short is stepped in the loop itself, which is faster than waking a thread; so is whatever would hold the
-interpreter's lock in a thread too. What takes longer is stepped in threads, as many companies at once, and the loop
-goes on: while one company is stepped, answers to the last one go out and the chunks of the next one come in; and a
-complete one is handed over ahead, so that no thread waits for the loop.
+What is short is stepped in the loop itself, which is faster than waking a thread. What takes longer is stepped in
+threads, as many companies at once, and the loop goes on: while one company is stepped, answers to the last one go out
+and the chunks of the next one come in; and a complete one is handed over ahead, so that no thread waits for the loop.
 """
 
 import asyncio
@@ -97,7 +96,7 @@ class Turns:
     def add(self, run: Run) -> None:
         """A chunk is under way from now on."""
         self.runs += 1
-        run.is_long = run.tiles.lets_others_run and (run.is_replay or self._seconds(run) > SHORT_SECONDS)
+        run.is_long = run.is_replay or self._seconds(run) > SHORT_SECONDS
         (self._long if run.is_long else self._short).add(run)
 
     def _seconds(self, run: Run) -> float:

@@ -19,7 +19,6 @@ import psutil
 from dnc_serve.handler.config import PORTS, ServeConfig
 from dnc_serve.handler.torchserve.archive import MODEL_NAME, write_archive
 from dnc_serve.handler.torchserve.artifact import resolve_artifact
-from dnc_serve.handler.torchserve.compilation import compile_model
 from dnc_serve.handler.torchserve.control import ControlServer, WorkerDrained, WorkerFailed, WorkerGone, WorkerReady
 from dnc_serve.handler.torchserve.events import Event, JavaEnded, LoadFailed, StopAsked, Stops
 from dnc_serve.handler.torchserve.logs import pass_on
@@ -32,7 +31,7 @@ from dnc_serve.handler.torchserve.worker_config import CONFIG_FILE
 
 logger = logging.getLogger(__name__)
 
-START_TIMEOUT_S = 900.0  # a first start may compile
+START_TIMEOUT_S = 900.0  # a first start compiles, and a busy machine takes its time for that
 LAST_WORD_S = 2.0
 DOORS_TIMEOUT_S = 30.0
 PORT_ATTEMPTS = 5
@@ -65,8 +64,6 @@ def serve(config: ServeConfig, stops: Stops, say: Callable[[str], None]) -> int:
     with run_folder() as folder:
         artifact = resolve_artifact(config.model, config.nr_cells, config.state_dir / "artifacts", folder)
         check_ports(config)
-        if config.compile and not compile_model(artifact, config, stops.events):
-            return 0
         write_archive(artifact, folder / "store" / f"{MODEL_NAME}.mar", config)
         supervisor = Supervisor(config, folder, stops.events)
         try:
@@ -224,8 +221,7 @@ class Supervisor:
                     if not self._restart(delay_s):
                         return 0
                     up_since, down_since = None, time.monotonic()
-            patience_s = START_TIMEOUT_S if self._config.compile else WORKER_PATIENCE_S
-            if down_since is not None and now - down_since > patience_s and self._torchserve is not None:
+            if down_since is not None and now - down_since > WORKER_PATIENCE_S and self._torchserve is not None:
                 logger.error("no worker for %.0f s; TorchServe is killed", now - down_since)
                 down_since = None
                 self._torchserve.kill()

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dnc_serve.handler.engine.tiles import Tiles, choose_tiles
-from dnc_serve.model.compiled import compile_artifact
+from dnc_serve.handler.engine.model_runner import ModelRunner, choose_runner
+from dnc_serve.handler.engine.tiles import Tiles
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import Artifact, export, load_artifact
+from dnc_serve.model.kernel import compile_code, request
 from tests.handler.harness import INPUT_SIZE, OUTPUT_SIZE
 
 
@@ -36,13 +37,13 @@ def tiles(artifact: Artifact) -> Tiles:
 
 
 @pytest.fixture(scope="session")
-def compiled_cache(artifact_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache with the artifact compiled for this host: for 8 rows, calls of one and of four ticks."""
-    cache = tmp_path_factory.mktemp("compiled")
-    compile_artifact(artifact_folder, cache, tile_sizes=(8,), ticks=(1, 4))
-    return cache
+def kernel_cache(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the artifact's row kernel, compiled once."""
+    folder = tmp_path_factory.mktemp("kernels")
+    compile_code([request(artifact.config)], folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
-def compiled_tiles(artifact: Artifact, compiled_cache: Path) -> Tiles:
-    return choose_tiles(artifact, "cpu", compiled_cache)
+def row_runner(artifact: Artifact, artifact_folder: Path, kernel_cache: Path) -> ModelRunner:
+    return choose_runner(artifact, artifact_folder, "cpu", "kernel", [kernel_cache])
