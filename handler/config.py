@@ -82,8 +82,8 @@ class ServeConfig(BaseSettings):
     device: Annotated[str, AfterValidator(_device)] = Field(
         default="auto", description="auto (what TorchServe assigns), cpu, cuda or cuda:INDEX"
     )
-    compile: bool = Field(
-        default=False, description="compile the model for this host first, unless that was done before"
+    code: Literal["auto", "torchscript", "kernel"] = Field(
+        default="auto", description="what steps the model: auto (the row kernel on a CPU), torchscript or kernel"
     )
     step_threads: Count = Field(
         default_factory=lambda: max(1, min(MOST_STEP_THREADS, len(os.sched_getaffinity(0)) - 1)),

@@ -33,8 +33,8 @@ from dnc_serve.handler.engine.engine import Engine
 from dnc_serve.handler.engine.journal import Journal
 from dnc_serve.handler.engine.maintenance import Maintenance
 from dnc_serve.handler.engine.observer import Observers
+from dnc_serve.handler.engine.runner_choice import choose_runner
 from dnc_serve.handler.engine.session_table import SessionTable
-from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError, StoreUnavailable
 from dnc_serve.handler.metrics import Metrics
 from dnc_serve.handler.store import empty, make_store
@@ -107,7 +107,7 @@ class DncServer:
         sys.setswitchinterval(SWITCH_SECONDS)
         self._metrics = Metrics()
         artifact = load_artifact(self._artifact_folder, self._device)
-        runner = TileRunner(artifact, self._device)
+        runner = choose_runner(artifact, self._artifact_folder, self._device, config.code, [config.compiled_dir])
         door = self._door = Door(config)
         door.bind()
         self._cleanup.push_async_callback(door.close, 0)
@@ -160,7 +160,8 @@ class DncServer:
         metrics.build_info.labels(
             version("dnc-serve"), torch.__version__, platform.python_version(), grpc.__version__
         ).set(1)
-        metrics.model_info.labels(config.model, engine.digest, engine.runner.kind, str(engine.runner.device)).set(1)
+        runner = engine.runner
+        metrics.model_info.labels(config.model, engine.digest, runner.kind, runner.note, str(runner.device)).set(1)
         scrapes = Scrapes(config.host, config.metrics_port, metrics.registry)
         self._cleanup.callback(scrapes.stop)
         return scrapes.address

@@ -5,9 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from dnc_serve.handler.engine.model_runner import ModelRunner
+from dnc_serve.handler.engine.runner_choice import choose_runner
 from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import Artifact, export, load_artifact
+from dnc_serve.model.kernel import compile_code, request
 from tests.handler.harness import INPUT_SIZE, OUTPUT_SIZE
 
 
@@ -32,3 +35,16 @@ def artifact(artifact_folder: Path) -> Artifact:
 @pytest.fixture(scope="session")
 def tiles(artifact: Artifact) -> TileRunner:
     return TileRunner(artifact, "cpu")
+
+
+@pytest.fixture(scope="session")
+def kernel_cache(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the artifact's row kernel, compiled once."""
+    folder = tmp_path_factory.mktemp("kernels")
+    compile_code([request(artifact.config)], folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def row_runner(artifact: Artifact, artifact_folder: Path, kernel_cache: Path) -> ModelRunner:
+    return choose_runner(artifact, artifact_folder, "cpu", "kernel", [kernel_cache])
