@@ -1,9 +1,11 @@
 """A small artifact, compiled once."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from dnc_serve.handler.engine.tiles import Tiles, choose_tiles
 from dnc_serve.model.compiled import compile_artifact
@@ -38,9 +40,12 @@ def tiles(artifact: Artifact) -> Tiles:
 @pytest.fixture(scope="session")
 def compiled_cache(artifact_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the artifact compiled for this host: for 8 rows, calls of one and of four ticks."""
-    cache = tmp_path_factory.mktemp("compiled")
-    compile_artifact(artifact_folder, cache, tile_sizes=(8,), ticks=(1, 4))
-    return cache
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # it takes long: once for all processes
+    with FileLock(shared / "compiled.lock"):
+        if not (shared / "compiled").exists():
+            compile_artifact(artifact_folder, shared / "compiled", tile_sizes=(8,), ticks=(1, 4))
+    return shared / "compiled"
 
 
 @pytest.fixture(scope="session")
