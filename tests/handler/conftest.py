@@ -1,9 +1,11 @@
 """A small artifact, compiled once."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from dnc_serve.handler.engine.model_runner import ModelRunner
 from dnc_serve.handler.engine.runner_choice import choose_runner
@@ -39,10 +41,13 @@ def tiles(artifact: Artifact) -> TileRunner:
 
 @pytest.fixture(scope="session")
 def kernel_cache(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the artifact's row kernel, compiled once."""
-    folder = tmp_path_factory.mktemp("kernels")
-    compile_code([request(artifact.config)], folder)
-    return folder
+    """A folder with the artifact's row kernel."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # compiled once for all processes
+    with FileLock(shared / "kernels.lock"):
+        if not (shared / "kernels").exists():
+            compile_code([request(artifact.config)], shared / "kernels")
+    return shared / "kernels"
 
 
 @pytest.fixture(scope="session")
