@@ -13,9 +13,9 @@ import torch
 from grpc import StatusCode
 
 from dnc_serve.handler.errors import ServeError
-from dnc_serve.handler.journal.records import decode_record, encode_record
-from dnc_serve.handler.journal.stores.contract import Record
 from dnc_serve.handler.server import DncServer
+from dnc_serve.handler.store.contract import Record
+from dnc_serve.handler.store.records import decode_record, encode_record
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import export
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
