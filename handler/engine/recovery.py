@@ -79,7 +79,7 @@ class Recovery:
         self._discard = discard
         self._on_free = on_free
         self._threads = ThreadPoolExecutor(THREADS, "dnc-store-reader")
-        self._wanted: deque[Session] = deque()
+        self.wanted: deque[Session] = deque()
         self._views: dict[Session, Callable[[], Recovered]] = {}  # of sessions that are replayed to earlier positions
         self._read_pending = False
         self._reading = 0
@@ -94,12 +94,12 @@ class Recovery:
     def load(self, session: Session) -> None:
         """Loads the state of a session from the store; its queue waits."""
         session.become(Status.WAITING)
-        self._wanted.append(session)
+        self.wanted.append(session)
         self.on_capacity()
 
     def on_capacity(self) -> None:
         """There may be room for more states. What is wanted in the same turn of the loop is read together."""
-        if self._wanted and not self._read_pending:
+        if self.wanted and not self._read_pending:
             self._read_pending = True
             self._loop.call_soon(self._read_some)
 
@@ -108,7 +108,7 @@ class Recovery:
         self._read_pending = False
         self._loaded_not_begun = {one for one in self._loaded_not_begun if one.status is Status.QUEUED}
         room = self._room() - self._reading - len(self._loaded_not_begun)
-        some = [self._wanted.popleft() for _ in range(min(room, len(self._wanted)))]
+        some = [self.wanted.popleft() for _ in range(min(room, len(self.wanted)))]
         self._reading += len(some)
         for start in range(0, len(some), SESSIONS_A_READ):
             part = some[start : start + SESSIONS_A_READ]

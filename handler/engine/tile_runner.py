@@ -88,7 +88,7 @@ class TileRunner(Inspection):
         sums = states[: len(order)].sum(dim=1).isfinite().tolist()  # a sum is finite only if all its terms are
         finite = [False] * len(order)
         for place, i in enumerate(order):
-            finite[i] = sums[place]
+            finite[i] = sums[place] and bool(np.isfinite(outputs[i].sum()))
         return outputs, finite
 
     def run(self, inputs: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:

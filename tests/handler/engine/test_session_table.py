@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from dnc_serve.handler.clock import CLOCK
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.engine.replies import Replies
 from dnc_serve.handler.engine.session import Session, Status
@@ -56,13 +55,12 @@ def test_pages_and_ages_are_those_of_a_walk_however_sessions_come_and_go() -> No
         assert overdue == [(session_id, "age") for _, session_id in old]
 
 
-def test_sessions_that_idle_are_found_by_their_last_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sessions_that_idle_are_found_by_their_last_commit() -> None:
     table = new_table(10)
     first, second, third = (new_session(name) for name in "abc")
     for session in (first, second, third):
         table.add(session)
-    monkeypatch.setattr(CLOCK, "steady", lambda: 50.0)
-    table.touch(first)
+    table.touch(first, 50.0)
     third.become(Status.QUEUED)
     assert list(table.overdue(100.0, 60.0, 0.0)) == [(second, "idle")]
     assert list(table.overdue(100.0, 60.0, 99.0)) == [
