@@ -4,10 +4,10 @@
 
 Forward stepping (one timestep a call, no gradients) and a training step (forward, backward), at the sizes of that
 package's README, at small ones and with a large memory. The two are measured in turns, so that whatever else the
-machine does falls on both; the figure is the median turn. `autograd` is ours without the links' own backward, and
-`compiled` (with `--compiled`, minutes) trains by `torch.compile`, as `dnc train --compile` does. `--keep-memory` has
-the process keep what it frees, as `dnc train` does. Peak memory is that of a training step in a process of its own,
-above what the process had before it (Linux only).
+machine does falls on both; the figure is the processor's time in the median turn. `autograd` is ours without the links'
+own backward, and `compiled` (with `--compiled`, minutes) trains by `torch.compile`, as `dnc train --compile` does.
+`--keep-memory` has the process keep what it frees, as `dnc train` does. Peak memory is that of a training step in a
+process of its own, above what the process had before it (Linux only).
 """
 
 import argparse
@@ -188,10 +188,11 @@ def in_turns(calls: dict[str, Call], seconds: float) -> dict[str, float]:
 
 
 def duration(call: Call, repeats: int) -> float:
-    start = time.perf_counter()
+    """Seconds of the processor a call: what other processes take of it meanwhile doesn't count."""
+    start = time.process_time()
     for _ in range(repeats):
         call()
-    return (time.perf_counter() - start) / repeats
+    return (time.process_time() - start) / repeats
 
 
 def peak_of_training(dnc: nn.Module, case: str) -> float:
