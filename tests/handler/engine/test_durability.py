@@ -55,6 +55,18 @@ def test_a_drained_server_goes_on_where_it_was(artifact_folder: Path, tmp_path: 
     assert parts == whole
 
 
+def test_a_drain_leaves_a_snapshot_of_every_session_however_many(artifact_folder: Path, tmp_path: Path) -> None:
+    names = [f"s{number}" for number in range(300)]
+    with open_door(artifact_folder, tmp_path) as door:
+        for name in names:
+            door.create(name)
+            door.step(name, random_inputs(0, 1))
+    with open_door(artifact_folder, tmp_path) as door:
+        for name in names:
+            door.step(name, random_inputs(1, 1), position=1)
+        assert scrape(door)["dnc_timesteps_recovered_total"] == 0
+
+
 def test_durability_off_remembers_nothing_and_leaves_what_was_recorded(artifact_folder: Path, tmp_path: Path) -> None:
     with open_door(artifact_folder, tmp_path) as door:
         door.create("kept")
