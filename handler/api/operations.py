@@ -1,6 +1,6 @@
-"""The operations on sessions, in the messages of the contract: what both doors do.
+"""The operations on sessions, in the messages of the contract: what both endpoints do.
 
-A door decodes bytes, finds out who calls, and calls these; refusals are raised as `ServeError`.
+An endpoint decodes bytes, finds out who calls, and calls these; refusals are raised as `ServeError`.
 """
 
 import asyncio

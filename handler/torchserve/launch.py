@@ -153,7 +153,7 @@ class Supervisor:
         self._write_config()
         self._start_torchserve()
         self._await_worker(progress)
-        progress.awaits("TorchServe's own doors")
+        progress.awaits("TorchServe's own endpoints")
         self._await_doors()
 
     def _write_config(self) -> None:
@@ -226,7 +226,7 @@ class Supervisor:
                     raise self._failed(f"TorchServe doesn't listen at {address}: ")
         answer = health(self._worker.grpc, self._config, DOORS_TIMEOUT_S)
         if answer != "SERVING":
-            raise StartFailed(f"the streaming door at {self._worker.grpc} is not healthy: {answer}")
+            raise StartFailed(f"the streaming endpoint at {self._worker.grpc} is not healthy: {answer}")
 
     # Serve.
 
@@ -285,7 +285,7 @@ class Supervisor:
         chosen = with_free_ports(self._requested, TORCHSERVE_PORTS)
         ports = {name: getattr(chosen, name) for name in TORCHSERVE_PORTS}
         self._config = self._config.model_copy(update=ports)
-        logger.warning("TorchServe's doors are elsewhere from now on", extra=self._torchserve_addresses())
+        logger.warning("TorchServe's endpoints are elsewhere from now on", extra=self._torchserve_addresses())
 
     # Stop.
 
