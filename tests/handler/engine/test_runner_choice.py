@@ -13,7 +13,7 @@ from dnc_serve.handler.engine.runner_choice import choose_runner, prove
 from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.model.export import Artifact
-from dnc_serve.model.kernel import KernelError, RowKernel, TickCode, compiled, request
+from dnc_serve.model.kernel import KernelError, RowKernel, TickCode, compiled, request, user_cache
 from dnc_serve.model.weights import WEIGHTS_FILE, read_weights
 
 # What the engine promises, it promises whichever code steps the sessions.
@@ -68,7 +68,8 @@ def test_what_is_not_compiled_is_compiled_once_with_a_word(
     second = choose_runner(artifact, artifact_folder, "cpu", "kernel", [cache])
     assert not caplog.records
     assert first.fingerprint == second.fingerprint
-    assert [file.suffix for file in cache.iterdir()] == [".kernel"]
+    assert [file.suffix for file in user_cache().iterdir()] == [".kernel"]
+    assert not cache.exists()
 
 
 @pytest.mark.parametrize("spoil", ["cut", "flip", "empty"])
@@ -124,6 +125,7 @@ def test_a_folder_that_can_not_be_written_to_is_no_hindrance(
     artifact: Artifact, artifact_folder: Path, tmp_path: Path, no_user_cache: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "a file").touch()
+    (tmp_path / "no cache").touch()
     runner = choose_runner(artifact, artifact_folder, "cpu", "kernel", [tmp_path / "a file" / "compiled"])
     assert runner.kind == "row-kernel"
     assert "will be compiled at each start" in caplog.text
