@@ -24,7 +24,7 @@ def test_a_new_store_is_empty(reopenable):
 def test_a_session_comes_back_as_it_was_written(reopenable, sessions):
     head = sessions.begin("a", LARGEST, digest="d" * 64, owner="an owner", created_at=1764000000.123456)
     assert reopenable.store.head("a") == head
-    record = replace(sessions.record("a", 1, LARGEST), body=bytes(range(256)) * 9, position=1 << 40)
+    record = sessions.record("a", 1, LARGEST)._replace(body=bytes(range(256)) * 9, position=1 << 40)
     assert reopenable.store.commit([Append(record)]) == [None]
     expected = replace(head, position=1 << 40, experience=0, ordinal=1, last_used_at=record.at)
     for store in reopenable.before_and_after():
@@ -326,7 +326,7 @@ def test_what_can_not_be_written_fails_its_own_session_alone(request, reopenable
             client.set("dnc:{bad}:marks", "x")
         bad = sessions.record("bad", 2)
     else:
-        bad = replace(sessions.record("bad", 2), position=1 << 63)
+        bad = sessions.record("bad", 2)._replace(position=1 << 63)
     mutations = [Append(sessions.record("a", 2)), Append(bad), Keep(sessions.snapshot("bad", 1))]
     outcomes = sessions.store.commit([*mutations, Append(sessions.record("z", 2)), Begin(sessions.head("a", 8))])
     assert [type(outcome) for outcome in outcomes] == [type(None), Rejected, Rejected, type(None), type(None)]
