@@ -171,7 +171,7 @@ class StoreRefused(Exception):
 class Store(Protocol):
     """Durable sessions. Every method raises `StoreUnavailable` when the medium fails, and may be called again later."""
 
-    shared: bool  # several servers use it: leases matter
+    shared: bool  # whether it is a `SharedStore`
 
     def open(self) -> None:
         """Takes the store for this server; raises `StoreRefused` where only a person can help."""
@@ -216,7 +216,9 @@ class Store(Protocol):
     def size_bytes(self) -> int:
         """Bytes that records and snapshots take."""
 
-    # Of a store that several servers share.
+
+class SharedStore(Store, Protocol):
+    """One that several servers share: a session is written by the one that holds its lease."""
 
     def reserve(self, session_id: str, owner: str, at_most: int | None) -> int:
         """Counts a session that is about to begin, and whose lease this server has acquired, among its owner's, unless
@@ -231,7 +233,7 @@ class Store(Protocol):
         "idle" or "age"."""
 
     def acquire(self, session_id: str) -> Lease:
-        """The lease of a session; raises `LeaseHeld`. A store that is not shared grants it at once."""
+        """The lease of a session; raises `LeaseHeld`."""
 
     def renew(self, leases: Sequence[Lease]) -> list[Lease | None]:
         """Renewed leases; None where another server has taken over."""

@@ -23,7 +23,6 @@ from typing import Any
 from dnc_serve.handler.errors import StoreUnavailable
 from dnc_serve.handler.store.contract import (
     Head,
-    Lease,
     Mutation,
     Outcome,
     Prune,
@@ -208,24 +207,6 @@ class SQLiteStore:
             forgotten += part
             if part < _ROWS:
                 return forgotten
-
-    def reserve(self, session_id: str, owner: str, at_most: int | None) -> int:
-        raise NotImplementedError("its server knows all sessions")
-
-    def owned(self, owner: str, after: str, prefix: str, size: int) -> tuple[list[Head], str]:
-        raise NotImplementedError("its server knows all sessions")
-
-    def overdue(self, used_before: float, born_before: float | None, at_most: int) -> list[tuple[Head, str]]:
-        raise NotImplementedError("its server knows all sessions")
-
-    def acquire(self, session_id: str) -> Lease:
-        return Lease(session_id, 1, math.inf)
-
-    def renew(self, leases: Sequence[Lease]) -> list[Lease | None]:
-        return list(leases)
-
-    def release(self, leases: Sequence[Lease]) -> None:
-        """Nothing: nobody else can have them while this server holds the folder."""
 
     def _tidy(self, closing: bool = False) -> None:
         """A failure here is no reason to say that what was committed is not synced."""

@@ -102,6 +102,9 @@ class Sessions:
         self.standings: dict[str, Standing] = {}
         self.claimed: set[str] = set()  # ids of those whose rows don't say so yet although no record does
         self.settled = _settled(connection)
+        self.last_row: int
+        self.last_key: int
+        self.size_bytes: int
         self.last_row, self.last_key, self.size_bytes = connection.execute(
             # Rows up to the settled one are not given again, also where they were deleted.
             "SELECT max(?, coalesce((SELECT max(row) FROM records), 0)), coalesce((SELECT max(key) FROM sessions), 0), "
@@ -174,7 +177,7 @@ def rows_of(connection: sqlite3.Connection, standing: Standing, first: int, last
 def is_whole_record(row: tuple[Any, ...]) -> bool:
     """Whether a row of `records`, but for the body, is what was written."""
     try:
-        return zlib.crc32(RECORD_COLUMNS.pack(*row[:8])) == row[8]
+        return bool(zlib.crc32(RECORD_COLUMNS.pack(*row[:8])) == row[8])
     except struct.error:  # a flipped bit can change a column's type
         return False
 

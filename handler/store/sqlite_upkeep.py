@@ -94,7 +94,8 @@ class SQLiteUpkeep:
             # Each of these rows may lead to others, but none to one that comes after all of them.
             garbage = connection.execute("SELECT * FROM garbage ORDER BY row DESC LIMIT ?", (_ROWS,)).fetchall()
             heap = [(-row, *others) for row, *others, crc in garbage if crc_of(row, *others) == crc]
-            dead, swept = [], 0
+            dead: list[tuple[int]] = []
+            swept = 0
             while heap and len(dead) < _ROWS and swept < _SWEEP_BYTES:
                 row, session, ordinal, above = heap[0]
                 found = connection.execute(_SELECT_DEAD, (-row,)).fetchone()
