@@ -453,3 +453,148 @@ def test_a_session_whose_mutations_fail_half_way_is_not_changed(store, sessions)
     assert store.head("b") == sessions.head("b")
     sessions.append("a", 3)
     assert sessions.ordinals("a") == [1, 2, 3]
+
+
+def killed(store_folder: Path, copy: Path) -> Path:
+    """What a server that was killed just now would leave."""
+    return put_files(copy, *files_of(store_folder))
+
+
+def test_the_numbers_of_what_was_deleted_are_not_believed_of_what_comes_later(folder, store, sessions, monkeypatch):
+    monkeypatch.setattr(sqlite_upkeep, "SETTLE_RECORDS", 1)
+    monkeypatch.setattr(sqlite_upkeep, "_SWEEP_BYTES", 10_000)
+    sessions.begin("a", records=20)
+    store.sync()
+    assert store.commit([End("a", 7, "deleted", 1.0)]) == [None]
+    store.sync()
+    assert store._all("SELECT count(*) FROM records") == [(0,)]
+    store.close()
+    store.open()
+    sessions.begin("b", records=3)
+    assert ordinals_in(killed(folder / "state", folder / "killed"), "b") == [1, 2, 3]
+
+
+def test_a_session_does_not_inherit_records_that_are_not_deleted_yet(folder, store, sessions, opened):
+    sessions.begin("a", records=1)
+    sessions.begin("b", records=3)
+    assert store.commit([End("b", 7, "deleted", 1.0)]) == [None]
+    assert store.forget_tombstones(2.0, 0) == 1
+    store = opened(killed(folder / "state", folder / "killed"))
+    assert store.commit([Begin(sessions.head("c"))]) == [None]
+    store = opened(killed(folder / "killed", folder / "killed again"))
+    assert store.head("c") == sessions.head("c")
+
+
+def test_only_what_came_last_is_read_at_a_start(folder, store, sessions, opened, monkeypatch):
+    monkeypatch.setattr(sqlite_upkeep, "SETTLE_RECORDS", 1000)
+    for number in range(30):
+        sessions.begin(f"idle{number}", records=2)
+    sessions.begin("a", records=960)
+    store.sync()
+    sessions.append("a", 961, 962)
+    after_a_kill = opened(killed(folder / "state", folder / "killed"))
+    assert after_a_kill._writer.sessions.standings.keys() == {"a"}
+    assert after_a_kill.head("a") == store.head("a")
+    assert after_a_kill.head("idle7") == store.head("idle7")
+    store.close()
+    store.open()
+    assert store._writer.sessions.standings == {}
+    assert store.head("a") == after_a_kill.head("a")
+
+
+def test_a_record_that_was_lost_last_stays_lost(folder, store, sessions, opened):
+    """However often the store is opened since: the session must not end before it."""
+    sessions.begin("a", records=5)
+    store.close()
+    store.open()
+    sessions.append("a", 6)
+    state_dir = killed(folder / "state", folder / "killed")
+    with sqlite3.connect(state_dir / "sessions.db") as connection:
+        connection.execute("UPDATE records SET position = position + 1 WHERE ordinal = 6")
+    for _ in range(3):
+        damaged = opened(state_dir)
+        assert damaged.head("a").ordinal == 6
+        assert [record.ordinal for record in damaged.records("a", 7, 0)] == [1, 2, 3, 4, 5]
+        damaged.close()
+
+
+def test_what_lies_behind_a_lost_record_is_found_from_a_snapshot_on(folder, store, sessions):
+    sessions.begin("a", records=9)
+    sessions.keep("a", 5)
+    store.close()
+    with sqlite3.connect(folder / "state" / "sessions.db") as connection:
+        connection.execute("UPDATE records SET previous = previous + 1 WHERE ordinal = 3")
+    store.open()
+    assert sessions.ordinals("a", after=5) == [6, 7, 8, 9]
+    assert sessions.ordinals("a") == sessions.ordinals("a", up_to=2) == [1, 2]
+
+
+@pytest.fixture
+def steps_of(store) -> Callable[[Callable[[], object]], int]:
+    """How many steps of SQLite's machine a call takes."""
+
+    def steps_of(call: Callable[[], object]) -> int:
+        steps = 0
+
+        def count() -> None:
+            nonlocal steps
+            steps += 1
+
+        for connection in (store._files.reader, store._files.writer):
+            connection.set_progress_handler(count, 1)
+        try:
+            call()
+        finally:
+            for connection in (store._files.reader, store._files.writer):
+                connection.set_progress_handler(None, 1)
+        return steps
+
+    return steps_of
+
+
+def test_a_session_costs_the_same_among_many(store, sessions, steps_of):
+    """Its next record, its snapshots, its way back, and what of it may be pruned."""
+
+    def costs(session_id: str, ordinal: int) -> list[int]:
+        sessions.begin(session_id, records=ordinal)
+        sessions.keep(session_id, 2, 4, ordinal)
+        return [
+            steps_of(lambda: sessions.append(session_id, ordinal + 1, ordinal + 2)),
+            steps_of(lambda: sessions.ordinals(session_id, after=ordinal)),
+            steps_of(lambda: sessions.keep(session_id, ordinal + 2)),
+            steps_of(lambda: store.prunable(1e9, 0)),
+            steps_of(lambda: store.commit([Prune(session_id, 7, ordinal)])),
+        ]
+
+    costs("first", 8)  # reads the schema
+    alone = costs("a", 8)
+    for number in range(300):
+        sessions.begin(f"idle{number}", records=3)
+        sessions.keep(f"idle{number}", 3)
+    assert all(among <= 1.1 * before for among, before in zip(costs("b", 300), alone, strict=True))
+
+
+def test_the_dead_are_deleted_in_pieces_and_none_is_left(folder, store, sessions, steps_of, opened):
+    """At a cost that does not depend on how many there are; a kill in the middle changes nothing."""
+    for number in range(1, 4):
+        sessions.begin(f"s{number}")
+    sessions.begin("a")
+    for ordinal in range(1, 1201):
+        names = ("s1", "s2", "s3", "a")
+        assert set(store.commit([Append(sessions.record(name, ordinal)) for name in names])) == {None}
+    sessions.keep("s3", 600, 900)
+    ends = [End("s1", 7, "deleted", 1.0), End("s2", 7, "deleted", 1.0), Prune("s3", 7, 600)]
+    assert steps_of(lambda: store.commit(ends)) < 5000
+    left, costs = [4800], []
+    while left[-1] > 1800:
+        costs.append(steps_of(store.sync))
+        left += store._all("SELECT count(*) FROM records")[0]
+        assert 0 < left[-2] - left[-1] <= 256
+        if len(left) == 6:
+            store.close()
+            store.open()
+    assert max(costs) < 1.5 * min(costs[:-1])
+    assert left[-1] == 1800
+    assert store._all("SELECT count(*) FROM garbage") == [(0,)]
+    assert sessions.ordinals("a") == list(range(1, 1201))
+    assert sessions.ordinals("s3") == list(range(601, 1201))

@@ -186,6 +186,9 @@ def test_any_mutations_beside_upkeep_restarts_and_kills(tmp_path: Path, monkeypa
             what = traffic.chance.random()
             if what < 0.4:
                 store.sync()
+            elif what > 0.97:
+                ended = [session_id for session_id, session in model.sessions.items() if session.head.ended]
+                assert store.forget_tombstones(1e9, 0) == len([model.sessions.pop(session_id) for session_id in ended])
             elif what < 0.45:  # kill -9, as far as the files are concerned
                 killed, folder = folder, tmp_path / str(number + 1)
                 shutil.copytree(killed, folder)
