@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -84,8 +85,9 @@ class SQLiteStore:
 
     def close(self) -> None:
         try:
-            if not self._failure:
-                self._tidy(closing=True)
+            with self._guard(), self._syncing:
+                if not self._failure:
+                    self._tidy(closing=True)
             with self._guard(), self._syncing, self._writing:
                 sound = not self._failure
                 self._failure, self._retry_at = "it is closed", math.inf
@@ -175,8 +177,8 @@ class SQLiteStore:
     def snapshot(self, session_id: str, incarnation: int, ordinal: int) -> Snapshot | None:
         standing = self._standing(session_id, incarnation)
         rows = standing and self._all(
-            "SELECT ordinal, position, experience, at, states.state FROM snapshots JOIN states ON row = snapshots.state "
-            "WHERE session = ? AND ordinal = ?",
+            "SELECT ordinal, position, experience, at, states.state FROM snapshots "
+            "JOIN states ON row = snapshots.state WHERE session = ? AND ordinal = ?",
             standing.session.key,
             ordinal,
         )
@@ -214,7 +216,7 @@ class SQLiteStore:
             return
         try:
             with self._guard():
-                self._upkeep.settle() if closing else self._upkeep.run()
+                self._upkeep.settle(sys.maxsize) if closing else self._upkeep.run()
         except StoreUnavailable as unavailable:
             self._tidy_at = time.monotonic() + RETRY_S
             logger.warning("the upkeep was put off: %s", unavailable)

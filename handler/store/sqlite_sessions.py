@@ -12,7 +12,9 @@ logger = logging.getLogger(__name__)
 
 RECORD_COLUMNS = struct.Struct("<qqqqqdqq")  # those that the checksum of a record's row is of
 _STANDING_COLUMNS = struct.Struct("<qqqqdqqqq")
-_SELECT_TAIL = "SELECT row, session, ordinal, position, experience, at, previous, total, crc FROM records WHERE row > ? ORDER BY row"
+_SELECT_TAIL = """
+SELECT row, session, ordinal, position, experience, at, previous, total, crc FROM records WHERE row > ? ORDER BY row
+"""
 _WALK = """
 WITH RECURSIVE chain (row, ordinal) AS (
     VALUES (:row, :ordinal)
@@ -53,18 +55,9 @@ class Standing(NamedTuple):
     def head(self) -> Head:
         session = self.session
         return Head(
-            session_id=session.id,
-            incarnation=session.incarnation,
-            digest=session.digest,
-            owner=session.owner,
-            created_at=session.created_at,
-            last_used_at=self.at,
-            position=self.position,
-            experience=self.experience,
-            ordinal=self.ordinal,
-            ended=session.ended,
-            ended_at=session.ended_at,
-        )
+            session.id, session.incarnation, session.digest, session.owner, session.created_at, self.at,
+            self.position, self.experience, self.ordinal, session.ended, session.ended_at,
+        )  # fmt: skip
 
     def columns(self) -> tuple[Any, ...]:
         """The row of `sessions`."""
@@ -144,6 +137,14 @@ class Sessions:
                 self.claimed.add(standing.session.id)
             self.standings[standing.session.id] = standing
 
+    def settle(self, row: int, known_at_most: int) -> None:
+        """Up to this row of the records, the rows of the sessions say where these stand."""
+        self.settled = row
+        self.claimed.clear()
+        if len(self.standings) > known_at_most:
+            # Not out of the same dict: a reader looks there first, and then at the rows.
+            self.standings = {one: standing for one, standing in self.standings.items() if standing.row > row}
+
 
 def find(connection: sqlite3.Connection, session_id: str) -> Standing | None:
     """Where a session stands, as its row says."""
@@ -162,7 +163,11 @@ def rows_of(connection: sqlite3.Connection, standing: Standing, first: int, last
     ).fetchone() or (standing.ordinal, standing.row)
     start = {"row": row, "ordinal": ordinal, "session": key, "first": first}
     chain = connection.execute(_WALK, start).fetchall()
-    if chain[-1][1] != first:  # a link is damaged: whatever is left of the session
+    if chain[-1][1] != first:
+        now = find(connection, standing.session.id)
+        if now is None or now.session.key != key or now.pruned > standing.pruned:
+            return []  # they are gone meanwhile
+        # A link is damaged: whatever is left is looked for.
         query = "SELECT row, ordinal FROM records WHERE session = ? AND ordinal BETWEEN ? AND ? ORDER BY row DESC"
         chain = connection.execute(query, (key, first, last)).fetchall()
         logger.error("session %r: not all records from ordinal %d on can be read", standing.session.id, first)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 
 from dnc_serve.handler.store.sqlite_files import PAGE_BYTES, SQLiteFiles
-from dnc_serve.handler.store.sqlite_sessions import crc_of
+from dnc_serve.handler.store.sqlite_sessions import Session, crc_of
 from dnc_serve.handler.store.sqlite_writer import INSERT_GARBAGE, SQLiteWriter
 
 logger = logging.getLogger(__name__)
@@ -42,14 +42,16 @@ class SQLiteUpkeep:
         self._writer = writer
         self._writing = writing
         self._reading = reading
+        self._behind: list[Session] = []  # to be settled before all records up to a row are
+        self._settling = 0
         self._vacuuming = True
         self._checkpoint_at = 0  # bytes of log, after an attempt that could not begin it anew
 
     def run(self) -> None:
-        """What is due, of the longer kinds one piece."""
+        """One piece of each kind that is due."""
         sessions = self._writer.sessions
-        if sessions.last_row - sessions.settled >= SETTLE_RECORDS:
-            self.settle()
+        if self._behind or sessions.last_row - sessions.settled >= SETTLE_RECORDS:
+            self.settle(_ROWS)
         if self._writer.dead_bytes >= _SWEEP_BYTES:
             self._sweep()
             self._vacuuming = True
@@ -58,34 +60,32 @@ class SQLiteUpkeep:
         if self._writer.log_bytes > max(CHECKPOINT_BYTES, self._checkpoint_at):
             self._checkpoint()
 
-    def settle(self) -> None:
-        """Notes in their rows where those sessions stand that were written to since this was last done."""
+    def settle(self, at_most: int) -> None:
+        """Notes in their rows where some of the sessions stand that have gone on since the last were settled; once all
+        of these are noted, so is that they are."""
         sessions = self._writer.sessions
-        with self._writing:
-            last_row, standings = sessions.last_row, list(sessions.standings.values())
-        behind = [
-            standing.session
-            for standing in standings
-            if standing.row > sessions.settled or standing.session.id in sessions.claimed
-        ]
-        behind.sort()  # by their keys: neighbours share a page
-        for start in range(0, len(behind), _ROWS):
-            with self._changing() as connection:
-                # They may have gone on meanwhile, or be gone.
-                part = [sessions.standings.get(session.id) for session in behind[start : start + _ROWS]]
-                rows = [(*standing.standing_columns(), standing.session.key) for standing in part if standing]
-                connection.executemany(_UPDATE_STANDING, rows)
-                self._writer.log_bytes += len(rows) * PAGE_BYTES  # at most
+        if not self._behind:
+            with self._writing:
+                self._settling, standings = sessions.last_row, list(sessions.standings.values())
+            self._behind = sorted(  # by their keys: neighbours share a page
+                standing.session
+                for standing in standings
+                if standing.row > sessions.settled or standing.session.id in sessions.claimed
+            )
+        last = len(self._behind) <= at_most
         with self._changing() as connection:
-            connection.execute("INSERT OR REPLACE INTO settled VALUES (1, ?, ?)", (last_row, crc_of(last_row)))
-        with self._writing:
-            sessions.settled = last_row
-            sessions.claimed.clear()
-            if len(sessions.standings) > _KNOWN:
-                # Not out of the same dict: a reader looks there first, and then at the rows.
-                sessions.standings = {
-                    one: standing for one, standing in sessions.standings.items() if standing.row > last_row
-                }
+            # They may have gone on meanwhile, or be gone.
+            part = [sessions.standings.get(session.id) for session in self._behind[:at_most]]
+            rows = [(*standing.standing_columns(), standing.session.key) for standing in part if standing]
+            connection.executemany(_UPDATE_STANDING, rows)
+            if last:
+                settled = (1, self._settling, crc_of(self._settling))
+                connection.execute("INSERT OR REPLACE INTO settled VALUES (?, ?, ?)", settled)
+            self._writer.log_bytes += len(rows) * PAGE_BYTES  # at most
+        del self._behind[:at_most]
+        if last:
+            with self._writing:
+                sessions.settle(self._settling, _KNOWN)
 
     def _sweep(self) -> None:
         """Deletes some dead records, the newest first: so what is left can still be found from the one that is next,
@@ -97,18 +97,15 @@ class SQLiteUpkeep:
             dead: list[tuple[int]] = []
             swept = 0
             while heap and len(dead) < _ROWS and swept < _SWEEP_BYTES:
-                row, session, ordinal, above = heap[0]
+                row, session, ordinal, above = heapq.heappop(heap)
                 found = connection.execute(_SELECT_DEAD, (-row,)).fetchone()
                 if found is None or found[:2] != (session, ordinal):
-                    logger.error("records of session number %d before ordinal %d are lost", session, ordinal + 1)
-                    heapq.heappop(heap)
+                    logger.error("dead records of session %d are lost, from ordinal %d down", session, ordinal)
                     continue
                 dead.append((-row,))
                 swept += found[3]
                 if ordinal - 1 > above:
-                    heapq.heapreplace(heap, (-found[2], session, ordinal - 1, above))
-                else:
-                    heapq.heappop(heap)
+                    heapq.heappush(heap, (-found[2], session, ordinal - 1, above))
             connection.executemany("DELETE FROM records WHERE row = ?", dead)
             connection.executemany("DELETE FROM garbage WHERE row = ?", [(row,) for row, *_ in garbage])
             left = [(-row, *others) for row, *others in heap]

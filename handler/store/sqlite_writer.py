@@ -165,6 +165,7 @@ class SQLiteWriter:
         return None
 
     def _standing(self, session_id: str) -> Standing | None:
+        """As `_append` finds it, which is spared this call for each chunk."""
         return (
             self._changed.get(session_id)
             or self.sessions.standings.get(session_id)
@@ -189,19 +190,12 @@ class SQLiteWriter:
     def _begin(self, head: Head, snapshot: Snapshot | None) -> None:
         former = self._standing(head.session_id)
         if former is not None:
-            self._drop_snapshots(former, "ordinal >= ?", 0)
-            self._bury(former, former.row, former.ordinal, former.pruned, former.total - former.pruned_total)
+            self._clear(former)
         self._last_key += 1
         session = Session(
-            key=self._last_key,
-            id=head.session_id,
-            incarnation=head.incarnation,
-            digest=head.digest,
-            owner=head.owner,
-            created_at=float(head.created_at),
-            ended=head.ended,
-            ended_at=float(head.ended_at),
-        )
+            self._last_key, head.session_id, head.incarnation, head.digest, head.owner, float(head.created_at),
+            head.ended, float(head.ended_at),
+        )  # fmt: skip
         standing = Standing(
             session, head.ordinal, head.position, head.experience, float(head.last_used_at), 0, 0, head.ordinal, 0
         )  # fmt: skip
@@ -210,8 +204,7 @@ class SQLiteWriter:
             self._keep(standing, snapshot, ())
 
     def _end(self, former: Standing, why: str, at: float) -> None:
-        self._drop_snapshots(former, "ordinal >= ?", 0)
-        self._bury(former, former.row, former.ordinal, former.pruned, former.total - former.pruned_total)
+        self._clear(former)
         session = former.session._replace(ended=why, ended_at=at)
         self._put(former._replace(session=session, pruned=former.ordinal, pruned_total=former.total))
 
@@ -268,6 +261,11 @@ class SQLiteWriter:
             garbage = (row, standing.session.key, ordinal, above)
             self._connection.execute(INSERT_GARBAGE, (*garbage, crc_of(*garbage)))
             self._dead += nbytes + 2 * PAGE_BYTES * (ordinal - above)
+
+    def _clear(self, former: Standing) -> None:
+        """Nobody needs anything of the session any more."""
+        self._drop_snapshots(former, "ordinal >= ?", 0)
+        self._bury(former, former.row, former.ordinal, former.pruned, former.total - former.pruned_total)
 
     def _drop_snapshots(self, standing: Standing, which: str, ordinal: int) -> None:
         query = f"DELETE FROM snapshots WHERE session = ? AND {which} RETURNING size, state"
