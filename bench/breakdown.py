@@ -1,6 +1,6 @@
 """Where a chunk's time goes in the worker: processor time by part, for a lone stream and for many.
 
-    python -m bench.breakdown [--docs docs] [--compile] [--quick] [--durability async]
+    python -m bench.breakdown [--docs docs] [--code auto] [--quick] [--durability async]
 
 The worker's server runs in this process, the load in another. The functions of each part are timed on the clock of
 their thread, without what they call of other parts; what is left of the process' time is gRPC, protobuf and the event
@@ -22,7 +22,7 @@ from dnc_serve.client.cli.measure.aside import aside
 from dnc_serve.client.cli.measure.load import Load, model_of, own_streams, shared_streams, stream_load
 from dnc_serve.client.cli.measure.lockstep import Span
 from dnc_serve.client.cli.measure.rounds import machine
-from dnc_serve.handler.config import COMPILED, ServeConfig, default_state_dir
+from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.server import DncServer
 from dnc_serve.handler.torchserve.artifact import resolve_artifact
 
@@ -45,7 +45,7 @@ PARTS = {
     ),
     "turn: judge, begin, choose company": ("engine.turns:Turns._turn", "engine.turns:Turns._begin_runs"),
     "gather": ("engine.slab:Slab.gather", "engine.stepper:gather_inputs"),
-    "step: the model": ("engine.tiles:Tiles.run",),
+    "step: the model": ("engine.tiles:Tiles.run", "engine.model_runner:RowRunner.step"),
     "step: around it": ("engine.stepper:Stepper.step",),
     "scatter": ("engine.slab:Slab.scatter", "engine.turns:Turns._settle"),
     "commit: checks, swap, metrics": (
@@ -118,14 +118,14 @@ def main() -> None:
             stopwatch.watch(part, place)
     with tempfile.TemporaryDirectory(prefix="dnc-bench-") as folder, aside() as load:
         state_dir = Path(folder)
-        if arguments.compile:
-            (state_dir / COMPILED).symlink_to(default_state_dir() / COMPILED)
         artifact = resolve_artifact(MODEL, None, state_dir / "artifacts", state_dir / "unpacked")
-        config = ServeConfig(state_dir=state_dir, port=0, metrics_port=0, durability=arguments.durability)
+        config = ServeConfig(
+            state_dir=state_dir, port=0, metrics_port=0, durability=arguments.durability, code=arguments.code
+        )
         server = DncServer(config, artifact, "cpu")
         address = server.start().grpc
         try:
-            input_size, _, kind, _ = load.run(model_of, address)
+            input_size, *_ = load.run(model_of, address)
             span = Span(0.3 if arguments.quick else 2.0, 0.3)
             loads = {}
             for label, (streams, chunk, in_flight) in LOADS.items():
@@ -138,7 +138,7 @@ def main() -> None:
             server.stop()
     report = {
         "machine": machine(),
-        "compiled": kind == "aotinductor",
+        "code": arguments.code,
         "durability": arguments.durability,
         "loads": loads,
     }

@@ -1,6 +1,6 @@
 """Whether a session that floods the server slows another one down, by the server's own histograms.
 
-    python -m bench.fairness [--docs docs] [--compile] [--quick] [--rounds 5]
+    python -m bench.fairness [--docs docs] [--code auto] [--quick] [--rounds 5]
 
 A polite session steps one timestep at a time, alone and then while another keeps its queue full of long chunks. The
 server's queue-wait histogram counts both; a flood of few, long chunks leaves its p99 to the polite session's many.
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="alternating runs (5)")
     arguments = parser.parse_args()
     rounds, seconds = (1, 0.5) if arguments.quick else (arguments.rounds, 4.0)
-    with served(MODEL, compiled=arguments.compile) as server, aside() as polite, aside() as flood:
+    with served(MODEL, code=arguments.code) as server, aside() as polite, aside() as flood:
         input_size = polite.run(model_of, server.grpc)[0]
         polite.run(create, server.grpc, ["polite", "flood"])
         turns = in_turns(
@@ -56,7 +56,7 @@ def main() -> None:
     ]
     report = {
         "machine": machine(),
-        "compiled": arguments.compile,
+        "code": arguments.code,
         "turns": turns,
         "ratios": [ratio.as_dict() for ratio in ratios],
     }

@@ -1,6 +1,6 @@
 """What hostile input at the doors does to a well-behaved session's wait, by the server's own histogram.
 
-    python -m bench.hostile [--docs docs] [--compile] [--quick] [--rounds 5]
+    python -m bench.hostile [--docs docs] [--code auto] [--quick] [--rounds 5]
 
 A session steps one timestep at a time, alone and then beside each kind of attack. The histogram of the queue wait knows
 no sessions, but nothing that the attackers send is ever stepped (see `attacks.py`), so it counts this one alone; the
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="alternating runs (5)")
     arguments = parser.parse_args()
     rounds, seconds = (1, 0.5) if arguments.quick else (arguments.rounds, 4.0)
-    with served(MODEL, compiled=arguments.compile) as server, aside() as polite, aside() as attacker:
+    with served(MODEL, code=arguments.code) as server, aside() as polite, aside() as attacker:
         attacker.run(os.nice, 19)
         doors = Doors(server.grpc, server.torchserve_grpc, polite.run(model_of, server.grpc)[0])
         polite.run(create, server.grpc, [POLITE, *VICTIMS])
@@ -65,7 +65,7 @@ def main() -> None:
     ]
     report = {
         "machine": machine(),
-        "compiled": arguments.compile,
+        "code": arguments.code,
         "turns": turns,
         "ratios": [ratio.as_dict() for ratio in ratios],
     }

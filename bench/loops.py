@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from dnc_serve.client.cli.measure.bare import seconds_of
-from dnc_serve.model.compiled import load_compiled
+from dnc_serve.handler.engine.model_runner import load_kernel
 from dnc_serve.model.export import load_artifact
 
 # What the `dnc` package's class and ours both take.
@@ -51,13 +52,14 @@ def torchscript_tick_us(artifact: str, rows: int, seconds: float) -> float:
     return _tick_us(loaded.module, loaded.config.input_size, loaded.layout.size, rows, seconds)
 
 
-def compiled_tick_us(artifact: str, compiled: str, rows: int, seconds: float) -> float:
-    """Our artifact compiled ahead of time, in the smallest tile that holds so many rows. Raises CompiledError."""
-    torch.set_num_threads(1)
+def kernel_tick_us(artifact: str, rows: int, seconds: float) -> float:
+    """The row kernel of our artifact. Raises KernelError."""
     loaded = load_artifact(artifact)
-    code = load_compiled(loaded, compiled)
-    tile = next(size for size in code.sizes if size >= rows)
-    return _tick_us(code, loaded.config.input_size, loaded.layout.size, tile, seconds)
+    kernel = load_kernel(loaded, Path(artifact), [])
+    states = np.zeros((rows, kernel.state_size), np.float32)
+    inputs = np.random.default_rng(0).integers(0, 2, (1, rows, kernel.input_size)).astype(np.float32)
+    numbers = list(range(rows))
+    return seconds_of(lambda: kernel.step(states, numbers, numbers, inputs), seconds) * 1e6
 
 
 def _tick_us(module: Any, input_size: int, state_size: int, rows: int, seconds: float) -> float:

@@ -4,8 +4,8 @@
 
 Forward stepping (one timestep a call, no gradients) at B = 1, 32 and 64, and a training step (forward, backward) at
 T = 20 and B = 32, at the sizes of that package's README and at small ones. The two are measured in turns, so that
-whatever else the machine does falls on both; the figure is the median turn. With `--compiled` (minutes) also: stepping
-an artifact built ahead of time by AOTInductor, and training with `torch.compile`. Peak memory is that of a training
+whatever else the machine does falls on both; the figure is the median turn. With `--compiled` (minutes) also:
+training with `torch.compile`. Peak memory is that of a training
 step in a process of its own, above what the process had before it (Linux only).
 """
 
@@ -26,8 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dnc_serve.model import DNC, StateLayout
-from dnc_serve.model.tick import TickModule
+from dnc_serve.model import DNC
 
 CASES: dict[str, dict[str, Any]] = {
     "readme": {
@@ -104,8 +103,6 @@ def measure(name: str, package: Any, compiled: bool, seconds: float, temporary: 
     for batch in STEP_BATCHES:
         x = torch.randn(batch, 1, sizes["input_size"])
         calls = {"package": stepping(theirs, x), "eager": stepping(ours, x)}
-        if compiled:
-            calls["compiled"] = stepping_compiled(ours, x, temporary)
         figures[f"step B={batch}"] = in_turns(calls, seconds)
     inputs = torch.randn(TRAIN_BATCH, TRAIN_TIMESTEPS, sizes["input_size"])
     calls = {"package": training(theirs, inputs), "eager": training(ours, inputs)}
@@ -123,21 +120,6 @@ def stepping(dnc: nn.Module, x: Tensor) -> Call:
         nonlocal hidden
         with torch.no_grad():
             _, hidden = dnc(x, hidden)
-
-    return call
-
-
-def stepping_compiled(dnc: DNC, x: Tensor, temporary: Path) -> Call:
-    inputs, packed = x.transpose(0, 1).contiguous(), torch.zeros(x.size(0), StateLayout(dnc.config).size)
-    with torch.no_grad():
-        program = torch.export.export(TickModule(dnc).eval(), (inputs, packed))
-        path = str(temporary / f"{dnc.config.hidden_size}_{x.size(0)}.pt2")
-        torch._inductor.aoti_compile_and_package(program, package_path=path)
-    tick = torch._inductor.aoti_load_package(path)
-
-    def call() -> None:
-        nonlocal packed
-        _, packed = tick(inputs, packed)
 
     return call
 

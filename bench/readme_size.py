@@ -33,14 +33,14 @@ LOADS = {
 }
 
 
-def measure(load: Aside, alone: Aside, compiled: bool, rounds: int, span: Span) -> dict[str, Any]:
+def measure(load: Aside, alone: Aside, code: str, rounds: int, span: Span) -> dict[str, Any]:
     """Figures of both loads, timesteps/s of the bare loop of tiles, and what they come to. Raises ServerFailed."""
     with tempfile.TemporaryDirectory(prefix="dnc-bench-") as folder:
         torch.manual_seed(0)
         save_weights(DNC(**SIZES), Path(folder))
-        with served(folder, "--slots", str(MANY), compiled=compiled) as server:
+        with served(folder, "--slots", str(MANY), code=code) as server:
             input_size, _, artifact, device = load.run(model_of, server.grpc)
-            unroll = (server.artifact(folder), device, str(server.compiled_cache), CHUNK, span.seconds / 2)
+            unroll = (server.artifact(folder), device, code, CHUNK, span.seconds / 2)
             measures: dict[str, Any] = {BARE: partial(alone.run, bare.timesteps_per_s, *unroll)}
             for label, (streams, in_flight) in LOADS.items():
                 asked = Load(server.grpc, streams, CHUNK, input_size, span, in_flight)

@@ -18,14 +18,14 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     """A parser with the flags that all programs have."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--docs", type=Path, metavar="FOLDER", help=f"write figures, plots and {DOCUMENT}'s part there")
-    parser.add_argument("--compile", action="store_true", help="serve code that is compiled for this host")
+    parser.add_argument("--code", choices=("auto", "torchscript"), default="auto", help="what steps the model (auto)")
     parser.add_argument("--quick", action="store_true", help="short and small: whether it runs")
     return parser
 
 
 def finish(name: str, report: Mapping[str, Any], text: str, docs: Path | None, draw: Draw | None = None) -> None:
     """Prints the text, in Markdown; with `docs`, puts it and its plots into the document and the report beside it."""
-    code = report.get("code", "compiled" if report["compiled"] else "TorchScript")
+    code = "TorchScript" if report["code"] == "torchscript" else "the row kernel"
     text = f"{described(report['machine'])}; {code}\n\n{text}"
     print(text)
     if docs is not None:

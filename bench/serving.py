@@ -1,6 +1,6 @@
 """`dnc bench`, written into the documentation, and a model of the size that the `dnc` package's README has.
 
-python -m bench.serving [--docs docs] [--compile] [--quick]
+python -m bench.serving [--docs docs] [--code auto] [--quick]
 """
 
 from collections.abc import Mapping
@@ -18,13 +18,13 @@ from dnc_serve.client.cli.measure.rounds import ratio_lines
 def main() -> None:
     arguments = parser_of(__doc__).parse_args()
     rounds, seconds = (1, 0.2) if arguments.quick else (5, 0.6)
-    report = measure("copy", ("--durability", "async"), arguments.compile, rounds, seconds, lambda line: None)
+    report = measure("copy", ("--durability", "async"), arguments.code, rounds, seconds, lambda line: None)
     # A chunk of all its sessions takes half a second: the span has to hold many of them.
     rounds, span = (1, Span(1.0, 0.5)) if arguments.quick else (3, Span(6.0, 1.5))
     with aside() as load, aside() as alone:
-        large = readme_size.measure(load, alone, arguments.compile, rounds, span)
+        large = readme_size.measure(load, alone, arguments.code, rounds, span)
     text = f"```\n{table(report)}\n\n{_of_readme_size(large)}\n```"
-    report["compiled"] = arguments.compile
+    report["code"] = arguments.code
     report["readme_size"] = {
         **large,
         "rows": {label: asdict(figures) for label, figures in large["rows"].items()},

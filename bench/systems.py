@@ -21,7 +21,7 @@ from dnc_serve.client.cli.measure.lockstep import Figures, Span
 from dnc_serve.client.cli.measure.served import served
 from dnc_serve.client.cli.measure.torchserve_door import handler_load
 
-OURS, OURS_COMPILED = "dnc-serve", "dnc-serve --compile"
+OURS = "dnc-serve"
 ECHO, AFTERNOON, TRITON = "empty echo", "TorchServe in an afternoon", "Triton"
 MOST_CALLERS = 64  # more sessions than this are gone round, or chosen at random
 
@@ -85,35 +85,29 @@ class Arena:
     """All of them, running, for one model."""
 
     systems: Mapping[str, System]
-    artifact: str  # our TorchScript's folder
-    compiled_cache: Path | None  # where that is compiled for this host
+    artifact: str  # our artifact's folder
 
 
 @contextmanager
 def arena(
-    model: str, nr_cells: int | None, slots: int, most_sessions: int, compiled: bool, load: Aside, cache: Path
+    model: str, nr_cells: int | None, slots: int, most_sessions: int, code: str, load: Aside, cache: Path
 ) -> Iterator[Arena]:
     """Starts every server with the same model, or for the `dnc` package with one of the same sizes.
 
-    With `compiled`, ours runs twice: with TorchScript, and with code that is compiled for this host.
+    `code`: what steps ours, as the setting says.
     """
     flags = ("--slots", str(slots), *(() if nr_cells is None else ("--nr-cells", str(nr_cells))))
     with ExitStack() as stack:
-        ours = stack.enter_context(served(model, *flags))
+        ours = stack.enter_context(served(model, *flags, code=code))
         artifact = ours.artifact(model, nr_cells)
         input_size = load.run(model_of, ours.grpc)[0]
         systems: dict[str, System] = {
             ECHO: Door(stack.enter_context(background(serve_echo)), input_size, load, is_echo=True),
             OURS: Door(ours.grpc, input_size, load),
         }
-        compiled_cache = None
-        if compiled:
-            machine_code = stack.enter_context(served(model, *flags, compiled=True))
-            systems[OURS_COMPILED] = Door(machine_code.grpc, input_size, load)
-            compiled_cache = machine_code.compiled_cache
         its_triton = stack.enter_context(triton(triton_python(cache), Path(artifact), most_sessions + MOST_CALLERS))
         systems[TRITON] = TritonDoor(its_triton)
         sizes: dict[str, Any] = package_sizes(artifact)
         in_an_afternoon = stack.enter_context(afternoon.afternoon(dnc_package(cache), sizes))
         systems[AFTERNOON] = AfternoonDoor(in_an_afternoon, input_size, load)
-        yield Arena(systems, artifact, compiled_cache)
+        yield Arena(systems, artifact)

@@ -1,6 +1,6 @@
 """Whether ten watchers of one session slow the others down, by the server's own histograms.
 
-    python -m bench.watching [--docs docs] [--compile] [--quick] [--rounds 5]
+    python -m bench.watching [--docs docs] [--code auto] [--quick] [--rounds 5]
 
 Four sessions step one timestep at a time, and a fifth is stepped beside them, alone and then with ten watchers that ask
 for everything, 30 frames a second each.
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="alternating runs (5)")
     arguments = parser.parse_args()
     rounds, seconds = (1, 0.5) if arguments.quick else (arguments.rounds, 4.0)
-    with served(MODEL, compiled=arguments.compile) as server, aside() as steppers, aside() as watchers:
+    with served(MODEL, code=arguments.code) as server, aside() as steppers, aside() as watchers:
         input_size = steppers.run(model_of, server.grpc)[0]
         steppers.run(create, server.grpc, list(SESSIONS))
         turns = in_turns(
@@ -51,7 +51,7 @@ def main() -> None:
     ]
     report = {
         "machine": machine(),
-        "compiled": arguments.compile,
+        "code": arguments.code,
         "turns": turns,
         "ratios": [ratio.as_dict() for ratio in ratios],
     }

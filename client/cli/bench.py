@@ -23,7 +23,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", default="copy", help="what to serve, as in `dnc serve` (copy)")
     parser.add_argument("--durability", choices=("off", "async", "sync"), default="async", help="of the server (async)")
-    parser.add_argument("--compile", action="store_true", help="serve an artifact that is compiled for this host")
+    parser.add_argument(
+        "--code", choices=("auto", "torchscript"), default="auto", help="what steps the model (auto: the row kernel)"
+    )
     parser.add_argument("--rounds", type=_positive(int), default=5, metavar="N", help="turns of everything (5)")
     parser.add_argument("--seconds", type=_positive(float), default=0.6, help="of each measurement in a round (0.6)")
     parser.add_argument("--quick", action="store_true", help="one short round: whether it runs, not how fast")
@@ -35,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         report = measure(
             args.model,
             ("--durability", args.durability),
-            args.compile,
+            args.code,
             1 if args.quick else args.rounds,
             0.2 if args.quick else args.seconds,
             lambda line: print(f"\r\x1b[K{line}", end="", file=sys.stderr) if sys.stderr.isatty() else None,
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measure(
-    model: str, flags: Sequence[str], compiled: bool, rounds: int, seconds: float, told: Callable[[str], None]
+    model: str, flags: Sequence[str], code: str, rounds: int, seconds: float, told: Callable[[str], None]
 ) -> dict[str, Any]:
     """All of it, in one run. Raises ServerFailed."""
     from functools import partial
@@ -70,13 +72,13 @@ def measure(
     told("starting dnc serve")
     span = Span(seconds, warm_up_s=seconds / 4)
     with (
-        served(model, *flags, compiled=compiled) as server,
+        served(model, *flags, code=code) as server,
         background(serve_echo) as echo,
         aside() as load,
         aside() as alone,
     ):
         input_size, name, artifact, device = load.run(model_of, server.grpc)
-        folder, cache = server.artifact(model), str(server.compiled_cache)
+        folder = server.artifact(model)
 
         def stream(address: str, streams: tuple[tuple[str, ...], ...], chunk: int, in_flight: int = 1) -> Figures:
             asked = Load(address, streams, chunk, input_size, span, in_flight, is_echo=address == echo)
@@ -90,8 +92,8 @@ def measure(
             f"one stream of {MANY} sessions, chunks of {CHUNK}": (shared_streams(MANY, 1), CHUNK, MANY),
         }
         measures: dict[str, Callable[[], Any]] = {
-            "tick": partial(alone.run, bare.tick_us, folder, device, cache, seconds),
-            "bare": partial(alone.run, bare.timesteps_per_s, folder, device, cache, CHUNK, seconds),
+            "tick": partial(alone.run, bare.tick_us, folder, device, code, seconds),
+            "bare": partial(alone.run, bare.timesteps_per_s, folder, device, code, CHUNK, seconds),
         }
         for label, (streams, chunk, in_flight) in loads.items():
             measures[f"echo: {label}"] = partial(stream, echo, streams, chunk, in_flight)
@@ -149,8 +151,8 @@ def table(report: Mapping[str, Any]) -> str:
         described(report["machine"]),
         f"model {model['name']}, {model['artifact']} on {model['device']}; {' '.join(report['flags'])}",
         "",
-        "bare tick of a tile: " + ", ".join(f"{rows} rows {us:.0f} µs" for rows, us in report["bare_tick_us"].items()),
-        f"bare unroll of the largest tile, {CHUNK} ticks a call: {report['bare_timesteps_per_s']:,.0f} timesteps/s",
+        "bare tick: " + ", ".join(f"{rows} rows {us:.0f} µs" for rows, us in report["bare_tick_us"].items()),
+        f"bare unroll of many rows, {CHUNK} ticks a call: {report['bare_timesteps_per_s']:,.0f} timesteps/s",
         "",
         f"{'':<56} {'p50 ms':>8} {'p99 ms':>8} {'timesteps/s':>12}",
     ]

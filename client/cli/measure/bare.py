@@ -8,33 +8,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dnc_serve.handler.engine.tiles import Tiles
+    from dnc_serve.handler.engine.model_runner import ModelRunner
 
 TURNS = 3
+ROWS = (1, 8, 64)  # where any number may be stepped together
 
 
-def tick_us(artifact: str, device: str, compiled: str, seconds: float) -> dict[int, float]:
-    """Microseconds of one tick by the rows of the tile, a call a tick."""
-    tiles = _tiles(artifact, device, compiled)
-    return {rows: tile_seconds(tiles, rows, 1, seconds / len(tiles.sizes)) * 1e6 for rows in tiles.sizes}
+def tick_us(artifact: str, device: str, code: str, seconds: float) -> dict[int, float]:
+    """Microseconds of one tick by the rows, a call a tick."""
+    runner = _runner(artifact, device, code)
+    sizes = runner.sizes or ROWS
+    return {rows: rows_seconds(runner, rows, 1, seconds / len(sizes)) * 1e6 for rows in sizes}
 
 
-def timesteps_per_s(artifact: str, device: str, compiled: str, ticks: int, seconds: float) -> float:
-    """Of the largest tile, unrolled by so many ticks a call."""
-    tiles = _tiles(artifact, device, compiled)
-    return tiles.largest * ticks / tile_seconds(tiles, tiles.largest, ticks, seconds)
+def timesteps_per_s(artifact: str, device: str, code: str, ticks: int, seconds: float) -> float:
+    """Of as many rows as are stepped together, unrolled by so many ticks a call."""
+    runner = _runner(artifact, device, code)
+    return runner.largest * ticks / rows_seconds(runner, runner.largest, ticks, seconds)
 
 
-def tile_seconds(tiles: "Tiles", rows: int, ticks: int, seconds: float) -> float:
+def rows_seconds(runner: "ModelRunner", rows: int, ticks: int, seconds: float) -> float:
     """Seconds of one call, states carried on."""
     import torch
 
-    inputs = torch.randint(0, 2, (ticks, rows, tiles.input_size), device=tiles.device).float()
-    states = torch.zeros(rows, tiles.layout.size, device=tiles.device)
+    inputs = torch.randint(0, 2, (ticks, rows, runner.input_size), device=runner.device).float()
+    states = torch.zeros(rows, runner.layout.size, device=runner.device)
 
     def call() -> None:
         nonlocal states
-        outputs, states = tiles.run(inputs, states)
+        outputs, states = runner.run(inputs, states)
         outputs.cpu()
 
     return seconds_of(call, seconds)
@@ -53,9 +55,9 @@ def seconds_of(call: Callable[[], None], seconds: float) -> float:
 
 
 @cache
-def _tiles(artifact: str, device: str, compiled: str) -> "Tiles":
-    """As a server chooses them, with the cache of compiled artifacts in the folder `compiled`."""
-    from dnc_serve.handler.engine.tiles import choose_tiles
+def _runner(artifact: str, device: str, code: str) -> "ModelRunner":
+    """As a server chooses it."""
+    from dnc_serve.handler.engine.model_runner import choose_runner
     from dnc_serve.model.export import load_artifact
 
-    return choose_tiles(load_artifact(artifact, device), device, Path(compiled))
+    return choose_runner(load_artifact(artifact, device), Path(artifact), device, code, [])

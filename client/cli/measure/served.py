@@ -34,13 +34,6 @@ class Served:
 
         return str(resolve_artifact(model, nr_cells, self.state_dir / "artifacts", self.state_dir / "unpacked"))
 
-    @property
-    def compiled_cache(self) -> Path:
-        """Where it keeps artifacts that are compiled for this host."""
-        from dnc_serve.handler.config import COMPILED
-
-        return self.state_dir / COMPILED
-
     def metrics(self) -> dict[tuple[str, str], float]:
         """The present value of each sample, by its name and its bucket (`le`), other labels summed."""
         from prometheus_client.parser import text_string_to_metric_families
@@ -63,31 +56,15 @@ class Served:
 
 
 @contextmanager
-def served(model: str, *flags: str, compiled: bool = False, state_dir: Path | None = None) -> Iterator[Served]:
+def served(model: str, *flags: str, code: str = "auto", state_dir: Path | None = None) -> Iterator[Served]:
     """Starts a server and stops it at the end. Its state vanishes with it unless a folder is given.
 
-    With `compiled` it serves code that is compiled for this host, taken from where `dnc serve --compile` keeps it, or
-    made there, which takes minutes; else TorchScript. Raises ServerFailed.
+    `code`: what steps the model, as the setting says. Raises ServerFailed.
     """
     with tempfile.TemporaryDirectory(prefix="dnc-bench-") as temporary:
         folder = state_dir or Path(temporary) / "state"
-        if compiled:
-            _link_compiled(folder)
-            flags = (*flags, "--compile")
-        with child_server(model, folder, "--log-level", "error", *flags) as server:
+        with child_server(model, folder, "--log-level", "error", "--code", code, *flags) as server:
             yield Served(server, folder)
-
-
-def _link_compiled(state_dir: Path) -> None:
-    """Lets a state folder have the compiled models that this user's servers have."""
-    from dnc_serve.handler.config import COMPILED, default_state_dir
-
-    kept = default_state_dir() / COMPILED
-    kept.mkdir(parents=True, exist_ok=True)
-    state_dir.mkdir(parents=True, exist_ok=True)
-    link = state_dir / COMPILED
-    if not link.exists():
-        link.symlink_to(kept)
 
 
 def quantile(
