@@ -72,7 +72,6 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
     yield _package("torch", "torch", SERVE_EXTRA)
     yield _package("torchserve", "ts", SERVE_EXTRA)
     yield _package("PyYAML", "yaml", SERVE_EXTRA)
-    yield _package("numba", "numba", SERVE_EXTRA)
     try:
         config = _config(args)
     except ImportError as exc:
