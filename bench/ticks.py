@@ -1,6 +1,6 @@
 """A tick of the row kernel, of TorchScript and of the `dnc` package, in one process; and how fast links stream.
 
-    python bench/ticks.py [--model copy|readme|1024|4096|FOLDER]… [--package FOLDER] [--turns 60] [--json]
+    python -m bench.ticks [--model copy|readme|1024|4096|FOLDER]… [--package FOLDER] [--turns 60] [--json]
 
 Rows 1, 8 and 64, calls of one and of eight ticks, one thread; `readme` is of the size that the package's README shows,
 the numbers are copy models with as many memory slots. Each way takes its turn many times, so that whatever else the
