@@ -1,6 +1,6 @@
 """What remembering costs: durability modes, recovery, and sessions that come up from below, each beside its floor.
 
-    python -m bench.durability [--docs docs] [--compile] [--quick]
+    python -m bench.durability [--docs docs] [--code auto] [--quick]
 
 Three servers (off, async, sync) take the same load in turns; a server of 1,000 sessions is killed and started again;
 sessions are called that lie in host memory or in the store; and one resident session is timed while 10 or 20,000 others
@@ -54,23 +54,23 @@ RESIDENT_ROWS = 8
 
 def main() -> None:
     arguments = parser_of(__doc__).parse_args()
-    compiled = arguments.compile
+    code = arguments.code
     rounds, seconds = (1, 0.3) if arguments.quick else (5, 2.0)
     with aside() as load, aside() as alone:
         ratios = [
-            *modes(load, compiled, rounds, seconds),
-            recovery(load, alone, compiled, 50 if arguments.quick else RECOVERED, seconds),
-            *moves(load, compiled, rounds, seconds),
-            company(load, compiled, rounds, seconds, 200 if arguments.quick else MANY_OTHERS),
+            *modes(load, code, rounds, seconds),
+            recovery(load, alone, code, 50 if arguments.quick else RECOVERED, seconds),
+            *moves(load, code, rounds, seconds),
+            company(load, code, rounds, seconds, 200 if arguments.quick else MANY_OTHERS),
         ]
-    report = {"machine": machine(), "compiled": compiled, "ratios": [ratio.as_dict() for ratio in ratios]}
+    report = {"machine": machine(), "code": code, "ratios": [ratio.as_dict() for ratio in ratios]}
     finish("durability", report, markdown_ratios(ratios), arguments.docs)
 
 
-def modes(load: Aside, compiled: bool, rounds: int, seconds: float) -> list[Ratio]:
+def modes(load: Aside, code: str, rounds: int, seconds: float) -> list[Ratio]:
     """Timesteps a second of the modes that remember, beside the one that doesn't."""
     with ExitStack() as stack:
-        servers = {mode: stack.enter_context(served(MODEL, "--durability", mode, compiled=compiled)) for mode in MODES}
+        servers = {mode: stack.enter_context(served(MODEL, "--durability", mode, code=code)) for mode in MODES}
         input_size = load.run(model_of, servers["off"].grpc)[0]
         measures = {
             mode: partial(
@@ -89,20 +89,20 @@ def modes(load: Aside, compiled: bool, rounds: int, seconds: float) -> list[Rati
     ]
 
 
-def recovery(load: Aside, alone: Aside, compiled: bool, sessions: int, seconds: float) -> Ratio:
+def recovery(load: Aside, alone: Aside, code: str, sessions: int, seconds: float) -> Ratio:
     """Timesteps a second that a killed server replays, all sessions being called at once, beside the bare unroll."""
     names = [f"r{i}" for i in range(sessions)]
     with tempfile.TemporaryDirectory(prefix="dnc-bench-") as folder:
         state_dir = Path(folder)
-        with served(MODEL, "--slots", str(sessions), compiled=compiled, state_dir=state_dir) as server:
+        with served(MODEL, "--slots", str(sessions), code=code, state_dir=state_dir) as server:
             input_size = load.run(model_of, server.grpc)[0]
             load.run(create, server.grpc, names)
             load.run(step_each, server.grpc, names, RECOVERED_TIMESTEPS, input_size)
             time.sleep(0.2)
             server.kill()
-        with served(MODEL, "--slots", str(sessions), compiled=compiled, state_dir=state_dir) as server:
+        with served(MODEL, "--slots", str(sessions), code=code, state_dir=state_dir) as server:
             unroll = partial(
-                alone.run, bare.timesteps_per_s, server.artifact(MODEL), "cpu", str(server.compiled_cache),
+                alone.run, bare.timesteps_per_s, server.artifact(MODEL), "cpu", code,
                 REPLAYED_AT_ONCE, seconds,
             )  # fmt: skip
             before = unroll()
@@ -117,16 +117,14 @@ def recovery(load: Aside, alone: Aside, compiled: bool, sessions: int, seconds: 
     )
 
 
-def moves(load: Aside, compiled: bool, rounds: int, seconds: float) -> list[Ratio]:
+def moves(load: Aside, code: str, rounds: int, seconds: float) -> list[Ratio]:
     """What a call takes longer when its session comes up from a tier below, beside moving the bytes alone."""
     few, many = shared_streams(RESIDENT_ROWS // 2, 1), shared_streams(RESIDENT_ROWS * 8, 1)
     slots = ("--slots", str(RESIDENT_ROWS), "--durability", "async")
     with ExitStack() as stack:
-        above = stack.enter_context(served(MODEL, *slots, compiled=compiled))
+        above = stack.enter_context(served(MODEL, *slots, code=code))
         # Less than two states of host memory: whatever leaves its slot goes to the store.
-        below = stack.enter_context(
-            served(MODEL, *slots, "--host-bytes", str(state_bytes(load, above) + 1), compiled=compiled)
-        )
+        below = stack.enter_context(served(MODEL, *slots, "--host-bytes", str(state_bytes(load, above) + 1), code=code))
         input_size = load.run(model_of, above.grpc)[0]
 
         def lone(server: Served, sessions: tuple[tuple[str, ...], ...]) -> Figures:
@@ -149,13 +147,12 @@ def moves(load: Aside, compiled: bool, rounds: int, seconds: float) -> list[Rati
     ]
 
 
-def company(load: Aside, compiled: bool, rounds: int, seconds: float, many_others: int) -> Ratio:
+def company(load: Aside, code: str, rounds: int, seconds: float, many_others: int) -> Ratio:
     """The p50 of a resident session while many others lie in the store, beside that with few."""
     limits = ("--slots", "64", "--host-bytes", "1MiB")
     with ExitStack() as stack:
         servers = {
-            others: stack.enter_context(served(MODEL, *limits, compiled=compiled))
-            for others in (FEW_OTHERS, many_others)
+            others: stack.enter_context(served(MODEL, *limits, code=code)) for others in (FEW_OTHERS, many_others)
         }
         input_size = load.run(model_of, servers[FEW_OTHERS].grpc)[0]
         for others, server in servers.items():

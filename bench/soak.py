@@ -1,6 +1,6 @@
 """A long load: streams on which sessions come and go, and what the worker's memory, errors and p99 do meanwhile.
 
-    python -m bench.soak [--minutes 20] [--streams 256] [--docs docs] [--compile] [--quick]
+    python -m bench.soak [--minutes 20] [--streams 256] [--docs docs] [--code auto] [--quick]
 
 Each stream opens a session, steps it for a while in chunks of different lengths, with pauses, and then deletes it or
 leaves it to its idle timeout, to go on with another. The worker's resident memory is read from outside, every ten
@@ -80,13 +80,13 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=256, help="open at once (256)")
     arguments = parser.parse_args()
     seconds = QUICK_S if arguments.quick else arguments.minutes * 60
-    with served(MODEL, "--idle-timeout-s", str(IDLE_TIMEOUT_S), compiled=arguments.compile) as server:
+    with served(MODEL, "--idle-timeout-s", str(IDLE_TIMEOUT_S), code=arguments.code) as server:
         looks, callers = soak(server, arguments.streams, seconds, _told)
     moments = moments_of(looks)
     ratios = judged(moments, callers)
     report = {
         "machine": machine(),
-        "compiled": arguments.compile,
+        "code": arguments.code,
         "minutes": seconds / 60,
         "streams": arguments.streams,
         "callers": asdict(callers),

@@ -43,8 +43,7 @@ PROOF_NUMBERS = 100_000_000
 def choose_runner(artifact: Artifact, folder: Path, device: str, code: str, caches: Sequence[Path]) -> ModelRunner:
     """What `code` (auto, torchscript, kernel) asks for; `note` of TorchScript's tiles says why they are not the kernel.
 
-    `folder` has the artifact's weights; compiled code is looked for in the user's cache, which all servers of a host share,
-    and in `caches`, and is put into the first of them that can be written to.
+    `folder` has the artifact's weights; compiled code is looked for in the user's cache and `caches`, and put there.
     Raises ServeError if the kernel was asked for and can't be had.
     """
     if code == "torchscript":
@@ -75,12 +74,12 @@ def load_kernel(artifact: Artifact, folder: Path, caches: Sequence[Path]) -> Row
     return RowKernel(artifact.config, read_weights(folder / WEIGHTS_FILE), code)
 
 
-def _compile(asked: CompileRequest, folders: Sequence[Path], temporary: Path) -> Path:
-    for folder in filter(writable, folders):
-        return compile_code([asked], folder)[0]
-    logger.warning(
-        "%s can't be written to: the row kernel will be compiled at each start", " and ".join(map(str, folders))
-    )
+def _compile(asked: CompileRequest, caches: Sequence[Path], temporary: Path) -> Path:
+    """Into the first cache that can be written to."""
+    for cache in caches:
+        if writable(cache):
+            return compile_code([asked], cache)[0]
+    logger.warning("%s can't be written to: each start will compile", " and ".join(map(str, caches)))
     return compile_code([asked], temporary)[0]
 
 

@@ -23,7 +23,7 @@ def draw(folder: Path) -> dict[str, str]:
 
 def test_a_section_gets_its_text_and_its_plots_and_nothing_else_changes(docs: Path) -> None:
     for text in ("first", "second"):
-        finish("it", {"machine": machine(), "compiled": False}, text, docs, draw)
+        finish("it", {"machine": machine(), "code": "auto"}, text, docs, draw)
     written = (docs / DOCUMENT).read_text()
     assert written.startswith("before\n<!-- measured: it -->\n")
     assert written.endswith("\n\nsecond\n\n![What it is](images/it.svg)\n\n<!-- end: it -->\nafter\n")
@@ -34,7 +34,7 @@ def test_a_section_gets_its_text_and_its_plots_and_nothing_else_changes(docs: Pa
 
 def test_a_document_without_the_section_is_refused(docs: Path) -> None:
     with pytest.raises(ValueError, match="no section between <!-- measured: other -->"):
-        finish("other", {"machine": machine(), "compiled": False}, "text", docs)
+        finish("other", {"machine": machine(), "code": "auto"}, "text", docs)
 
 
 def test_the_comparison_draws_a_plot_for_each_axis_without_peers_that_failed(tmp_path: Path) -> None:
