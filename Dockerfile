@@ -28,7 +28,7 @@ FROM ${BASE}
 RUN useradd --uid 10001 --create-home --home-dir /home/dnc dnc \
     && install -d -o 10001 -g 10001 /var/lib/dnc
 COPY --from=builder /opt/venv /opt/venv
-# The container's network is the fence, and publishing a port the explicit act; hence an open door inside. With
+# The container's network is the fence, and publishing a port the explicit act; hence an open endpoint inside. With
 # DNC_TLS_CERTIFICATE and DNC_TOKENS set, DNC_INSECURE=false makes sure that it never is one.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
@@ -39,7 +39,7 @@ ENV PATH=/opt/venv/bin:$PATH \
 USER 10001
 WORKDIR /home/dnc
 VOLUME /var/lib/dnc
-# The streaming door and the metrics; TorchServe's own ports stay on loopback.
+# The streaming endpoint and the metrics; TorchServe's own ports stay on loopback.
 EXPOSE 8500 8502
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["dnc", "doctor", "--serving"]
 STOPSIGNAL SIGTERM

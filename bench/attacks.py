@@ -1,4 +1,4 @@
-"""Hostile input at a server's doors. Each kind goes on for some seconds, in a process of its own.
+"""Hostile input at a server's endpoints. Each kind goes on for some seconds, in a process of its own.
 
 Nothing of it is ever stepped: a chunk names an incarnation that no session has, or was applied before. So what the
 server's histogram of the queue wait counts meanwhile are the chunks of whoever behaves well.
@@ -10,7 +10,7 @@ import random
 import resource
 import socket
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +18,10 @@ from typing import Any
 import grpc
 import numpy as np
 
-from dnc_serve.client.cli.measure.load import STREAM, run_loop
-from dnc_serve.client.cli.measure.torchserve_door import MODEL, PREDICTIONS, PredictionsRequest
+from bench.unary import PREDICTIONS, predictions
+from dnc_serve.client.cli.load import STREAM, array_of, run_loop
 from dnc_serve.handler.api.call_json import MAX_BYTES, MAX_VALUES
+from dnc_serve.handler.torchserve.archive import MODEL_NAME
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 from dnc_serve.proto.targets import channel_options
@@ -41,7 +42,7 @@ SETTINGS = bytes.fromhex("000000040000000000")
 
 
 @dataclass(frozen=True)
-class Doors:
+class Endpoints:
     """Where to throw it."""
 
     grpc: str
@@ -92,7 +93,7 @@ def valid_messages(input_size: int) -> dict[str, bytes]:
 
 
 def valid_rows(input_size: int) -> tuple[bytes, bytes]:
-    """A step for TorchServe's door, as JSON and as protobuf."""
+    """A step for TorchServe's endpoint, as JSON and as protobuf."""
     step = {"session_id": "json", "inputs": [[1.0] * input_size], "position": 0, "incarnation": str(NO_INCARNATION)}
     chunk = chunk_of("json", 1, input_size, position=0, incarnation=NO_INCARNATION)
     return json.dumps({"step": step}).encode(), pb.Call(step=pb.StepRequest(chunk=chunk)).SerializeToString()
@@ -100,9 +101,7 @@ def valid_rows(input_size: int) -> tuple[bytes, bytes]:
 
 def chunk_of(session_id: str, timesteps: int, input_size: int, **options: Any) -> pb.Chunk:
     """A chunk of ones."""
-    inputs = np.ones((timesteps, input_size), np.float32)
-    array = pb.Array(shape=inputs.shape, data=inputs.tobytes(), dtype=pb.DATA_TYPE_FLOAT32)
-    return pb.Chunk(session_id=session_id, inputs=array, **options)
+    return pb.Chunk(session_id=session_id, inputs=array_of(np.ones((timesteps, input_size), np.float32)), **options)
 
 
 def cut_frame(number: int, chance: random.Random) -> bytes:
@@ -129,138 +128,129 @@ def silent_connections(address: str) -> Iterator[list[socket.socket]]:
 # Throwing it: each returns how many calls, messages or connections there were.
 
 
-def mutated_calls(doors: Doors, seconds: float) -> int:
-    """Mutated protobuf messages of every method at the streaming door, many at once."""
-    valid, chance = valid_messages(doors.input_size), random.Random(1)
+def mutated_calls(at: Endpoints, seconds: float) -> int:
+    """Mutated protobuf messages of every method, many at once."""
+    valid, chance = valid_messages(at.input_size), random.Random(1)
 
-    async def attack() -> int:
-        async with grpc.aio.insecure_channel(doors.grpc, options=channel_options(doors.grpc)) as channel:
-            calls: dict[str, Any] = {method: channel.unary_unary(f"{SERVICE}/{method}") for method in METHODS}
+    async def attack(channel: Any, until: float) -> int:
+        calls: dict[str, Any] = {method: channel.unary_unary(f"{SERVICE}/{method}") for method in METHODS}
 
-            async def one() -> None:
-                method = chance.choice(METHODS)
-                await calls[method](mutated(valid[method], chance))
+        async def one() -> None:
+            method = chance.choice(METHODS)
+            await calls[method](mutated(valid[method], chance))
 
-            return await _many_at_once(one, seconds)
+        return await _many_at_once(one, until)
 
-    return run_loop(attack())
+    return _on_channel(at.grpc, attack, seconds)
 
 
-def mutated_stream(doors: Doors, seconds: float) -> int:
+def mutated_stream(at: Endpoints, seconds: float) -> int:
     """Mutated protobuf messages on one stream; each answer is read."""
-    chunk = chunk_of("victim-2", 2, doors.input_size, position=0, incarnation=NO_INCARNATION)
+    chunk = chunk_of("victim-2", 2, at.input_size, position=0, incarnation=NO_INCARNATION)
     valid, chance = pb.StreamRequest(chunk=chunk).SerializeToString(), random.Random(2)
 
-    async def attack() -> int:
-        async with grpc.aio.insecure_channel(doors.grpc, options=channel_options(doors.grpc)) as channel:
-            stream: Any = channel.stream_stream(STREAM)()
-            answered, until = 0, time.monotonic() + seconds
-            for _ in range(IN_FLIGHT):
-                await stream.write(mutated(valid, chance))
-            while time.monotonic() < until:
-                await stream.read()
-                answered += 1
-                await stream.write(mutated(valid, chance))
-            stream.cancel()
+    async def attack(channel: Any, until: float) -> int:
+        stream, answered = channel.stream_stream(STREAM)(), 0
+        for _ in range(IN_FLIGHT):
+            await stream.write(mutated(valid, chance))
+        while time.monotonic() < until:
+            await stream.read()
+            answered += 1
+            await stream.write(mutated(valid, chance))
+        stream.cancel()
         return answered
 
-    return run_loop(attack())
+    return _on_channel(at.grpc, attack, seconds)
 
 
-def mutated_rows(doors: Doors, seconds: float) -> int:
-    """Mutated JSON and protobuf at TorchServe's door, many at once."""
-    valid, chance = valid_rows(doors.input_size), random.Random(3)
-    return run_loop(_predictions(doors, seconds, lambda: mutated(chance.choice(valid), chance)))
+def mutated_rows(at: Endpoints, seconds: float) -> int:
+    """Mutated JSON and protobuf at TorchServe's endpoint, many at once."""
+    valid, chance = valid_rows(at.input_size), random.Random(3)
+    return _predictions(at, seconds, lambda: mutated(chance.choice(valid), chance))
 
 
-def large_json(doors: Doors, seconds: float) -> int:
-    """Bodies at TorchServe's door: of several times the size that is read, and of as many numbers as are read."""
+def large_json(at: Endpoints, seconds: float) -> int:
+    """Bodies at TorchServe's endpoint: of several times the size that is read, and of as many numbers as are read."""
     opening, row = b'{"step":{"session_id":"json","position":0,"incarnation":"1","inputs":[', b"[0.123456,0.123456],"
     bodies = [opening + row * (MAX_VALUES // 2 - 100) + b"[0,0]]}}", opening + row * (4 * MAX_BYTES // len(row))]
     chance = random.Random(4)
-    return run_loop(_predictions(doors, seconds, lambda: chance.choice(bodies), at_once=2))
+    return _predictions(at, seconds, lambda: chance.choice(bodies), at_once=2)
 
 
-def absurd_sizes(doors: Doors, seconds: float) -> int:
+def absurd_sizes(at: Endpoints, seconds: float) -> int:
     """Messages beyond the limit, metadata beyond the limit, and messages just below it of a million empty parts."""
-    too_large = bytes(doors.max_message_bytes + 1)
+    too_large = bytes(at.max_message_bytes + 1)
     # Two bytes for each request of a batch: its tag, and a length of zero.
-    parts = b"\x0a\x00" * (doors.max_message_bytes // 2 - 64)
+    parts = b"\x0a\x00" * (at.max_message_bytes // 2 - 64)
     batch = pb.StreamRequest(batch=pb.RequestBatch.FromString(parts)).SerializeToString()
 
-    async def attack() -> int:
-        thrown, until = 0, time.monotonic() + seconds
-        async with grpc.aio.insecure_channel(doors.grpc, options=channel_options(doors.grpc)) as channel:
-            step: Any = channel.unary_unary(f"{SERVICE}/Step")
-            open_stream: Any = channel.stream_stream(STREAM)
-            while time.monotonic() < until:
-                for message, metadata in ((too_large, ()), *((b"", odd) for odd in absurd_metadata())):
-                    with suppress(grpc.RpcError):
-                        await step(message, metadata=metadata)
-                    thrown += 1
-                stream = open_stream()
-                with suppress(grpc.RpcError, asyncio.InvalidStateError):
-                    await stream.write(batch)
-                    await stream.read()
-                stream.cancel()
+    async def attack(channel: Any, until: float) -> int:
+        thrown, step = 0, channel.unary_unary(f"{SERVICE}/Step")
+        while time.monotonic() < until:
+            for message, metadata in ((too_large, ()), *((b"", odd) for odd in absurd_metadata())):
+                with suppress(grpc.RpcError):
+                    await step(message, metadata=metadata)
                 thrown += 1
+            stream = channel.stream_stream(STREAM)()
+            with suppress(grpc.RpcError, asyncio.InvalidStateError):
+                await stream.write(batch)
+                await stream.read()
+            stream.cancel()
+            thrown += 1
         return thrown
 
-    return run_loop(attack())
+    return _on_channel(at.grpc, attack, seconds)
 
 
-def cut_frames(doors: Doors, seconds: float) -> int:
-    """Connections to the streaming door that are cut within a frame, or send noise."""
+def cut_frames(at: Endpoints, seconds: float) -> int:
+    """Connections that are cut within a frame, or send noise."""
     chance, thrown, until = random.Random(5), 0, time.monotonic() + seconds
     while time.monotonic() < until:
-        with _connection(doors.grpc) as connection, suppress(OSError):
+        with _connection(at.grpc) as connection, suppress(OSError):
             connection.sendall(cut_frame(thrown, chance))
         thrown += 1
     return thrown
 
 
-def silence(doors: Doors, seconds: float) -> int:
+def silence(at: Endpoints, seconds: float) -> int:
     """A thousand connections that say nothing."""
-    with silent_connections(doors.grpc) as connections:
+    with silent_connections(at.grpc) as connections:
         time.sleep(seconds)
         return len(connections)
 
 
-def deaf_readers(doors: Doors, seconds: float) -> int:
+def deaf_readers(at: Endpoints, seconds: float) -> int:
     """Streams that ask for wide answers, which the server has at hand, and never read one."""
 
-    async def attack() -> int:
-        sent, until = 0, time.monotonic() + seconds
-        async with grpc.aio.insecure_channel(doors.grpc, options=channel_options(doors.grpc)) as channel:
-            stub: Any = dnc_pb2_grpc.DncServiceStub(channel)
-            await stub.CreateSession(pb.CreateSessionRequest(session_id="deaf", allow_existing=True))
-            chunk = chunk_of("deaf", WIDE_TIMESTEPS, doors.input_size, position=0)
-            await stub.Step(pb.StepRequest(chunk=chunk))
-            message = pb.StreamRequest(chunk=chunk).SerializeToString()
-            streams: list[Any] = []
-            while time.monotonic() < until:
-                if len(streams) == DEAF_STREAMS:
-                    for stream in streams:
-                        stream.cancel()
-                    streams = []
-                streams.append(channel.stream_stream(STREAM)())
-                with suppress(TimeoutError):
-                    while time.monotonic() < until:
-                        await asyncio.wait_for(asyncio.shield(streams[-1].write(message)), HELD_UP_S)
-                        sent += 1
-            for stream in streams:
-                stream.cancel()
+    async def attack(channel: Any, until: float) -> int:
+        sent, streams = 0, []
+        stub: Any = dnc_pb2_grpc.DncServiceStub(channel)
+        await stub.CreateSession(pb.CreateSessionRequest(session_id="deaf", allow_existing=True))
+        chunk = chunk_of("deaf", WIDE_TIMESTEPS, at.input_size, position=0)
+        await stub.Step(pb.StepRequest(chunk=chunk))
+        message = pb.StreamRequest(chunk=chunk).SerializeToString()
+        while time.monotonic() < until:
+            if len(streams) == DEAF_STREAMS:
+                for stream in streams:
+                    stream.cancel()
+                streams = []
+            streams.append(channel.stream_stream(STREAM)())
+            with suppress(TimeoutError):
+                while time.monotonic() < until:
+                    await asyncio.wait_for(asyncio.shield(streams[-1].write(message)), HELD_UP_S)
+                    sent += 1
+        for stream in streams:
+            stream.cancel()
         return sent
 
-    return run_loop(attack())
+    return _on_channel(at.grpc, attack, seconds)
 
 
-Attack = Callable[[Doors, float], int]
-ATTACKS: dict[str, Attack] = {
+ATTACKS: dict[str, Callable[[Endpoints, float], int]] = {
     "mutated protobuf calls": mutated_calls,
     "mutated messages on a stream": mutated_stream,
-    "mutated JSON and protobuf at TorchServe's door": mutated_rows,
-    "large JSON at TorchServe's door": large_json,
+    "mutated JSON and protobuf at TorchServe's endpoint": mutated_rows,
+    "large JSON at TorchServe's endpoint": large_json,
     "absurd sizes": absurd_sizes,
     "cut frames": cut_frames,
     "1,000 silent connections": silence,
@@ -268,24 +258,27 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
-async def _predictions(doors: Doors, seconds: float, body: Callable[[], bytes], at_once: int = IN_FLIGHT) -> int:
-    unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-    async with grpc.aio.insecure_channel(
-        doors.torchserve_grpc, options=[*unlimited, *channel_options(doors.torchserve_grpc)]
-    ) as channel:
-        predict: Any = channel.unary_unary(PREDICTIONS, request_serializer=PredictionsRequest.SerializeToString)
+def _on_channel(address: str, attack: Callable[[Any, float], Awaitable[int]], seconds: float) -> int:
+    async def run() -> int:
+        unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+        options = [*unlimited, *channel_options(address)]
+        async with grpc.aio.insecure_channel(address, options=options) as channel:
+            return await attack(channel, time.monotonic() + seconds)
 
-        async def one() -> None:
-            await predict(PredictionsRequest(model_name=MODEL, input={"data": body()}))
-
-        return await _many_at_once(one, seconds, at_once)
+    return run_loop(run())
 
 
-async def _many_at_once(
-    one: Callable[[], Coroutine[Any, Any, None] | Awaitable[None]], seconds: float, at_once: int = IN_FLIGHT
-) -> int:
+def _predictions(at: Endpoints, seconds: float, body: Callable[[], bytes], at_once: int = IN_FLIGHT) -> int:
+    async def attack(channel: Any, until: float) -> int:
+        predict: Any = channel.unary_unary(PREDICTIONS)
+        return await _many_at_once(lambda: predict(predictions(MODEL_NAME, data=body())), until, at_once)
+
+    return _on_channel(at.torchserve_grpc, attack, seconds)
+
+
+async def _many_at_once(one: Callable[[], Awaitable[object]], until: float, at_once: int = IN_FLIGHT) -> int:
     """Each again as soon as it is answered, whatever the answer is."""
-    thrown, until = 0, time.monotonic() + seconds
+    thrown = 0
 
     async def again_and_again() -> None:
         nonlocal thrown

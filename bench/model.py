@@ -1,12 +1,13 @@
 """The model's speed beside that of the `dnc` package of PyPI, in one process, one run, on one thread.
 
-    python bench/model.py [--compiled] [--json] [--seconds 1.0] [--package FOLDER]
+    python bench/model.py [--cases readme small large] [--compiled] [--keep-memory] [--json] [--seconds 1.0]
 
-Forward stepping (one timestep a call, no gradients) at B = 1, 32 and 64, and a training step (forward, backward) at
-T = 20 and B = 32, at the sizes of that package's README and at small ones. The two are measured in turns, so that
-whatever else the machine does falls on both; the figure is the median turn. With `--compiled` (minutes) also: stepping
-an artifact built ahead of time by AOTInductor, and training with `torch.compile`. Peak memory is that of a training
-step in a process of its own, above what the process had before it (Linux only).
+Forward stepping (one timestep a call, no gradients) and a training step (forward, backward), at the sizes of that
+package's README, at small ones and with a large memory. The two are measured in turns, so that whatever else the
+machine does falls on both; the figure is the processor's time in the median turn. `autograd` is ours without the links'
+own backward, and `compiled` (with `--compiled`, minutes) trains by `torch.compile`, as `dnc train --compile` does.
+`--keep-memory` has the process keep what it frees, as `dnc train` does. Peak memory is that of a training step in a
+process of its own, above what the process had before it (Linux only).
 """
 
 import argparse
@@ -26,8 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dnc_serve.model import DNC, StateLayout
-from dnc_serve.model.tick import TickModule
+from dnc_serve.model import DNC, links
+from dnc_serve.model.allocator import keep_freed_memory
 
 CASES: dict[str, dict[str, Any]] = {
     "readme": {
@@ -47,9 +48,17 @@ CASES: dict[str, dict[str, Any]] = {
         "cell_size": 16,
         "read_heads": 2,
     },
+    "large": {
+        "input_size": 8,
+        "hidden_size": 64,
+        "num_hidden_layers": 1,
+        "nr_cells": 1024,
+        "cell_size": 16,
+        "read_heads": 1,
+    },
 }
-STEP_BATCHES = (1, 32, 64)
-TRAIN_TIMESTEPS, TRAIN_BATCH = 20, 32
+STEP_BATCHES = {"readme": (1, 32, 64), "small": (1, 32, 64), "large": (1, 8)}
+TRAIN = {"readme": (20, 32), "small": (20, 32), "large": (5, 8)}  # timesteps and batch
 TURNS = 7
 
 Call = Callable[[], Any]
@@ -57,7 +66,9 @@ Call = Callable[[], Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--compiled", action="store_true", help="also compile the model, which takes minutes")
+    parser.add_argument("--cases", nargs="+", choices=tuple(CASES), default=["readme", "small"], help="which sizes")
+    parser.add_argument("--compiled", action="store_true", help="also compile the step, which takes minutes")
+    parser.add_argument("--keep-memory", action="store_true", help="keep what is freed, for the next tensor")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--seconds", type=float, default=1.0, help="to spend on each figure (default 1.0)")
     parser.add_argument("--package", metavar="FOLDER", help="where the dnc package is; without it, pip fetches it")
@@ -73,11 +84,13 @@ def main() -> None:
         package = importlib.import_module("dnc")
         if arguments.memory_of:
             maker = package.DNC if arguments.memory_of == "package" else DNC
-            print(peak_of_training(maker(**CASES[arguments.case]), CASES[arguments.case]["input_size"]))
+            print(peak_of_training(maker(**CASES[arguments.case]), arguments.case))
             return
         figures = {}
-        for name in CASES:
-            figures[name] = measure(name, package, arguments.compiled, arguments.seconds, Path(temporary))
+        if arguments.keep_memory:
+            keep_freed_memory()
+        for name in arguments.cases:
+            figures[name] = measure(name, package, arguments.compiled, arguments.seconds)
             for maker_name in ("package", "eager"):
                 figures[name][f"peak MiB, {maker_name}"] = peak_in_a_process(maker_name, name, folder)
 
@@ -96,22 +109,21 @@ def install_package(temporary: str) -> str:
     return folder
 
 
-def measure(name: str, package: Any, compiled: bool, seconds: float, temporary: Path) -> dict[str, Any]:
+def measure(name: str, package: Any, compiled: bool, seconds: float) -> dict[str, Any]:
     """Milliseconds of each kind of call, for the package and for ours."""
     sizes = CASES[name]
     ours, theirs = DNC(**sizes), package.DNC(**sizes)
     figures: dict[str, Any] = {}
-    for batch in STEP_BATCHES:
+    for batch in STEP_BATCHES[name]:
         x = torch.randn(batch, 1, sizes["input_size"])
         calls = {"package": stepping(theirs, x), "eager": stepping(ours, x)}
-        if compiled:
-            calls["compiled"] = stepping_compiled(ours, x, temporary)
         figures[f"step B={batch}"] = in_turns(calls, seconds)
-    inputs = torch.randn(TRAIN_BATCH, TRAIN_TIMESTEPS, sizes["input_size"])
-    calls = {"package": training(theirs, inputs), "eager": training(ours, inputs)}
+    timesteps, batch = TRAIN[name]
+    inputs = torch.randn(batch, timesteps, sizes["input_size"])
+    calls = {"package": training(theirs, inputs), "eager": training(ours, inputs), "autograd": autograd(ours, inputs)}
     if compiled:
         calls["compiled"] = training_compiled(ours, inputs)
-    figures[f"train T={TRAIN_TIMESTEPS} B={TRAIN_BATCH}"] = in_turns(calls, seconds * 3)
+    figures[f"train T={timesteps} B={batch}"] = in_turns(calls, seconds * 3)
     return figures
 
 
@@ -127,25 +139,21 @@ def stepping(dnc: nn.Module, x: Tensor) -> Call:
     return call
 
 
-def stepping_compiled(dnc: DNC, x: Tensor, temporary: Path) -> Call:
-    inputs, packed = x.transpose(0, 1).contiguous(), torch.zeros(x.size(0), StateLayout(dnc.config).size)
-    with torch.no_grad():
-        program = torch.export.export(TickModule(dnc).eval(), (inputs, packed))
-        path = str(temporary / f"{dnc.config.hidden_size}_{x.size(0)}.pt2")
-        torch._inductor.aoti_compile_and_package(program, package_path=path)
-    tick = torch._inductor.aoti_load_package(path)
-
-    def call() -> None:
-        nonlocal packed
-        _, packed = tick(inputs, packed)
-
-    return call
-
-
 def training(dnc: nn.Module, inputs: Tensor) -> Call:
     def call() -> None:
         dnc.zero_grad()
         dnc(inputs)[0].square().mean().backward()
+
+    return call
+
+
+def autograd(dnc: nn.Module, inputs: Tensor) -> Call:
+    train = training(dnc, inputs)
+
+    def call() -> None:
+        least, links.LEAST_ENTRIES = links.LEAST_ENTRIES, sys.maxsize
+        train()
+        links.LEAST_ENTRIES = least
 
     return call
 
@@ -180,15 +188,17 @@ def in_turns(calls: dict[str, Call], seconds: float) -> dict[str, float]:
 
 
 def duration(call: Call, repeats: int) -> float:
-    start = time.perf_counter()
+    """Seconds of the processor a call: what other processes take of it meanwhile doesn't count."""
+    start = time.process_time()
     for _ in range(repeats):
         call()
-    return (time.perf_counter() - start) / repeats
+    return (time.process_time() - start) / repeats
 
 
-def peak_of_training(dnc: nn.Module, input_size: int) -> float:
+def peak_of_training(dnc: nn.Module, case: str) -> float:
     """MiB that a training step adds to the process at most."""
-    call = training(dnc, torch.randn(TRAIN_BATCH, TRAIN_TIMESTEPS, input_size))
+    timesteps, batch = TRAIN[case]
+    call = training(dnc, torch.randn(batch, timesteps, CASES[case]["input_size"]))
     before = peak_memory()
     call()
     return peak_memory() - before

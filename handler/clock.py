@@ -16,8 +16,8 @@ class Clock:
     """Seconds since the epoch. `wall` and `monotonic` are for tests."""
 
     def __init__(self) -> None:
-        self.wall: Callable[[], float] = lambda: time.time()
-        self.monotonic: Callable[[], float] = lambda: time.monotonic()
+        self.wall: Callable[[], float] = time.time
+        self.monotonic: Callable[[], float] = time.monotonic
         self._start = self._offset = self._stepped_to = self.wall() - self.monotonic()
         self._stepped_at = 0.0
 

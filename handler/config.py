@@ -19,7 +19,7 @@ TOKENS_VARIABLE = "DNC_TOKENS_TEXT"
 STORES = ("redis", "rediss", "unix")
 # More of them would wait for the interpreter's lock more than step.
 MOST_STEP_THREADS = 8
-COMPILED = "compiled"  # the folder of compiled models in the state folder
+COMPILED = "compiled"  # the folder of row kernels in the state folder
 
 
 def default_state_dir() -> Path:
@@ -82,24 +82,21 @@ class ServeConfig(BaseSettings):
     device: Annotated[str, AfterValidator(_device)] = Field(
         default="auto", description="auto (what TorchServe assigns), cpu, cuda or cuda:INDEX"
     )
-    compile: bool = Field(
-        default=False, description="compile the model for this host first, unless that was done before"
+    code: Literal["auto", "torchscript", "kernel"] = Field(
+        default="auto", description="what steps the model: auto (the row kernel on a CPU), torchscript or kernel"
     )
     step_threads: Count = Field(
         default_factory=lambda: max(1, min(MOST_STEP_THREADS, len(os.sched_getaffinity(0)) - 1)),
-        description="threads that step the model, each a company of sessions of its own",
-    )
-    busy_poll_ms: float = Field(
-        default=0.4, ge=0, le=10, description="milliseconds for which a lone session's next chunk is awaited wide awake"
+        description="threads that step long chunks, each a batch of its own",
     )
 
     # Where it listens.
     host: Annotated[str, AfterValidator(parse_host)] = Field(
-        default="127.0.0.1", description="address of the streaming door and of the metrics"
+        default="127.0.0.1", description="address of the streaming endpoint and of the metrics"
     )
-    port: Port = Field(default=8500, description="port of the streaming door")
+    port: Port = Field(default=8500, description="port of the streaming endpoint")
     metrics_port: Port = Field(default=8502, description="port of the Prometheus metrics")
-    # Free ones, so that several servers share a machine: few people use these doors.
+    # Free ones, so that several servers share a machine: few people use these endpoints.
     torchserve_http_port: Port = Field(default=0, description="TorchServe's HTTP inference port, on loopback")
     torchserve_management_port: Port = Field(default=0, description="TorchServe's HTTP management port, on loopback")
     torchserve_metrics_port: Port = Field(default=0, description="TorchServe's HTTP metrics port, on loopback")
@@ -108,7 +105,7 @@ class ServeConfig(BaseSettings):
         default=0, description="TorchServe's gRPC management port, on loopback"
     )
     advertise: Annotated[str, AfterValidator(_host_port)] = Field(
-        default="", description="host:port under which clients and other servers reach the streaming door"
+        default="", description="host:port under which clients and other servers reach the streaming endpoint"
     )
 
     # Who may come in.
@@ -119,7 +116,7 @@ class ServeConfig(BaseSettings):
         default="", description="PEM file of the authority whose client certificates are accepted"
     )
     insecure: bool = Field(
-        default=False, description="allow a door beyond loopback that asks for neither TLS nor credentials"
+        default=False, description="allow an endpoint beyond loopback that asks for neither TLS nor credentials"
     )
 
     # What a session may hold and how long it lives.
@@ -170,7 +167,7 @@ class ServeConfig(BaseSettings):
         default=10.0, ge=0.1, le=3600, description="seconds for which a server owns a session in a shared store"
     )
 
-    # TorchServe and its own door.
+    # TorchServe and its own endpoint.
     batch_size: Count = Field(default=64, description="calls that TorchServe hands over at once")
     max_batch_delay_ms: Count = Field(default=1, description="milliseconds that TorchServe waits for such a batch")
     response_timeout_s: int = Field(
@@ -196,7 +193,7 @@ class ServeConfig(BaseSettings):
         if not is_loopback(self.host) and not protected and not self.insecure:
             raise ValueError(
                 f"host is {self.host!r}; expected a loopback address (127.0.0.1, ::1, localhost), or tls_certificate "
-                "with tokens or tls_client_ca, or insecure, which allows an unprotected door"
+                "with tokens or tls_client_ca, or insecure, which allows an unprotected endpoint"
             )
         own = [name for name in PORTS if getattr(self, name)]
         for name in own:

@@ -129,7 +129,10 @@ class Metrics(Observer):
             "dnc_build_info", "Versions.", ["version", "torch", "python", "grpc"], registry=registry
         )  # fmt: skip
         self.model_info = Gauge(
-            "dnc_model_info", "The model being served.", ["name", "digest", "artifact", "device"], registry=registry
+            "dnc_model_info",
+            "The model being served, the code that steps it, and why that is not the row kernel.",
+            ["name", "digest", "artifact", "note", "device"],
+            registry=registry,
         )
         for tier in TIERS:
             self.sessions.labels(tier)

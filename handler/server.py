@@ -1,4 +1,4 @@
-"""The whole worker side: engine, streaming door and metrics port, in an event loop of their own thread."""
+"""The whole worker side: engine, streaming endpoint and metrics port, in an event loop of their own thread."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ import torch
 import uvloop
 
 from dnc_serve.handler.api.access import Access
-from dnc_serve.handler.api.listener import SERVING, Door
+from dnc_serve.handler.api.listener import SERVING, Listener
 from dnc_serve.handler.api.logs import ChunkLog
 from dnc_serve.handler.api.operations import Operations
 from dnc_serve.handler.api.rows import answer_calls
@@ -33,8 +33,8 @@ from dnc_serve.handler.engine.engine import Engine
 from dnc_serve.handler.engine.journal import Journal
 from dnc_serve.handler.engine.maintenance import Maintenance
 from dnc_serve.handler.engine.observer import Observers
+from dnc_serve.handler.engine.runner_choice import choose_runner
 from dnc_serve.handler.engine.session_table import SessionTable
-from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError, StoreUnavailable
 from dnc_serve.handler.metrics import Metrics
 from dnc_serve.handler.store import empty, make_store
@@ -47,8 +47,8 @@ logger = logging.getLogger(__name__)
 SERVICE = dnc_pb2.DESCRIPTOR.services_by_name["DncService"].full_name
 Result = TypeVar("Result")
 
-# How long a thread waits for the interpreter, the loop for TorchServe's door, or what comes back from the model for the
-# loop; Python's 5 ms are as long as a step.
+# How long a thread waits for the interpreter, the loop for TorchServe's endpoint, or what comes back from the model for
+# the loop; Python's 5 ms are as long as a step.
 SWITCH_SECONDS = 0.0001
 
 
@@ -73,7 +73,7 @@ class DncServer:
         self._drained = False
 
     def start(self) -> Addresses:
-        """Returns when the server listens and a real step through its door has succeeded; raises what went wrong."""
+        """Returns when the server listens and a real step through it has succeeded; raises what went wrong."""
         self._thread.start()
         try:
             return self._await(self._start())
@@ -107,11 +107,11 @@ class DncServer:
         sys.setswitchinterval(SWITCH_SECONDS)
         self._metrics = Metrics()
         artifact = load_artifact(self._artifact_folder, self._device)
-        runner = TileRunner(artifact, self._device)
-        door = self._door = Door(config)
-        door.bind()
-        self._cleanup.push_async_callback(door.close, 0)
-        store = make_store(config, config.advertise or door.address)
+        runner = choose_runner(artifact, self._artifact_folder, self._device, config.code, [config.compiled_dir])
+        listener = self._listener = Listener(config)
+        listener.bind()
+        self._cleanup.push_async_callback(listener.close, 0)
+        store = make_store(config, config.advertise or listener.address)
         await self._loop.run_in_executor(None, store.open)
         self._cleanup.callback(store.close)
         tracing = make_tracing(config.otlp_endpoint)
@@ -132,15 +132,15 @@ class DncServer:
         self._operations = Operations(engine, artifact, secrets.token_hex(8), self._metrics)
         self._access = Access(config.tokens, os.environ.get(TOKENS_VARIABLE, ""))
         self._service = DncService(self._operations, self._access)
-        await door.open(self._service)
-        await self_test(door.private_address, self._operations, self._access)
-        door.close_private()
+        await listener.open(self._service)
+        await self_test(listener.private_address, self._operations, self._access)
+        listener.close_private()
         maintenance = Maintenance(engine, self._access.refresh)
         metrics_address = self._open_metrics(engine, maintenance)
         for for_ever in (maintenance.run(), *([engine.ownership.run()] if store.shared else [])):
             self._cleanup.callback(self._loop.create_task(for_ever).cancel)
-        await door.set_health(SERVING)
-        return Addresses(door.address, metrics_address)
+        await listener.set_health(SERVING)
+        return Addresses(listener.address, metrics_address)
 
     def _open_metrics(self, engine: Engine, maintenance: Maintenance) -> str:
         config, metrics = self._config, self._metrics
@@ -160,7 +160,8 @@ class DncServer:
         metrics.build_info.labels(
             version("dnc-serve"), torch.__version__, platform.python_version(), grpc.__version__
         ).set(1)
-        metrics.model_info.labels(config.model, engine.digest, engine.runner.kind, str(engine.runner.device)).set(1)
+        runner = engine.runner
+        metrics.model_info.labels(config.model, engine.digest, runner.kind, runner.note, str(runner.device)).set(1)
         scrapes = Scrapes(config.host, config.metrics_port, metrics.registry)
         self._cleanup.callback(scrapes.stop)
         return scrapes.address
@@ -172,7 +173,7 @@ class DncServer:
         until = time.monotonic() + grace_s
         self._operations.draining = True
         self._metrics.draining.set(1)
-        await self._door.leave()
+        await self._listener.leave()
         self._service.streams.go_away("draining")
         while not self._engine.at_rest and time.monotonic() < until:
             await asyncio.sleep(0.01)
@@ -184,7 +185,7 @@ class DncServer:
                     await self._engine.ownership.give_up(list(self._engine.table))
             except StoreUnavailable as error:
                 logger.error("the drain left sessions without a snapshot; their records recover them: %s", error)
-        await self._door.close(max(0.1, min(1.0, until - time.monotonic())))
+        await self._listener.close(max(0.1, min(1.0, until - time.monotonic())))
 
     async def _stop(self) -> None:
         if hasattr(self, "_service"):

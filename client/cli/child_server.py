@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,13 @@ def serve_command(model: str | Path, state_dir: Path, *flags: str) -> list[str]:
 def child_server(model: str | Path, state_dir: Path, *flags: str) -> Iterator[ChildServer]:
     """Starts a server and stops it at the end; of settings it has these alone. Raises ServerFailed."""
     named = Path(model).expanduser()
-    command = serve_command(named.absolute() if named.exists() else model, state_dir.absolute(), *flags)
+    with running(serve_command(named.absolute() if named.exists() else model, state_dir.absolute(), *flags)) as server:
+        yield server
+
+
+@contextmanager
+def running(command: Sequence[str]) -> Iterator[ChildServer]:
+    """The same for a `dnc serve` of any environment."""
     # Somebody's own server may have settings in the environment, and in a dnc.toml of this folder.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DNC_")}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd="/") as process:

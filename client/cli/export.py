@@ -17,12 +17,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", type=path, metavar="FOLDER", help="default: RUN/artifact, or ./NAME-artifact")
     parser.add_argument("--nr-cells", type=int, metavar="N", help="memory slots (default: as trained)")
-    parser.add_argument(
-        "--aot", action="store_true", help="also compile it for this host, as `dnc serve --compile` does; takes minutes"
-    )
-    parser.add_argument(
-        "--state-dir", type=path, metavar="FOLDER", help="the server's, for --aot (default: as for `dnc serve`)"
-    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,19 +37,16 @@ def run(args: argparse.Namespace) -> int:
         return 2
     config = manifest["config"]
     print(f"{folder}: {config['nr_cells']} memory slots, digest {manifest['digest'][:16]}…")
-    return _compile(folder, args.state_dir) if args.aot else 0
+    _compile(folder)
+    return 0
 
 
-def _compile(folder: Path, state_dir: Path | None) -> int:
-    from dnc_serve.handler.config import COMPILED, default_state_dir
-    from dnc_serve.model.compiled import CompileBar, compile_artifact, stopped_in_good_order
-    from dnc_serve.model.compiled_cache import CompiledError
+def _compile(folder: Path) -> None:
+    """So that no server on this host has to."""
+    from dnc_serve.model.kernel import KernelError, user_cache
+    from dnc_serve.model.kernel.warm import config_of, warm
 
     try:
-        with stopped_in_good_order(), CompileBar() as bar:
-            compiled = compile_artifact(folder, (state_dir or default_state_dir()) / COMPILED, progress=bar.show)
-    except CompiledError as exc:
-        print(f"dnc export: {exc}", file=sys.stderr)
-        return 1
-    print(f"{compiled}: compiled for this host")
-    return 0
+        warm([config_of(str(folder))], user_cache())
+    except KernelError as exc:
+        print(f"dnc export: without the row kernel: {exc}", file=sys.stderr)

@@ -89,9 +89,11 @@ def run(args: argparse.Namespace) -> int:
     """Trains or examines; exit code 2 for wrong values, 1 for a run that failed or was interrupted."""
     import torch
 
+    from dnc_serve.model.allocator import keep_freed_memory
     from dnc_serve.model.device import check_device
     from dnc_serve.model.train import NotFiniteError
 
+    keep_freed_memory()
     torch.set_num_threads(args.threads)
     try:
         check_device(args.device)

@@ -146,7 +146,7 @@ def overview() -> list[Any]:
             "p99 of a chunk",
             Seconds,
             quantile(0.99, "dnc_step_duration_seconds"),
-            "From call to reply, over all doors. See the runbook, DncStepLatencyHigh.",
+            "From call to reply, over all endpoints. See the runbook, DncStepLatencyHigh.",
             red_from=0.5,
         ),
         figure(
@@ -168,10 +168,10 @@ def overview() -> list[Any]:
 def latency() -> list[Any]:
     return [
         curves(
-            "A chunk, by door",
+            "A chunk, by endpoint",
             Seconds,
-            quantiles("dnc_step_duration_seconds", "door"),
-            "From a chunk's arrival at a door to its reply, whatever its length.",
+            quantiles("dnc_step_duration_seconds", "endpoint"),
+            "From a chunk's arrival at an endpoint to its reply, whatever its length.",
         ),
         curves(
             "Wait for the first tick",

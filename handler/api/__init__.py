@@ -1,1 +1,1 @@
-"""How callers come in: the streaming door, TorchServe's own, and the operations that both do."""
+"""How callers come in: the streaming endpoint, TorchServe's own, and the operations that both do."""

@@ -84,7 +84,7 @@ class Grant:
 
     @property
     def good(self) -> bool:
-        """Whether the token that it was given for still opens the door."""
+        """Whether the token that it was given for still opens the endpoint."""
         return not self.revoked and (self.expires is None or CLOCK.now() < self.expires.timestamp())
 
     async def while_good(self, call: Awaitable[Result]) -> Result:

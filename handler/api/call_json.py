@@ -21,7 +21,7 @@ from google.rpc.status_pb2 import Status
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
-# Reading JSON holds up the whole process, the streaming door with it: within these bounds for about 10 ms at most.
+# Reading JSON holds up the whole process, the streaming endpoint with it: within these bounds for about 10 ms at most.
 MAX_BYTES = 4 << 20
 MAX_VALUES = 1 << 16  # numbers of a chunk, and all else
 MAX_VALUES_BESIDE_INPUTS = 1 << 12  # what becomes protobuf one by one

@@ -1,4 +1,4 @@
-"""Dumps on the wire: in parts that pass any message limit, or in one message at TorchServe's door."""
+"""Dumps on the wire: in parts that pass any message limit, or in one message at TorchServe's endpoint."""
 
 from collections.abc import Iterator, Mapping
 

@@ -1,4 +1,4 @@
-"""The listening side of the streaming door: its port, TLS, health and reflection."""
+"""The listening side of the streaming endpoint: its port, TLS, health and reflection."""
 
 import shutil
 import tempfile
@@ -24,7 +24,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 MAX_FOLDER_LENGTH = 100
 
 
-class Door:
+class Listener:
     """Binds first, opens when there is something to serve, and says that it serves when that was proven."""
 
     def __init__(self, config: ServeConfig) -> None:
@@ -58,7 +58,7 @@ class Door:
         except RuntimeError as exc:
             reason = why_not_free(config.host, config.port)
             raise OSError(
-                f"the streaming door can't listen at {address} (host, port): {reason.strerror if reason else exc}"
+                f"the streaming endpoint can't listen at {address} (host, port): {reason.strerror if reason else exc}"
             ) from exc
         self.address = host_port(config.host, port)
         # The self-test comes in through a socket that only this user can open, and that is removed afterwards.
@@ -68,7 +68,7 @@ class Door:
                 f"TMPDIR is {tempfile.gettempdir()!r}, too long for a socket: expected a folder whose path has at "
                 f"most {MAX_FOLDER_LENGTH - 13} characters"
             )
-        self.private_address = f"unix:{quote(self._private_folder)}/door"
+        self.private_address = f"unix:{quote(self._private_folder)}/endpoint"
         self._server.add_insecure_port(self.private_address)
 
     async def open(self, service: dnc_pb2_grpc.DncServiceServicer) -> None:

@@ -1,11 +1,12 @@
-"""The operations on sessions, in the messages of the contract: what both doors do.
+"""The operations on sessions, in the messages of the contract: what both endpoints do.
 
-A door decodes bytes, finds out who calls, and calls these; refusals are raised as `ServeError`.
+An endpoint decodes bytes, finds out who calls, and calls these; refusals are raised as `ServeError`.
 """
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from dnc_serve.handler.api.access import Grant
@@ -160,9 +161,13 @@ class Operations:
         inputs = decode_inputs(message.inputs, self.engine.runner.input_size, config.max_chunk_timesteps)
         if message.debug:
             self._check_debug(len(inputs))
-        self._check_serving()
-        caller.grant.check_writes()
-        caller.grant.spend(len(inputs))
+        grant = caller.grant
+        if self.draining:
+            self._check_serving()
+        if grant.read_only:
+            grant.check_writes()
+        if grant.max_timesteps_per_second is not None:
+            grant.spend(len(inputs))
         return Chunk(
             inputs,
             done,
@@ -176,7 +181,7 @@ class Operations:
             pipelined=message.pipelined,
             endpoint=caller.endpoint,
             deadline=caller.deadline,
-            owner=caller.owner,
+            owner=grant.owner,
             request_id=message.request_id,
         )
 
@@ -306,8 +311,9 @@ class Operations:
         if isinstance(asked, pb.Reset) or not asked.inputs.shape:
             return 0
         timesteps = min(asked.inputs.shape[0], self.engine.config.max_chunk_timesteps)
-        return timesteps * (4 * self.engine.runner.output_size + asked.debug * self._debug_bytes_a_timestep())
+        return timesteps * (4 * self.engine.runner.output_size + asked.debug * self._debug_bytes_a_timestep)
 
+    @cached_property
     def _debug_bytes_a_timestep(self) -> int:
         layout = self.engine.layout
         memories = max(1, sum(field.name == "memory" for field in layout.fields))
@@ -315,7 +321,7 @@ class Operations:
 
     def _check_debug(self, timesteps: int) -> None:
         config = self.engine.config
-        at_most = max(1, (config.max_message_bytes - (64 << 10)) // self._debug_bytes_a_timestep())
+        at_most = max(1, (config.max_message_bytes - (64 << 10)) // self._debug_bytes_a_timestep)
         if timesteps > at_most:
             raise ServeError(
                 "CHUNK_TOO_LONG",

@@ -12,6 +12,8 @@ from google.protobuf.message import DecodeError
 
 from dnc_serve.handler.errors import ServeError
 
+ENCODES = ("Stream", "WatchMemory")
+
 
 class ReadableServer:
     """Stands before a gRPC server while generated code adds its handlers."""
@@ -23,11 +25,12 @@ class ReadableServer:
         """Not needed: registered handlers are found first."""
 
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
-        """Adds handlers that get a `ServeError` for a message that can't be read, and may answer with encoded ones."""
+        """Adds handlers that get a `ServeError` for a message that can't be read; those of `ENCODES` answer with
+        encoded ones."""
         readable = {
             name: handler._replace(
                 request_deserializer=_or_refusal(handler.request_deserializer),
-                response_serializer=_unless_encoded(handler.response_serializer),
+                response_serializer=None if name in ENCODES else handler.response_serializer,
             )
             for name, handler in handlers.items()
         }
@@ -42,10 +45,3 @@ def _or_refusal(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
             return ServeError("BAD_REQUEST", f"{len(message)} bytes are not the message that the contract says")
 
     return read
-
-
-def _unless_encoded(serialize: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
-    def write(message: Any) -> bytes:
-        return message if isinstance(message, bytes) else serialize(message)
-
-    return write

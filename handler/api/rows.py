@@ -1,4 +1,4 @@
-"""A batch of calls at TorchServe's own door, each answered for itself."""
+"""A batch of calls at TorchServe's own endpoint, each answered for itself."""
 
 import asyncio
 import logging

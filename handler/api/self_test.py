@@ -1,4 +1,4 @@
-"""One real step through the server's own door, before anybody is told that it serves."""
+"""One real step through the server's own endpoint, before anybody is told that it serves."""
 
 import secrets
 
@@ -16,7 +16,7 @@ TIMEOUT_SECONDS = 60.0
 
 
 async def self_test(address: str, operations: Operations, access: Access) -> None:
-    """Creates a session, streams one timestep into it, and deletes it; raises what the door answers otherwise."""
+    """Creates a session, streams one timestep into it, and deletes it; raises what the endpoint answers otherwise."""
     session_id = f"self-test-{secrets.token_hex(8)}"
     inputs = encode_array(np.zeros((1, operations.engine.runner.input_size), np.float32))
     metadata = access.own_metadata()

@@ -1,4 +1,4 @@
-"""The streaming door: the contract's service over grpc.aio.
+"""The streaming endpoint: the contract's service over grpc.aio.
 
 Unary calls answer a refusal with a `google.rpc.Status` in the trailer; streams (see `streams.py`) answer it in-band.
 """
@@ -31,7 +31,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class DncService(dnc_pb2_grpc.DncServiceServicer):
-    """Answers calls at the streaming door."""
+    """Answers calls at the streaming endpoint."""
 
     def __init__(self, operations: Operations, access: Access) -> None:
         self._operations = operations

@@ -71,27 +71,21 @@ class SessionQueues:
 
     def __init__(self, put: Callable[[Encoded, int], None]) -> None:
         self._put = put
-        self._queues: dict[str, SessionQueue] = {}
+        self.by_id: dict[str, SessionQueue] = {}
 
-    def __len__(self) -> int:
-        """How many are kept."""
-        return len(self._queues)
-
-    def __getitem__(self, session_id: str) -> SessionQueue:
-        """The session's queue, a new one if it has none."""
-        queue = self._queues.get(session_id)
-        if queue is None:
-            queue = self._queues[session_id] = SessionQueue(session_id)
+    def add(self, session_id: str) -> SessionQueue:
+        """A new one."""
+        queue = self.by_id[session_id] = SessionQueue(session_id)
         return queue
 
     def forget_templates(self) -> None:
         """Replies look different from now on."""
-        for queue in self._queues.values():
+        for queue in self.by_id.values():
             queue.forget_template()
 
     def forget_idle(self) -> None:
         """Drops the queues in which nothing is pending and nothing failed."""
-        self._queues = {name: queue for name, queue in self._queues.items() if queue.pending or queue.failed}
+        self.by_id = {name: queue for name, queue in self.by_id.items() if queue.pending or queue.failed}
 
     def start_when_first(self, pending: PendingReply, start: Callable[[], None]) -> None:
         """Calls `start` when all before it have their replies."""
@@ -116,7 +110,7 @@ class SessionQueues:
 
     def abandon(self) -> None:
         """Nobody waits for what is pending."""
-        for queue in self._queues.values():
+        for queue in self.by_id.values():
             for pending in queue.pending:
                 if pending.request is not None:
                     pending.request.cancelled = True

@@ -16,11 +16,11 @@ import grpc
 from dnc_serve.handler.api.descriptions import chunk_result
 from dnc_serve.handler.api.dumps import dump_parts
 from dnc_serve.handler.api.operations import Caller, Operations
-from dnc_serve.handler.api.session_queue import Encoded, PendingReply, SessionQueues
+from dnc_serve.handler.api.session_queue import Encoded, PendingReply, SessionQueue, SessionQueues
 from dnc_serve.handler.api.status import status_of
 from dnc_serve.handler.api.views import Shown
 from dnc_serve.handler.engine.requests import Inspect, StateView
-from dnc_serve.handler.engine.session import Session, check_id
+from dnc_serve.handler.engine.session import GONE, Session, check_id
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
@@ -31,6 +31,8 @@ MAX_UNANSWERED = 1024
 # Bytes of such messages and of their answers, over all streams, which share them, and of one.
 UNANSWERED_BYTES = 256 << 20
 MAX_UNANSWERED_BYTES = 16 << 20
+# A sender with more than so many unanswered doesn't wait for each: what comes next is stepped with what came.
+FEW_UNANSWERED = 8
 # What one message carries at most to a client that takes several replies in one.
 BATCH_MESSAGES = 256
 BATCH_BYTES = 1 << 20
@@ -171,8 +173,10 @@ class SessionStream:
         asked = getattr(message, kind)
         nbytes = asked.ByteSize() + self._operations.answer_bytes(asked)
         pending = self._join(asked.session_id, asked.request_id, nbytes)
+        session = pending.queue.session
         try:
-            session = await self._session_of(pending)
+            if session is None or session.status in GONE:
+                session = await self._find_session(pending.queue)
             if kind == "chunk":
                 self._submit_chunk(session, asked, pending)
             elif kind == "reset":
@@ -186,7 +190,7 @@ class SessionStream:
             logger.exception("a message on a stream could not be taken")
             self._refuse(pending, ServeError("INTERNAL", "the server made a mistake; its log says which"))
             return
-        if self._is_crowded():
+        if self._unanswered > 1 and self._is_crowded():
             await self._until(lambda: not self._is_crowded())
         while len(session.queue) >= self._engine.config.max_queued_chunks and not self._leaving.done():
             # Whoever else fills the session's queue doesn't tell us when there is room again.
@@ -198,24 +202,23 @@ class SessionStream:
 
     def _join(self, session_id: str, request_id: int, nbytes: int) -> PendingReply:
         """The last place in the session's queue."""
-        if len(self._queues) > MAX_SESSIONS:
-            self._queues.forget_idle()
-            if len(self._queues) > MAX_SESSIONS:
+        queue = self._queues.by_id.get(session_id)
+        if queue is None:
+            queue = self._queues.add(session_id)
+            if len(self._queues.by_id) > MAX_SESSIONS:
+                self._queues.forget_idle()
+            if len(self._queues.by_id) > MAX_SESSIONS:
                 self.go_away("too many sessions failed on this stream")
-        queue = self._queues[session_id]
         self._unanswered_bytes += nbytes
         pending = PendingReply(queue, request_id, nbytes)
         queue.pending.append(pending)
         return pending
 
-    async def _session_of(self, pending: PendingReply) -> Session:
-        queue = pending.queue
-        session = queue.session
-        if session is None or session.ended:
-            if self._engine.table.find(queue.session_id) is None:
-                await self._engine.ownership.adopt(check_id(queue.session_id), self._caller.owner)
-            session = queue.session = self._operations.session(queue.session_id, self._caller)
-        return session
+    async def _find_session(self, queue: SessionQueue) -> Session:
+        if self._engine.table.find(queue.session_id) is None:
+            await self._engine.ownership.adopt(check_id(queue.session_id), self._caller.owner)
+        queue.session = self._operations.session(queue.session_id, self._caller)
+        return queue.session
 
     def _submit_chunk(self, session: Session, message: pb.Chunk, pending: PendingReply) -> None:
         def done(applied: Any, error: ServeError | None) -> None:
@@ -230,7 +233,7 @@ class SessionStream:
 
         chunk = self._operations.chunk(message, self._caller, done)
         chunk.error_state = pending.queue
-        self._engine.submit(session, chunk, more_to_come=self._unanswered > 1)
+        self._engine.submit(session, chunk, more_to_come=self._unanswered > FEW_UNANSWERED)
         pending.request = chunk
 
     def _submit_reset(self, session: Session, message: pb.Reset, pending: PendingReply) -> None:

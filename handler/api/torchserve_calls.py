@@ -1,4 +1,4 @@
-"""TorchServe's own door: rows in, each a `Call` as protobuf or as JSON, and as many answers out, in the same language.
+"""TorchServe's own endpoint: rows in, each a `Call` as protobuf or as JSON, and as many answers out, in its language.
 
     POST /predictions/dnc   {"step": {"session_id": "s", "inputs": [[0, 1]]}}   → {"step": {"result": {…}}}
     gRPC Predictions        input["data"] = Call                                → CallResult
@@ -126,7 +126,7 @@ def _encoded(result: pb.CallResult, as_json: bool, context: Any, index: int) -> 
     if len(encoded) > MAX_RESPONSE_BYTES:
         too_large = ServeError(
             "STATE_TOO_LARGE",
-            f"the answer takes {len(encoded)} bytes, expected at most {MAX_RESPONSE_BYTES}: use the streaming door",
+            f"the answer takes {len(encoded)} bytes, expected at most {MAX_RESPONSE_BYTES}: use the streaming endpoint",
         )
         return _encoded_error(too_large, as_json, context, index)
     context.set_response_content_type(index, "application/json" if as_json else "application/x-protobuf")

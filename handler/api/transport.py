@@ -1,4 +1,4 @@
-"""TLS at the streaming door; renewed certificates are taken up without a restart."""
+"""TLS at the streaming endpoint; renewed certificates are taken up without a restart."""
 
 from pathlib import Path
 

@@ -5,7 +5,7 @@ chunk neither holds up short ones nor is held up by them. Nothing is waited for:
 """
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import nsmallest
 from operator import attrgetter
 
@@ -23,20 +23,14 @@ class Run:
 
     session: Session
     request: Chunk | Replay
+    source: int  # the row that holds the state before the next tick
     row: int  # of the state that it works on
     runner: ModelRunner
     rest: int  # ticks that it has left
+    reset_scope: str = ""  # what is reset before the first tick: "", "experience" or "all"
     outputs: Float32 | None = None  # [T, O], as far as it has come
     finite: bool = True  # the state that it has come to; may be False where only a sum overflows
     debug: dict[str, Float32] | None = None
-
-    @property
-    def source_row(self) -> int:
-        """The row that holds the state before the next tick."""
-        if self.outputs is not None:
-            return self.row
-        assert self.session.row is not None
-        return self.session.row
 
     def next_inputs(self, ticks: int) -> Float32:
         """The inputs of the next ticks [ticks, I]."""
@@ -46,6 +40,7 @@ class Run:
 
     def advance(self, outputs: Float32, finite: bool) -> None:
         """The next ticks gave these outputs [ticks, O]."""
+        self.source = self.row
         self.rest -= len(outputs)
         self.outputs = outputs if self.outputs is None else np.concatenate((self.outputs, outputs))
         self.finite = finite
@@ -55,14 +50,11 @@ class Run:
 class Batch:
     """Runs that are stepped together by one model runner, each for a number of ticks of its own."""
 
+    runner: ModelRunner
     runs: list[Run]
     ticks: list[int]
     failed: bool = False
-    tick_s: float = field(default=0.0)
-
-    @property
-    def runner(self) -> ModelRunner:
-        return self.runs[0].runner
+    tick_s: float = 0.0
 
 
 class BatchScheduler:
@@ -74,29 +66,26 @@ class BatchScheduler:
 
     def __init__(self, slice_s: float) -> None:
         self._slice_s = slice_s
-        self._runs: deque[Run] = deque()
-
-    def __len__(self) -> int:
-        return len(self._runs)
+        self.runs: deque[Run] = deque()
 
     def add(self, run: Run) -> None:
         """A run that has ticks left waits for its next ones."""
-        self._runs.append(run)
+        self.runs.append(run)
 
     def next_batch(self, max_rows: int | None = None) -> Batch | None:
         """The next batch, of at most so many rows; None if nothing waits."""
-        if not self._runs:
+        if not self.runs:
             return None
-        runner = self._runs[0].runner
+        runner = self.runs[0].runner
         rows = runner.max_rows if max_rows is None else min(max_rows, runner.max_rows)
-        chosen = [run for run in self._runs if run.runner is runner]
+        chosen = [run for run in self.runs if run.runner is runner]
         if len(chosen) > rows:
             longest_waiting = chosen[: (rows + 1) // 2]
             chosen = longest_waiting + nsmallest(rows // 2, chosen[len(longest_waiting) :], key=attrgetter("rest"))
-        if len(chosen) == len(self._runs):
-            self._runs.clear()
+        if len(chosen) == len(self.runs):
+            self.runs.clear()
         else:
             taken = set(chosen)
-            self._runs = deque(run for run in self._runs if run not in taken)
+            self.runs = deque(run for run in self.runs if run not in taken)
         most = max(1, int(self._slice_s / runner.seconds(len(chosen))))
-        return Batch(chosen, [min(run.rest, most) for run in chosen])
+        return Batch(runner, chosen, [min(run.rest, most) for run in chosen])

@@ -56,11 +56,13 @@ class Dispatcher:
         """Starts, answers or refuses the request that stands first; False if there is no room for it now."""
         request = session.queue[0]
         try:
-            self._ownership.check(session)
+            if self._ownership.shared:
+                self._ownership.check(session)
             if not isinstance(request, Replay):
                 if session.end_unknown and not isinstance(request, Delete):
                     raise session.may_have_ended()
-                request.check_wanted()
+                if request.cancelled or request.deadline is not None:
+                    request.check_wanted()
                 if request.error_state is not None and request.error_state.failed:
                     request.error_state.check(session, request)
             begins_anew = isinstance(request, Delete) or (isinstance(request, Reset) and request.scope == "all")
@@ -95,7 +97,8 @@ class Dispatcher:
             self._answer(session, request, None, error)
 
     def _chunk(self, session: Session, chunk: Chunk) -> bool:
-        self._check_model(session)
+        if session.digest != self._digest:
+            raise self._mismatch(session)
         verdict = session.judge_chunk(chunk)
         if verdict is Verdict.APPLY:
             return self._run(session, chunk)
@@ -135,7 +138,8 @@ class Dispatcher:
             self._answer(session, reset, False, None)
             return
         if reset.scope == "experience":
-            self._check_model(session)
+            if session.digest != self._digest:
+                raise self._mismatch(session)
             if session.tier is Tier.STORE:
                 self._recovery.load(session)
                 return
@@ -153,7 +157,8 @@ class Dispatcher:
     def _inspect(self, session: Session, inspect: Inspect) -> None:
         state = None
         if inspect.with_state:
-            self._check_model(session)
+            if session.digest != self._digest:
+                raise self._mismatch(session)
             if session.tier is Tier.STORE:
                 self._recovery.load(session)
                 return
@@ -161,12 +166,11 @@ class Dispatcher:
         session.queue.popleft()
         self._answer(session, inspect, StateView(session.head(), session.fingerprint, state), None)
 
-    def _check_model(self, session: Session) -> None:
-        if session.digest != self._digest:
-            raise ServeError(
-                "MODEL_MISMATCH",
-                f"session {session.session_id!r} belongs to model {session.digest[:12]}, this server runs "
-                f"{self._digest[:12]}: export it, reset it with scope ALL, or delete it",
-                session_digest=session.digest,
-                model_digest=self._digest,
-            )
+    def _mismatch(self, session: Session) -> ServeError:
+        return ServeError(
+            "MODEL_MISMATCH",
+            f"session {session.session_id!r} belongs to model {session.digest[:12]}, this server runs "
+            f"{self._digest[:12]}: export it, reset it with scope ALL, or delete it",
+            session_digest=session.digest,
+            model_digest=self._digest,
+        )

@@ -28,7 +28,7 @@ from dnc_serve.handler.engine.ownership import Ownership
 from dnc_serve.handler.engine.recovery import Recovery
 from dnc_serve.handler.engine.replies import Reply
 from dnc_serve.handler.engine.requests import Applied, Chunk, Replay, Request, StateView
-from dnc_serve.handler.engine.session import Session, Status, Tier
+from dnc_serve.handler.engine.session import GONE, Session, Status, Tier
 from dnc_serve.handler.engine.session_table import SessionTable
 from dnc_serve.handler.engine.snapshots import Snapshots
 from dnc_serve.handler.engine.state_cache import StateCache
@@ -74,10 +74,12 @@ class Engine:
             )
         self.queued = 0  # requests in all queues
         self._queued_bytes = 0
+        self._timestep_bytes = 4 * (runner.input_size + runner.output_size)
         self._debugging: set[asyncio.Task[None]] = set()
         self.runs = 0  # chunks under way
         self.max_runs = min(config.slots, MAX_RUNS_IN_BATCHES * runner.max_rows)
         self._turns: deque[Session] = deque()  # QUEUED: what stands first in their queues is to be dispatched
+        self._short_ticks = LONG_S / runner.seconds(1)
         self._short = BatchScheduler(SLICE_S)  # stepped in the loop
         self._long = BatchScheduler(THREAD_SLICE_S)  # in threads
         self._step_pending = False
@@ -144,7 +146,7 @@ class Engine:
         `more_to_come` says that its sender has more for other sessions, and doesn't wait for the answer.
         """
         config = self.config
-        if session.ended:  # while the caller was on its way here
+        if session.status in GONE:  # while the caller was on its way here
             self.table.get(session.session_id, session.owner)
             raise ServeError("NOT_READY", "the session has just moved or begun anew", retry_after_s=0.05)
         if len(session.queue) >= config.max_queued_chunks or self.queued >= config.max_queued_chunks_total:
@@ -156,7 +158,7 @@ class Engine:
                 queued=len(session.queue),
                 limit=config.max_queued_chunks,
             )
-        nbytes = request.nbytes
+        nbytes = self._bytes_of(request)
         if self._queued_bytes and self._queued_bytes + nbytes > config.max_queued_bytes:
             raise ServeError(
                 "QUEUE_FULL",
@@ -176,6 +178,10 @@ class Engine:
             elif self._window is None and not self._step_pending:
                 self._window = self.loop.call_later(BATCH_WINDOW_S, self._wake)
 
+    def _bytes_of(self, request: Request) -> int:
+        """What a chunk and its answer take."""
+        return len(request.inputs) * self._timestep_bytes if isinstance(request, Chunk) else 0
+
     def _wake(self) -> None:
         if not self._step_pending:
             self._step_pending = True
@@ -190,8 +196,8 @@ class Engine:
             self._window.cancel()
             self._window = None
         self._dispatch()
-        while self._long and self._executor.free_threads:
-            rows = -(-len(self._long) // self._executor.free_threads)
+        while self._long.runs and self._executor.free_threads:
+            rows = -(-len(self._long.runs) // self._executor.free_threads)
             if (batch := self._long.next_batch(rows)) is not None:
                 self._executor.step_in_thread(batch, self._stepped)
         if (batch := self._short.next_batch()) is not None:
@@ -212,7 +218,7 @@ class Engine:
                 through.append(run)
         if through:
             self.write_ahead.record_chunks(through, self._committed, self._drop)
-        if self._short or self._long or self._turns:
+        if self._short.runs or self._long.runs or self._turns:
             self._wake()
 
     def _dispatch(self) -> None:
@@ -228,16 +234,18 @@ class Engine:
 
     def _start(self, session: Session, request: Chunk | Replay) -> None:
         """A chunk or a replay is under way from now on."""
+        assert session.row is not None
         runner, ticks = self.runner, len(request.inputs)
         if isinstance(request, Replay):
-            runner = runner.of_fingerprint(request.fingerprint)
+            runner, reset_scope = runner.of_fingerprint(request.fingerprint), request.reset
         else:
+            reset_scope = "experience" if request.reset_experience else ""
             request.started_at = time.perf_counter()
         # From here on nothing can fail.
         session.queue.popleft()
         session.become(Status.RUNNING)
         self.runs += 1
-        self._schedule(Run(session, request, self._rows.take(), runner, ticks))
+        self._schedule(Run(session, request, session.row, self._rows.take(), runner, ticks, reset_scope))
 
     def _committed(self, group: list[Committed]) -> None:
         """Replies, and lets the sessions go on."""
@@ -247,9 +255,8 @@ class Engine:
         self.observers.committed(group)
 
     def _schedule(self, run: Run) -> None:
-        takes_long = isinstance(run.request, Replay) or run.rest * run.runner.seconds(1) > LONG_S
-        is_long = takes_long and run.runner.lets_others_run
-        (self._long if is_long else self._short).add(run)
+        is_long = run.rest > self._short_ticks or isinstance(run.request, Replay)
+        (self._long if is_long and run.runner.lets_others_run else self._short).add(run)
 
     def _passes(self, run: Run) -> bool:
         """Whether a finished run is to be recorded; a replay is through, and whatever is wrong is refused."""
@@ -257,8 +264,10 @@ class Engine:
             if isinstance(run.request, Replay):
                 check_replay(run, run.request)
             else:
-                run.request.check_wanted()
-                check_finite(run, self._rows, self.layout)
+                if run.request.cancelled or run.request.deadline is not None:
+                    run.request.check_wanted()
+                if not run.finite:
+                    check_finite(run, self._rows, self.layout)
                 if run.request.debug:  # before the record: it may fail
                     before = self.cache.read(run.session)
                     run.debug = self._executor.debug(run.request, before, self.runner)
@@ -296,7 +305,7 @@ class Engine:
 
     def _on_free(self, session: Session) -> None:
         """Nothing of the session is under way: its requests may begin, and those of others that waited for room."""
-        if not session.ended:
+        if session.status not in GONE:
             if session.queue:
                 session.become(Status.QUEUED)
                 self._turns.append(session)
@@ -304,7 +313,8 @@ class Engine:
                 session.become(Status.IDLE)
         if self._turns:
             self._wake()
-        self.recovery.on_capacity()
+        if self.recovery.wanted:
+            self.recovery.on_capacity()
         if self.ownership.shared and session.status is Status.IDLE and session.tier is Tier.STORE:
             self.ownership.give_up([session])
 
@@ -314,7 +324,7 @@ class Engine:
         """Tells whoever asked."""
         if not isinstance(request, Replay):
             self.queued -= 1
-            self._queued_bytes -= request.nbytes
+            self._queued_bytes -= self._bytes_of(request)
         try:
             request.done(result, error)
         except Exception:  # a mistake in what follows from one answer must not keep others from theirs

@@ -7,12 +7,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-import numpy as np
-
 from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.engine.batch_scheduler import Batch, Run
 from dnc_serve.handler.engine.model_runner import ModelRunner
-from dnc_serve.handler.engine.requests import Chunk, Replay
+from dnc_serve.handler.engine.requests import Chunk
 from dnc_serve.handler.engine.state_rows import StateRows
 from dnc_serve.model.layout import StateLayout
 
@@ -38,8 +36,9 @@ class Executor:
         started = time.perf_counter()
         try:
             for run in batch.runs:
-                self._reset_first(run)
-            sources = [run.source_row for run in batch.runs]
+                if run.reset_scope:
+                    self._reset_first(run)
+            sources = [run.source for run in batch.runs]
             targets = [run.row for run in batch.runs]
             inputs = [run.next_inputs(ticks) for run, ticks in zip(batch.runs, batch.ticks, strict=True)]
             outputs, finite = batch.runner.step(self._rows, sources, targets, inputs)
@@ -64,28 +63,14 @@ class Executor:
 
     def _reset_first(self, run: Run) -> None:
         """Where a reset comes before the first timestep, the run's own row is where it begins."""
-        scope = reset_scope(run.request)
-        if not scope or run.outputs is not None:
-            return
-        self._rows.copy(run.source_row, run.row)
-        self._rows.zero(run.row, self._layout.experience_offset if scope == "experience" else 0)
-        run.outputs = np.empty((0, run.runner.output_size), np.float32)
+        self._rows.copy(run.source, run.row)
+        self._rows.zero(run.row, self._layout.experience_offset if run.reset_scope == "experience" else 0)
+        run.source, run.reset_scope = run.row, ""
 
     def debug(self, chunk: Chunk, before: Float32, runner: ModelRunner) -> dict[str, Float32]:
         """What each layer's access left at each timestep of a chunk [T x L, …], computed once more from the state [S]
         before it."""
         state = before.copy()
-        self.reset(state, reset_scope(chunk))
+        if chunk.reset_experience:
+            state[self._layout.experience_offset :] = 0.0
         return runner.debug(chunk.inputs, state)
-
-    def reset(self, state: Float32, scope: str) -> None:
-        """Applies a reset, if there is one, to a state [S]."""
-        if scope:
-            state[self._layout.experience_offset if scope == "experience" else 0 :] = 0.0
-
-
-def reset_scope(request: Chunk | Replay) -> str:
-    """What is reset before the first timestep: "", "experience" or "all"."""
-    if isinstance(request, Replay):
-        return request.reset
-    return "experience" if request.reset_experience else ""

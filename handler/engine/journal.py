@@ -47,6 +47,8 @@ class Journal:
     def __init__(self, store: Store, durability: str, sync_interval_s: float, observer: Observer) -> None:
         self.store = store
         self.durability = durability
+        # Operations are recorded nowhere: the store holds only states that found no room in memory.
+        self.volatile = durability == "off"
         self._loop = asyncio.get_running_loop()
         self._observer = observer
         self._sync_interval_s = sync_interval_s
@@ -60,11 +62,6 @@ class Journal:
         target = self._sync_for_ever if self._inline else self._write_for_ever
         self._thread = threading.Thread(target=target, name="dnc-journal", daemon=True)
         self._thread.start()
-
-    @property
-    def volatile(self) -> bool:
-        """Whether operations are recorded nowhere: the store holds only states that found no room in memory."""
-        return self.durability == "off"
 
     def write(self, mutations: Sequence[Mutation], written: Written, synced: Synced | None = None) -> None:
         """Writes the group. `written` gets one error or None for each mutation, here or in a later turn of the loop;

@@ -1,17 +1,20 @@
 """The row kernel: each row by itself, so rows need no company, no padding and no probes of their bits."""
 
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.engine.model_runner import Inspection, ModelRunner, Stepped, fingerprint_of
 from dnc_serve.handler.engine.state_rows import StateRows
+from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.model.export import Artifact
-from dnc_serve.model.kernel import RowKernel, TickCode
+from dnc_serve.model.kernel import RowKernel
+
+logger = logging.getLogger(__name__)
 
 # A batch's states should lie in the processor's second cache.
 BATCH_BYTES = 2 << 20
@@ -20,29 +23,33 @@ TIMED_TICKS = 16
 
 
 class KernelRunner(Inspection):
-    """A `ModelRunner`. `portable` is the TorchScript that it was proved against, and that computed older records."""
+    """A `ModelRunner`."""
 
-    kind = "kernel"
+    kind = "row-kernel"
     note: str = ""
     lets_others_run = True
     row_counts: tuple[int, ...] = ()
 
-    def __init__(
-        self, artifact: Artifact, weights: Mapping[str, Tensor], code: TickCode, portable: ModelRunner
-    ) -> None:
+    def __init__(self, artifact: Artifact, kernel: RowKernel) -> None:
         self.device = torch.device("cpu")
-        super().__init__(artifact, self.device, portable.row_counts[0])
+        super().__init__(artifact, self.device, rows=1)
+        self._artifact, self._kernel = artifact, kernel
         self.layout = artifact.layout
-        self.input_size = artifact.config.input_size
-        self.output_size = artifact.config.outputs
-        self._kernel = RowKernel(artifact.config, weights, code)
-        self._portable = portable
-        self.fingerprint = fingerprint_of(self.kind, artifact, self._kernel.identity)
+        self.input_size, self.output_size = kernel.input_size, kernel.output_size
+        self.fingerprint = fingerprint_of(self.kind, artifact, kernel.identity)
         self.max_rows = max(1, min(MAX_ROWS, BATCH_BYTES // (4 * self.layout.size)))
         self._row_s = self._time_a_row()
+        self._torchscript: TileRunner | None = None
 
     def of_fingerprint(self, fingerprint: str) -> ModelRunner:
-        return self._portable if fingerprint == self._portable.fingerprint else self
+        """TorchScript's tiles if they computed what has this fingerprint; they are made when they are first asked for,
+        in a second or so, after a server has changed to the kernel."""
+        if fingerprint in ("", self.fingerprint):
+            return self
+        if self._torchscript is None:
+            logger.info("a session was last stepped by other code; TorchScript is made ready to replay it")
+            self._torchscript = TileRunner(self._artifact, "cpu")
+        return self._torchscript if self._torchscript.fingerprint == fingerprint else self
 
     def seconds(self, rows: int) -> float:
         return rows * self._row_s
@@ -90,4 +97,4 @@ class KernelRunner(Inspection):
             start = time.thread_time()  # on a busy machine the wall clock would count what others do
             self.step(rows, numbers, numbers, inputs)
             best = min(best, time.thread_time() - start)
-        return best / TIMED_TICKS / self.max_rows
+        return max(best / TIMED_TICKS / self.max_rows, 1e-7)

@@ -56,28 +56,35 @@ class Observer:
 
 
 class Observers(Observer):
-    """Passes everything on to several, in their order; what fails in one keeps nothing from the others."""
+    """Passes on to several, in their order, what each has an ear for; what fails in one keeps nothing from others."""
 
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
         self._observers = list(observers)
+        self._find_listeners()
 
     def add(self, observer: Observer) -> None:
         self._observers.append(observer)
+        self._find_listeners()
 
     def remove(self, observer: Observer) -> None:
         self._observers.remove(observer)
+        self._find_listeners()
+
+    def _find_listeners(self) -> None:
+        for name in TOLD:
+            listeners = [one for one in self._observers if getattr(type(one), name) is not getattr(Observer, name)]
+            setattr(self, name, _passing_on(name, [getattr(one, name) for one in listeners]))
 
 
-def _passing_on(name: str) -> Callable[..., None]:
-    def pass_on(self: Observers, *told: object) -> None:
-        for observer in self._observers:
+TOLD = [name for name in vars(Observer) if not name.startswith("_")]
+
+
+def _passing_on(name: str, listeners: Sequence[Callable[..., None]]) -> Callable[..., None]:
+    def pass_on(*told: object) -> None:
+        for listener in listeners:
             try:
-                getattr(observer, name)(*told)
+                listener(*told)
             except Exception:
-                logger.exception("%s failed to hear of %s", type(observer).__name__, name)
+                logger.exception("%s failed", getattr(listener, "__qualname__", name))
 
     return pass_on
-
-
-for _name in [name for name in vars(Observer) if not name.startswith("_")]:
-    setattr(Observers, _name, _passing_on(_name))

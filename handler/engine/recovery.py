@@ -79,7 +79,7 @@ class Recovery:
         self._discard = discard
         self._on_free = on_free
         self._threads = ThreadPoolExecutor(THREADS, "dnc-store-reader")
-        self._wanted: deque[Session] = deque()
+        self.wanted: deque[Session] = deque()
         self._views: dict[Session, Callable[[], Recovered]] = {}  # of sessions that are replayed to earlier positions
         self._read_pending = False
         self._reading = 0
@@ -94,12 +94,12 @@ class Recovery:
     def load(self, session: Session) -> None:
         """Loads the state of a session from the store; its queue waits."""
         session.become(Status.WAITING)
-        self._wanted.append(session)
+        self.wanted.append(session)
         self.on_capacity()
 
     def on_capacity(self) -> None:
         """There may be room for more states. What is wanted in the same turn of the loop is read together."""
-        if self._wanted and not self._read_pending:
+        if self.wanted and not self._read_pending:
             self._read_pending = True
             self._loop.call_soon(self._read_some)
 
@@ -108,7 +108,7 @@ class Recovery:
         self._read_pending = False
         self._loaded_not_begun = {one for one in self._loaded_not_begun if one.status is Status.QUEUED}
         room = self._room() - self._reading - len(self._loaded_not_begun)
-        some = [self._wanted.popleft() for _ in range(min(room, len(self._wanted)))]
+        some = [self.wanted.popleft() for _ in range(min(room, len(self.wanted)))]
         self._reading += len(some)
         for start in range(0, len(some), SESSIONS_A_READ):
             part = some[start : start + SESSIONS_A_READ]
@@ -131,6 +131,12 @@ class Recovery:
                 if refused.reason == "CORRUPT_STATE":
                     session.corrupt = refused.message
                 self._fail_all(session, refused)
+            except Exception:  # a mistake: it may cost this session its requests, and nobody else's
+                logger.exception("the state of session %r could not be installed", session.session_id)
+                self._cache.forget(session)
+                session.replays = 0
+                session.queue = deque(one for one in session.queue if not isinstance(one, Replay))
+                self._fail_all(session, ServeError("INTERNAL", "the server made a mistake; its log says which"))
             else:
                 self._loaded_not_begun.add(session)
             self._on_free(session)
@@ -183,7 +189,7 @@ class Recovery:
                 groups
                 and not operation.reset
                 and timesteps < REPLAY_TIMESTEPS
-                and operation.fingerprint == groups[-1][-1].fingerprint
+                and (timesteps == 0 or operation.fingerprint == groups[-1][-1].fingerprint)
             )
             if joins:
                 groups[-1].append(operation)
@@ -191,10 +197,7 @@ class Recovery:
                 groups.append([operation])
                 timesteps = 0
             timesteps += len(operation.inputs)
-        return [
-            Replay(_joined(group, "inputs"), _joined(group, "outputs"), group[0].reset, group[0].fingerprint, done)
-            for group in groups
-        ]
+        return [_replay_of(group, done) for group in groups]
 
     def _check_sizes(self, session: Session, operation: Operation) -> None:
         got, expected = operation.sizes, (self._runner.input_size, self._runner.output_size)
@@ -261,6 +264,10 @@ class Recovery:
                     then(result)
                 except ServeError as refusal:
                     self._answer(session, request, None, refusal)
+                except Exception:
+                    logger.exception("what was looked up for session %r could not be told", session.session_id)
+                    mistake = ServeError("INTERNAL", "the server made a mistake; its log says which")
+                    self._answer(session, request, None, mistake)
             self._on_free(session)
 
         self._loop.run_in_executor(self._threads, _result_of, read).add_done_callback(found)
@@ -301,11 +308,14 @@ class Recovery:
             self._discard(past, ServeError("CANCELLED", "nobody waits for the view any more"))
 
 
-def _joined(group: Sequence[Operation], which: str) -> Float32:
-    """Inputs or outputs of all of them; a reset alone has none."""
-    parts = [getattr(operation, which) for operation in group if len(operation.inputs)]
-    joined: Float32 = np.concatenate(parts) if parts else NO_TIMESTEPS
-    return joined
+def _replay_of(group: Sequence[Operation], done: Done) -> Replay:
+    """A reset alone, which has no timesteps, may stand before the others."""
+    steps = [operation for operation in group if len(operation.inputs)]
+    if not steps:
+        return Replay(NO_TIMESTEPS, NO_TIMESTEPS, group[0].reset, "", done)
+    inputs = np.concatenate([operation.inputs for operation in steps])
+    outputs = np.concatenate([operation.outputs for operation in steps])
+    return Replay(inputs, outputs, group[0].reset, steps[0].fingerprint, done)
 
 
 def _settles(future: "asyncio.Future[Any]") -> Done:

@@ -81,11 +81,6 @@ class Request:
         if self.deadline is not None and time.monotonic() >= self.deadline:
             raise ServeError("DEADLINE_EXCEEDED", "the deadline passed before the commit; nothing was applied")
 
-    @property
-    def nbytes(self) -> int:
-        """What it takes while it waits."""
-        return 0
-
 
 class Chunk(Request):
     """Timesteps [T, I] to apply at a position, or wherever the session stands."""
@@ -127,10 +122,6 @@ class Chunk(Request):
         self.owner = owner
         self.request_id = request_id
         self.started_at = self.stepped_at = 0.0  # time.perf_counter()
-
-    @property
-    def nbytes(self) -> int:
-        return self.inputs.nbytes
 
 
 class Replay(Request):

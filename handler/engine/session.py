@@ -66,6 +66,9 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
 }
 
 
+GONE = (Status.ENDING, Status.ENDED)
+
+
 class Session:
     """One session. Who may write what is said beside the fields; everybody may read."""
 
@@ -118,7 +121,7 @@ class Session:
 
     @property
     def ended(self) -> bool:
-        return self.status is Status.ENDED or self.status is Status.ENDING
+        return self.status in GONE
 
     @property
     def tier(self) -> Tier:
@@ -163,7 +166,8 @@ class Session:
 
         Raises SESSION_REPLACED, STEP_GAP or STEP_CONFLICT.
         """
-        self.check_incarnation(chunk.incarnation)
+        if chunk.incarnation != self.incarnation:
+            self.check_incarnation(chunk.incarnation)
         position = chunk.position
         if position is None or position == self.position:
             if chunk.experience is not None and chunk.experience > self.experience:

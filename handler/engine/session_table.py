@@ -133,9 +133,9 @@ class SessionTable:
         self._ids_of.setdefault(session.owner, SortedList()).add(session.session_id)
         self._by_age.add((session.created_at, session.session_id))
 
-    def touch(self, session: Session) -> None:
-        """The session committed something just now."""
-        session.last_used_at = CLOCK.steady()
+    def touch(self, session: Session, now: float) -> None:
+        """The session committed something just now, by `CLOCK.steady`."""
+        session.last_used_at = now
         if session.session_id in self._sessions:
             self._sessions.move_to_end(session.session_id)
 

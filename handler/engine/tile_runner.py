@@ -16,9 +16,9 @@ from torch import Tensor
 from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.engine.model_runner import Inspection, ModelRunner, Stepped, fingerprint_of
 from dnc_serve.handler.engine.state_rows import StateRows
-from dnc_serve.model.compiled_cache import processor
 from dnc_serve.model.export import Artifact
 from dnc_serve.model.numerics import numeric_environment
+from dnc_serve.model.processor import processor
 
 CANDIDATES = (1, 2, 4, 8, 12, 16, 32, 64)
 # So many ticks tell whether one call of many gives the bits of many calls of one.
@@ -36,7 +36,7 @@ class TileRunner(Inspection):
     kind = "torchscript"
     lets_others_run = True
 
-    def __init__(self, artifact: Artifact, device: str, candidates: Sequence[int] = CANDIDATES) -> None:
+    def __init__(self, artifact: Artifact, device: str, candidates: Sequence[int] = CANDIDATES, note: str = "") -> None:
         torch.set_num_threads(1)  # spinning threads cost more than they bring, and the count must not change
         torch.set_flush_denormal(True)
         torch.backends.cuda.matmul.allow_tf32 = False
@@ -45,7 +45,7 @@ class TileRunner(Inspection):
         self.layout = artifact.layout
         self.input_size = artifact.config.input_size
         self.output_size = artifact.config.outputs
-        self.note = ""
+        self.note = note  # why it is not the row kernel
         self._code = artifact.module.to(self.device)
         self.row_counts = self._agreeing(sorted(self._affordable(candidates)))
         self.max_rows = self.row_counts[-1]
@@ -88,7 +88,7 @@ class TileRunner(Inspection):
         sums = states[: len(order)].sum(dim=1).isfinite().tolist()  # a sum is finite only if all its terms are
         finite = [False] * len(order)
         for place, i in enumerate(order):
-            finite[i] = sums[place]
+            finite[i] = sums[place] and bool(np.isfinite(outputs[i].sum()))
         return outputs, finite
 
     def run(self, inputs: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:

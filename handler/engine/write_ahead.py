@@ -60,21 +60,22 @@ class WriteAhead:
         for run in runs:
             run.request.written = True
         if self._journal.volatile:
-            committed([self._commit_chunk(run) for run in runs])
+            now = CLOCK.steady()
+            committed([self._commit_chunk(run, now) for run in runs])
             return
         now = CLOCK.now()
         mutations = [Append(self._record_of(run, now)) for run in runs]
 
         def written(outcomes: Outcomes) -> None:
-            group = []
+            group, now = [], CLOCK.steady()
             for run, error in zip(runs, outcomes, strict=True):
                 if error is None:
-                    group.append(self._commit_chunk(run))
+                    group.append(self._commit_chunk(run, now))
                 else:
                     self._lost(run.session, error)
                     refused(run, error)
+            durable.extend((one.session, one.applied.position) for one in group if one.applied is not None)
             committed(group)
-            durable[:] = [(one.session, one.applied.position) for one in group if one.applied is not None]
 
         durable: list[tuple[Session, int]] = []
         self._journal.write(mutations, written, lambda: _now_durable(durable))
@@ -90,7 +91,7 @@ class WriteAhead:
         session.bytes_since_snapshot += len(record.body)
         return record
 
-    def _commit_chunk(self, run: Run) -> Committed:
+    def _commit_chunk(self, run: Run, now: float) -> Committed:
         """The session stands behind the chunk from now on."""
         session, chunk, outputs = run.session, run.request, run.outputs
         assert isinstance(chunk, Chunk) and outputs is not None
@@ -107,7 +108,7 @@ class WriteAhead:
                 start, chunk.inputs, chunk.reset_experience, session.experience, outputs, chunk.writer_id, run.debug
             )
         )  # fmt: skip
-        self._table.touch(session)
+        self._table.touch(session, now)
         applied = Applied(
             session.incarnation, session.position, session.durable_position, session.experience, outputs,
             replayed=False, debug=run.debug,
@@ -146,7 +147,7 @@ class WriteAhead:
             session.replies.add(
                 Reply(session.position, NO_TIMESTEPS, True, session.experience, NO_TIMESTEPS, reset.writer_id)
             )
-            self._table.touch(session)
+            self._table.touch(session, CLOCK.steady())
 
         self.record(session, mutations, apply, then)
 

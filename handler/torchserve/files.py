@@ -16,8 +16,8 @@ class FileUnusable(Exception):
 
 
 def check_files(config: ServeConfig) -> None:
-    """Raises FileUnusable for tokens and certificates that no door would open with, and for a state folder that takes
-    nothing. Changes nothing."""
+    """Raises FileUnusable for tokens and certificates that no endpoint would open with, and for a state folder that
+    takes nothing. Changes nothing."""
     try:
         Access(config.tokens, os.environ.get(TOKENS_VARIABLE, ""))
     except OSError as exc:

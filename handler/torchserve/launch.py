@@ -19,7 +19,6 @@ import psutil
 from dnc_serve.handler.config import PORTS, ServeConfig
 from dnc_serve.handler.torchserve.archive import MODEL_NAME, write_archive
 from dnc_serve.handler.torchserve.artifact import resolve_artifact
-from dnc_serve.handler.torchserve.compilation import compile_model
 from dnc_serve.handler.torchserve.control import (
     ControlServer,
     WorkerDrained,
@@ -81,9 +80,6 @@ def serve(config: ServeConfig, stops: Stops, say: Callable[[str], None]) -> int:
         progress.awaits("the model to be exported")
         artifact = resolve_artifact(config.model, config.nr_cells, config.state_dir / "artifacts", folder)
         check_ports(config)
-        progress.awaits("the model to be compiled for this host, which takes minutes")
-        if config.compile and not compile_model(artifact, config, stops.events):
-            return 0
         try:
             write_archive(artifact, folder / "store" / f"{MODEL_NAME}.mar", config)
         except OSError as exc:
@@ -157,7 +153,7 @@ class Supervisor:
         self._write_config()
         self._start_torchserve()
         self._await_worker(progress)
-        progress.awaits("TorchServe's own doors")
+        progress.awaits("TorchServe's own endpoints")
         self._await_doors()
 
     def _write_config(self) -> None:
@@ -230,7 +226,7 @@ class Supervisor:
                     raise self._failed(f"TorchServe doesn't listen at {address}: ")
         answer = health(self._worker.grpc, self._config, DOORS_TIMEOUT_S)
         if answer != "SERVING":
-            raise StartFailed(f"the streaming door at {self._worker.grpc} is not healthy: {answer}")
+            raise StartFailed(f"the streaming endpoint at {self._worker.grpc} is not healthy: {answer}")
 
     # Serve.
 
@@ -269,8 +265,7 @@ class Supervisor:
                     if not self._restart(delay_s):
                         return 0
                     up_since, down_since = None, time.monotonic()
-            patience_s = START_TIMEOUT_S if self._config.compile else WORKER_PATIENCE_S
-            if down_since is not None and now - down_since > patience_s and self._torchserve is not None:
+            if down_since is not None and now - down_since > WORKER_PATIENCE_S and self._torchserve is not None:
                 logger.error("no worker for %.0f s; TorchServe is killed", now - down_since)
                 down_since = None
                 self._torchserve.kill()
@@ -290,7 +285,7 @@ class Supervisor:
         chosen = with_free_ports(self._requested, TORCHSERVE_PORTS)
         ports = {name: getattr(chosen, name) for name in TORCHSERVE_PORTS}
         self._config = self._config.model_copy(update=ports)
-        logger.warning("TorchServe's doors are elsewhere from now on", extra=self._torchserve_addresses())
+        logger.warning("TorchServe's endpoints are elsewhere from now on", extra=self._torchserve_addresses())
 
     # Stop.
 

@@ -19,7 +19,7 @@ def is_open(address: str) -> bool:
 
 
 def health(address: str, config: ServeConfig, timeout_s: float) -> str:
-    """What the streaming door answers about its health, SERVING if all is well; or why it didn't answer.
+    """What the streaming endpoint answers about its health, SERVING if all is well; or why it didn't answer.
 
     Behind TLS only the handshake is tried: its certificate names the host that clients use, which is not this one.
     """

@@ -31,7 +31,7 @@ from dnc_serve.handler.torchserve.worker_config import RUN_FOLDER_VARIABLE
 logger = logging.getLogger(__name__)
 
 TAIL_LINES = 400
-# JSON takes several times the bytes of the same array, and a whole dump or blob is one message at this door.
+# JSON takes several times the bytes of the same array, and a whole dump or blob is one message at this endpoint.
 REQUEST_FACTOR = 16
 JOB_QUEUE_SIZE = 1024
 
@@ -80,7 +80,7 @@ def properties(config: ServeConfig, run_folder: Path, worker_port: int) -> str:
         "load_models": f"{MODEL_NAME}.mar",
         # Models are loaded from here alone: by default TorchServe would fetch and run an archive from any address.
         "allowed_urls": f"{allowed}.*",
-        # Its keys can't be preset and expire; these doors stay on loopback, and our own tokens guard the calls.
+        # Its keys can't be preset and expire; these endpoints stay on loopback, and our own tokens guard the calls.
         "disable_token_authorization": "true",
         "default_workers_per_model": 1,
         "default_response_timeout": config.response_timeout_s,

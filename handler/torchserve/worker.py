@@ -37,7 +37,7 @@ class Worker:
         self._leaving = threading.Lock()
 
     def initialize(self, context: Any) -> None:
-        """Opens the doors; raises what went wrong, after telling `dnc serve`."""
+        """Opens the endpoints; raises what went wrong, after telling `dnc serve`."""
         parent = os.getppid()
         die_with(parent)
         watch(parent, self._end)

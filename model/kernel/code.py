@@ -8,11 +8,12 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,11 +23,12 @@ from dnc_serve.model.config import DNCConfig
 
 SYMBOL = "dnc_tick"
 ARGUMENTS = 11
-AROUND = ("__init__.py", "code.py", "row_kernel.py")  # what is not compiled
+AROUND = ("__init__.py", "code.py", "row_kernel.py", "warm.py")  # what is not compiled
 # What a processor of 64-bit x86 must have: for all of AVX2's level, and for that of 512 bits.
 LEVEL_3 = ("avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
 LEVEL_4 = (*LEVEL_3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 WITHOUT_EFFECT = ("dropout", "stop_usage_gradient", "read_feedback", "independent_linears", "bias")
+NO_NUMBA = "numba is not installed; the extra `serve` brings it"
 
 
 class KernelError(Exception):
@@ -45,12 +47,14 @@ class CompileRequest:
 
 
 def request(config: DNCConfig, precision: str = "float32", most_bits: int = 512) -> CompileRequest:
-    """The request for this host. On x86 the code's bits depend neither on the processor nor on its registers' width.
+    """The request for this host. On x86 bits depend neither on the processor nor on the width of its registers.
 
     Raises KernelError where llvmlite is missing, or for a processor that lacks fused multiply-add.
     """
     settings = {name: value for name, value in config.to_dict().items() if name not in WITHOUT_EFFECT}
     llvm = _llvm()
+    if not _versions()[0]:
+        raise KernelError(NO_NUMBA)
     features = llvm.get_host_cpu_features()
     if platform.machine() not in ("x86_64", "AMD64"):
         return CompileRequest(settings, precision, llvm.get_host_cpu_name(), features.flatten())
@@ -60,6 +64,13 @@ def request(config: DNCConfig, precision: str = "float32", most_bits: int = 512)
     if lacking:
         raise KernelError(f"the processor lacks {', '.join(lacking)}, which the row kernel needs")
     return CompileRequest(settings, precision, "x86-64-v3")
+
+
+def any_of(asked: CompileRequest) -> list[CompileRequest]:
+    """The same for each kind of processor that this code may be moved to: an image is run where it was not built."""
+    if not asked.processor.startswith("x86-64-v"):
+        return [asked]
+    return [replace(asked, processor=f"x86-64-v{level}", wide=level == 4) for level in (3, 4)]
 
 
 def identity() -> str:
@@ -91,37 +102,54 @@ def compiled(asked: CompileRequest, folders: Iterable[Path]) -> Path | None:
     return None
 
 
-def compile_code(asked: CompileRequest, folder: Path) -> Path:
-    """Compiles into the folder, in a process of its own; some ten seconds. Raises KernelError if that fails."""
-    if _versions()[0] == "":
-        raise KernelError("numba is not installed; the extra `serve` brings it")
-    file = code_file(folder, asked)
+def writable(folder: Path) -> bool:
+    """Whether the folder can hold compiled code; it is made if it is not there."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, beside = tempfile.mkstemp(prefix=f".{file.stem}.", dir=folder)
-        os.close(handle)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def compile_code(requests: Sequence[CompileRequest], folder: Path) -> list[Path]:
+    """Compiles into the folder, in a process of its own: some ten seconds, and two for each request but the first.
+
+    Raises KernelError if that fails, or a folder can't be written to.
+    """
+    if not requests:
+        return []
+    files = [code_file(folder, asked) for asked in requests]
+    if not writable(folder):
+        raise KernelError(f"{folder} can't be written to")
+    try:
+        beside = Path(tempfile.mkdtemp(prefix=".compiling-", dir=folder))
     except OSError as exc:
         raise KernelError(f"{folder} can't hold compiled code: {exc.strerror}") from exc
     try:
         # So Numba compiles for that processor too.
-        target = {"NUMBA_CPU_NAME": asked.processor, "NUMBA_CPU_FEATURES": asked.features}
+        target = {"NUMBA_CPU_NAME": requests[0].processor, "NUMBA_CPU_FEATURES": requests[0].features}
         done = subprocess.run(
-            [sys.executable, "-m", f"{__package__}.compiler", beside],
-            input=json.dumps(asdict(asked)), capture_output=True, text=True, check=False, env=os.environ | target,
-        )  # fmt: skip
+            [sys.executable, "-m", f"{__package__}.compiler", *(beside / file.name for file in files)],
+            input=json.dumps([asdict(asked) for asked in requests]),
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | target,
+        )
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
             raise KernelError(f"the row kernel can't be compiled: {last}")
-        _read(Path(beside))
-        Path(beside).replace(file)
+        for file in files:
+            _read(beside / file.name)
+            (beside / file.name).replace(file)  # complete, or not at all
     finally:
-        Path(beside).unlink(missing_ok=True)
-    return file
+        shutil.rmtree(beside, ignore_errors=True)
+    return files
 
 
 def write_code(file: Path, code: bytes, scratch: int, integers: int) -> None:
     """A line of JSON, then the object file."""
-    facts = {"sha256": hashlib.sha256(code).hexdigest(), "scratch": scratch, "integers": integers}
+    facts = {"sha256": hashlib.sha256(code).hexdigest(), "scratch": int(scratch), "integers": int(integers)}
     file.write_bytes(json.dumps(facts).encode() + b"\n" + code)
 
 
@@ -156,7 +184,7 @@ def _llvm() -> Any:
     try:
         import llvmlite.binding as llvm
     except ImportError as exc:
-        raise KernelError("numba is not installed; the extra `serve` brings it") from exc
+        raise KernelError(NO_NUMBA) from exc
     return llvm
 
 

@@ -1,9 +1,8 @@
-"""Compiles the tick of a configuration to machine code; a process of its own does it, which has Numba for that alone.
+"""Compiles ticks to machine code; a process of its own does it, which alone has Numba.
 
-    python -m dnc_serve.model.kernel.compiler FILE < request
+    python -m dnc_serve.model.kernel.compiler FILE… < requests
 
-The request is a dict in JSON: `config` as of `DNCConfig.to_dict`, `precision` (float32 or float64), `processor` and
-`features` for LLVM, `wide` for registers of 512 bits. FILE gets the answer, as `code.py` reads it.
+Requests are a list in JSON, each with the fields of `CompileRequest`; each FILE gets an answer, as `code.py` reads it.
 """
 
 import json
@@ -64,5 +63,5 @@ def _pointer_to(kind: Any) -> Any:
 
 
 if __name__ == "__main__":
-    asked = CompileRequest(**json.load(sys.stdin))
-    write_code(Path(sys.argv[1]), *compile_tick(asked))
+    for name, asked in zip(sys.argv[1:], json.load(sys.stdin), strict=True):
+        write_code(Path(name), *compile_tick(CompileRequest(**asked)))

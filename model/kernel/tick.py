@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+
 from dnc_serve.model.config import DNCConfig
 from dnc_serve.model.interface import interface_sections
 from dnc_serve.model.kernel.access import access, access_numbers
@@ -37,6 +39,7 @@ def make_tick(config: DNCConfig, wide_registers: bool) -> Tick:
     I, H, O = config.input_size, config.hidden_size, config.outputs  # noqa: E741, N806
     L, D, N, W = config.num_layers, config.num_hidden_layers, config.nr_cells, config.cell_size  # noqa: N806
     R, K = config.read_heads, config.write_heads  # noqa: N806
+    I, H, O, L, D, N, W, R, K = (np.int64(size) for size in (I, H, O, L, D, N, W, R, K))  # type: ignore[assignment]  # noqa: E741, N806
     rnn = RNN_TANH if config.nonlinearity == "tanh" else RNN_RELU
     kind = {"lstm": LSTM, "gru": GRU, "rnn": rnn}[config.rnn_type]
     smooth, by_usage = config.cosine == "deepmind", config.allocation_order == "usage"

@@ -32,12 +32,7 @@ def pack_weights(config: DNCConfig, weights: Mapping[str, Tensor], dtype: Any = 
     pieces: list[Array] = []
 
     def add(weight: Array, bias: Array) -> None:
-        outputs, inputs = weight.shape
-        matrix = np.zeros((inputs + 1, padded(outputs)), dtype)
-        matrix[:inputs, :outputs], matrix[inputs, :outputs] = weight.T, bias
-        wide = matrix.shape[1] // PANEL * PANEL
-        edges = [*range(0, wide, PANEL), *range(wide, matrix.shape[1] + 1, LANES)]
-        pieces.extend(matrix[:, left:right].ravel() for left, right in pairwise(edges))
+        pieces.extend(pack_matrix(weight, bias, dtype))
 
     def named(name: str) -> Array:
         array: Array = weights[name].detach().cpu().numpy().astype(dtype)
@@ -53,6 +48,16 @@ def pack_weights(config: DNCConfig, weights: Mapping[str, Tensor], dtype: Any = 
         add(*(np.concatenate([named(f"{interface}{part}.{kind}") for part in parts]) for kind in ("weight", "bias")))
     add(named("output.weight"), named("output.bias"))
     return np.concatenate(pieces)
+
+
+def pack_matrix(weight: Array, bias: Array, dtype: Any) -> list[Array]:
+    """Panels of a matrix [outputs, inputs], one behind the other; in each inputs run slowest, and the bias ends it."""
+    outputs, inputs = weight.shape
+    matrix = np.zeros((inputs + 1, padded(outputs)), dtype)
+    matrix[:inputs, :outputs], matrix[inputs, :outputs] = weight.T, bias
+    wide = matrix.shape[1] // PANEL * PANEL
+    edges = [*range(0, wide, PANEL), *range(wide, matrix.shape[1] + 1, LANES)]
+    return [matrix[:, left:right].ravel() for left, right in pairwise(edges)]
 
 
 def _cell(

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from dnc_serve.model.allocator import keep_freed_memory
 from dnc_serve.model.evaluate import FRESH, evaluate
 from dnc_serve.model.interrupt import Interrupt
 from dnc_serve.model.pictures import Gallery, PngGallery, TensorBoardGallery, VisdomGallery, heatmaps
@@ -75,6 +76,7 @@ def main(name: str, argv: Sequence[str] | None = None) -> int:
                 raise ValueError(f"{flag} is {getattr(args, flag)}; expected at least 1")
         plan = Plan(task_class(name).from_options(TASKS[name](args)), recipe_of(args), command)
         torch.set_num_threads(args.threads)
+        keep_freed_memory()
         with ExitStack() as open_things:
             galleries = [open_things.enter_context(gallery) for gallery in open_galleries(args)]
             run = open_things.enter_context(Run.create(args.run or new_folder(name), plan, device=device_of(args.cuda)))

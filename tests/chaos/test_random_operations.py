@@ -73,7 +73,7 @@ class SessionsMachine(RuleBasedStateMachine):
         self.cleanup = contextlib.AsyncExitStack()
         engine = running_engine(self.tiles, self.artifact, self.config)
         self.harness: EngineHarness = self._run(self.cleanup.enter_async_context(engine))
-        self.operations = Operations(self.harness.engine, self.artifact, "epoch")
+        self.operations = Operations(self.harness.engine, self.artifact, "epoch", self.harness.metrics)
         self.copies = Copies(self.operations)
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -216,7 +216,7 @@ class SessionsMachine(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         """In good order: all states are stored."""
-        self._run(self.harness.engine.snapshots.store_all())
+        self._run(self.harness.engine.snapshots.store_all(list(self.harness.engine.table)))
         self._run(self.harness.engine.journal.flush())
         self.crash()
 

@@ -11,6 +11,7 @@ import psutil
 
 from dnc_serve.client.cli.child_server import serve_command
 from tests.end_to_end.servers import Server
+from tests.folders import temp_folder
 from tests.ports import own_port
 
 END_TIMEOUT_S = 60.0
@@ -37,15 +38,13 @@ class Tree:
 
     def launch(self) -> None:
         """Begins to start."""
-        temp = self._folder / "tmp"
-        temp.mkdir(parents=True, exist_ok=True)
         with (self._folder / "stderr").open("a") as stderr:
             self._process = subprocess.Popen(
                 serve_command(self._model, self._folder / "state", *self._flags, *self._ports),
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
-                env={**os.environ, "TMPDIR": str(temp)},
+                env={**os.environ, "TMPDIR": str(temp_folder(self._folder))},
             )
         self.starts += 1
 

@@ -9,7 +9,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from dnc_serve.client import errors
-from dnc_serve.client.errors import BY_REASON, ClientClosed, DncError, Internal, Unavailable, from_status, translated
+from dnc_serve.client.errors import BY_REASON, ClientClosed, Internal, Unavailable, from_status, translated
 from dnc_serve.proto.reasons import DOMAIN, REASONS
 from tests.waiting import PATIENCE_S
 
@@ -66,34 +66,32 @@ def test_one_class_for_each_reason() -> None:
     assert BY_REASON["STEP_GAP"] is errors.StepGap
 
 
-@pytest.mark.parametrize("reason", REASONS)
-async def test_reasons_arrive(fail: Any, reason: str) -> None:
-    with pytest.raises(BY_REASON[reason]) as caught:
-        await fail(status_of(reason, expected_position="7"))
-    error = caught.value
-    assert type(error) is BY_REASON[reason]
-    assert (error.reason, error.message, error.metadata) == (reason, f"says {reason}", {"expected_position": "7"})
-    assert error.retry_after_s == 1.5
-    assert isinstance(error.__cause__, grpc.aio.AioRpcError)
-    assert str(error) == f"{reason}: says {reason}"
+async def test_reasons_arrive(fail: Any) -> None:
+    for reason in REASONS:
+        with pytest.raises(BY_REASON[reason]) as caught:
+            await fail(status_of(reason, expected_position="7"))
+        error = caught.value
+        assert type(error) is BY_REASON[reason]
+        assert (error.reason, error.message, error.metadata) == (reason, f"says {reason}", {"expected_position": "7"})
+        assert error.retry_after_s == 1.5
+        assert isinstance(error.__cause__, grpc.aio.AioRpcError)
+        assert str(error) == f"{reason}: says {reason}"
 
 
-@pytest.mark.parametrize(
-    ("code", "expected"),
-    [
-        (grpc.StatusCode.UNAVAILABLE, Unavailable),
-        (grpc.StatusCode.INTERNAL, Unavailable),
-        (grpc.StatusCode.UNKNOWN, Unavailable),
-        (grpc.StatusCode.DEADLINE_EXCEEDED, errors.DeadlineExceeded),
-        (grpc.StatusCode.UNAUTHENTICATED, errors.Unauthenticated),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, errors.LimitError),
-    ],
-)
-async def test_what_grpc_itself_says(fail: Any, code: grpc.StatusCode, expected: type[DncError]) -> None:
-    with pytest.raises(expected) as caught:
-        await fail(status_pb2.Status(code=code.value[0], message="from the way"))
-    assert type(caught.value) is expected
-    assert caught.value.message == "from the way"
+async def test_what_grpc_itself_says(fail: Any) -> None:
+    expected = {
+        grpc.StatusCode.UNAVAILABLE: Unavailable,
+        grpc.StatusCode.INTERNAL: Unavailable,
+        grpc.StatusCode.UNKNOWN: Unavailable,
+        grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
+        grpc.StatusCode.UNAUTHENTICATED: errors.Unauthenticated,
+        grpc.StatusCode.RESOURCE_EXHAUSTED: errors.LimitError,
+    }
+    for code, error_class in expected.items():
+        with pytest.raises(error_class) as caught:
+            await fail(status_pb2.Status(code=code.value[0], message="from the way"))
+        assert type(caught.value) is error_class
+        assert caught.value.message == "from the way"
 
 
 def test_unknown_reasons_keep_their_name() -> None:

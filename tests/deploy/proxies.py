@@ -44,7 +44,7 @@ def proxy(name: str, servers: Sequence[str], folder: Path) -> Iterator[str]:
         text = _with_servers(text, servers)
         text = text.replace("bind :8500", f"bind 127.0.0.1:{port}").replace("listen 8500", f"listen 127.0.0.1:{port}")
     if name == "nginx":
-        text = f"pid nginx.pid;\nerror_log {folder}/error.log;\n{text}"
+        text = f'pid nginx.pid;\nerror_log "{folder}/error.log";\n{text}'
     config = folder / CONFIGS[name].name
     config.write_text(text)
     check, run = COMMANDS[name]

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from dnc_serve.client.cli.child_server import serve_command
+from tests.folders import temp_folder
 from tests.ports import own_port
 
 STOP_TIMEOUT_S = 240.0
@@ -49,9 +50,8 @@ class Server:
 
 @contextmanager
 def running(model: Path | str, folder: Path, *flags: str, env: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """A server with its state in `folder/state`, its temp files in `folder/tmp`; nothing of it is left afterwards."""
-    temp = folder / "tmp"
-    temp.mkdir(parents=True, exist_ok=True)
+    """A server with its state in `folder/state`, and temp files in `temp_folder(folder)`; it leaves nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
     # A worker that is killed comes back at these.
     ports = ("--port", str(own_port()), "--metrics-port", str(own_port()))
     with (folder / "stderr").open("a") as stderr:
@@ -60,7 +60,7 @@ def running(model: Path | str, folder: Path, *flags: str, env: Mapping[str, str]
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            env={**os.environ, "TMPDIR": str(temp), **(env or {})},
+            env={**os.environ, "TMPDIR": str(temp_folder(folder)), **(env or {})},
         )
     try:
         assert process.stdout is not None

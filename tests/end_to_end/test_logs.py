@@ -16,6 +16,7 @@ from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 from tests.end_to_end.conftest import INPUT_SIZE
 from tests.end_to_end.servers import Server, running
 from tests.end_to_end.test_torchserve_door import post
+from tests.folders import temp_folder
 from tests.handler.door import TIMEOUT, chunk
 from tests.waiting import wait_until
 
@@ -70,7 +71,7 @@ def test_each_chunk_and_call_is_logged_with_its_ids_and_no_secret(
         refused = of_session(server, "streamed", "refused")
         calls = of_session(server, "streamed", "a call was answered")
         # In no log, and in nothing else that the server keeps while it runs.
-        for file in (one for one in tmp_path.rglob("*") if one.is_file()):
+        for file in (one for kept in (tmp_path, temp_folder(tmp_path)) for one in kept.rglob("*") if one.is_file()):
             for secret in (TOKEN, WRONG):
                 assert secret.encode() not in file.read_bytes(), file
 

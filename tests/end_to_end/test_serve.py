@@ -17,6 +17,7 @@ from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.torchserve.probe import health
 from tests.end_to_end.conftest import INPUT_SIZE, OUTPUT_SIZE
 from tests.end_to_end.servers import Server, running
+from tests.folders import temp_folder
 from tests.waiting import PATIENCE_S, wait_until
 
 
@@ -39,9 +40,9 @@ def failed_start(model: Path | str, tmp_path: Path, *flags: str, **env: str) -> 
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "TMPDIR": str(tmp_path), **env},
+        env={**os.environ, "TMPDIR": str(temp_folder(tmp_path)), **env},
     )
-    assert not list(tmp_path.glob("dnc-*"))
+    assert not list(temp_folder(tmp_path).iterdir())
     return done.returncode, done.stdout, done.stderr.strip().splitlines()[-1]
 
 
@@ -89,14 +90,14 @@ def test_a_signal_stops_everything_and_sessions_survive(small_artifact: Path, tm
             server.process.send_signal(number)
             assert server.process.wait() == 0
         assert not [process for process in processes if process.is_running()]
-        assert list((tmp_path / "tmp").iterdir()) == []
+        assert list(temp_folder(tmp_path).iterdir()) == []
 
 
 def test_a_stop_during_the_start_leaves_nothing(small_artifact: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         serve_command(small_artifact, tmp_path / "state"),
         stdout=subprocess.PIPE,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env={**os.environ, "TMPDIR": str(temp_folder(tmp_path))},
     )
     children: list[psutil.Process] = []
 
@@ -109,7 +110,7 @@ def test_a_stop_during_the_start_leaves_nothing(small_artifact: Path, tmp_path: 
     stdout, _ = process.communicate()
     assert (process.returncode, stdout) == (0, b"")
     assert not [child for child in children if child.is_running()]
-    assert not list(tmp_path.glob("dnc-*"))
+    assert not list(temp_folder(tmp_path).iterdir())
 
 
 def test_worker_and_java_are_started_again_where_clients_know_them(small_artifact: Path, tmp_path: Path) -> None:
@@ -139,7 +140,7 @@ def test_nothing_outlives_a_killed_dnc_serve(small_artifact: Path, tmp_path: Pat
         server.process.wait()
         wait_until(lambda: not any(process.is_running() for process in processes), "TorchServe and worker end")
     with running(small_artifact, tmp_path):  # the state folder is free again, and the old run folder is swept away
-        assert len(list((tmp_path / "tmp").glob("dnc-serve-*"))) == 1
+        assert len(list(temp_folder(tmp_path).glob("dnc-serve-*"))) == 1
 
 
 def test_a_second_signal_kills(small_artifact: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Several servers on one real Redis: one owner for each session, whatever is killed or frozen."""
 
 import asyncio
+import contextlib
 import random
 import signal
 from collections.abc import Iterator
@@ -71,6 +72,25 @@ def test_a_session_has_one_owner_and_moves_when_it_drains(
         again = second.step("s", random_inputs(0, 5), position=0)
         assert again.replayed
         assert second.step("s", random_inputs(1, 5), position=5).position == 10
+
+
+def test_who_writes_after_its_lease_was_taken_over_is_refused_and_may_have_the_session_again(
+    small_artifact: Path, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """As a server would that was frozen for longer than its lease and doesn't know."""
+    with two_doors(small_artifact, tmp_path, redis_server) as (first, second):
+        first.create("s")
+        first.step("s", random_inputs(0, 5), position=0)
+        with contextlib.closing(redis_server.client()) as client:
+            assert client.hset("dnc:{s}:lease", "until_ms", 0) == 0
+        assert second.step("s", random_inputs(1, 5), position=5).position == 10
+        with refused("NOT_READY", StatusCode.UNAVAILABLE):
+            first.step("s", random_inputs(2, 5), position=5)
+        with refused("SESSION_MOVED", StatusCode.FAILED_PRECONDITION) as info:
+            first.session("s")
+        assert info["owner"] == second.addresses.grpc
+        second.server.drain(5.0)
+        assert first.step("s", random_inputs(3, 5), position=10).position == 15
 
 
 def test_a_session_that_ended_at_one_server_has_ended_at_all(

@@ -1,13 +1,18 @@
 """A small artifact, compiled once."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
+from dnc_serve.handler.engine.model_runner import ModelRunner
+from dnc_serve.handler.engine.runner_choice import choose_runner
 from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import Artifact, export, load_artifact
+from dnc_serve.model.kernel import compile_code, request
 from tests.handler.harness import INPUT_SIZE, OUTPUT_SIZE
 
 
@@ -32,3 +37,19 @@ def artifact(artifact_folder: Path) -> Artifact:
 @pytest.fixture(scope="session")
 def tiles(artifact: Artifact) -> TileRunner:
     return TileRunner(artifact, "cpu")
+
+
+@pytest.fixture(scope="session")
+def kernel_cache(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the artifact's row kernel."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # compiled once for all processes
+    with FileLock(shared / "kernels.lock"):
+        if not (shared / "kernels").exists():
+            compile_code([request(artifact.config)], shared / "kernels")
+    return shared / "kernels"
+
+
+@pytest.fixture(scope="session")
+def row_runner(artifact: Artifact, artifact_folder: Path, kernel_cache: Path) -> ModelRunner:
+    return choose_runner(artifact, artifact_folder, "cpu", "kernel", [kernel_cache])

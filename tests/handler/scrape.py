@@ -4,12 +4,12 @@ import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.handler.door import Door
+from tests.handler.door import TIMEOUT, Door
 
 
 def scrape(door: Door) -> dict[str | tuple[str, str], float]:
     """Values by sample name, or by (name, label value) where there is one label; buckets left out."""
-    with urllib.request.urlopen(f"http://{door.addresses.metrics}/metrics", timeout=10) as response:
+    with urllib.request.urlopen(f"http://{door.addresses.metrics}/metrics", timeout=TIMEOUT) as response:
         text = response.read().decode()
     values: dict[str | tuple[str, str], float] = {}
     for family in text_string_to_metric_families(text):

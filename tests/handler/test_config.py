@@ -1,12 +1,11 @@
 """What a setting may be, and what fits together."""
 
-import json
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from dnc_serve.handler.config import PORTS, ServeConfig, default_state_dir, flag
+from dnc_serve.handler.config import PORTS, ServeConfig, default_state_dir
 
 
 @pytest.fixture(autouse=True)
@@ -49,8 +48,3 @@ def test_paths_are_those_of_who_asked_not_of_the_worker(tmp_path: Path, monkeypa
     assert config.tokens == str(tmp_path / "tokens")
     assert config.tls_key == str(Path.home() / "key.pem")
     assert config.tls_client_ca == ""
-
-
-def test_flags_and_json_names() -> None:
-    assert flag("max_chunk_timesteps") == "--max-chunk-timesteps"
-    assert json.loads(ServeConfig().model_dump_json())["max_chunk_timesteps"] == 4096

@@ -309,7 +309,7 @@ class Process:
     """A server in a process of its own, that can be frozen."""
 
     def __init__(self, artifact: Path, folder: Path, redis: RedisServer) -> None:
-        command = [sys.executable, "-m", "tests.client.serving", str(artifact), str(folder), "0"]
+        command = [sys.executable, "-m", "tests.serving", str(artifact), str(folder), "0"]
         command += [f"store={redis.url}", f"lease_s={LEASE_S}"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None

@@ -3,21 +3,24 @@
 import resource
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 import torch
 from grpc import StatusCode
 
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.server import DncServer
+from dnc_serve.handler.store.contract import Record
+from dnc_serve.handler.store.records import decode_record, encode_record
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import export
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.handler.door import TIMEOUT, Door, open_door, refused
-from tests.handler.harness import INPUT_SIZE, random_inputs
+from tests.handler.harness import INPUT_SIZE, OUTPUT_SIZE, random_inputs
 from tests.handler.scrape import scrape
 from tests.waiting import wait_until
 
@@ -50,6 +53,18 @@ def test_a_drained_server_goes_on_where_it_was(artifact_folder: Path, tmp_path: 
             parts += [door.step("s", random_inputs(seed, 4)).outputs for seed in (2 * run, 2 * run + 1)]
             assert scrape(door)["dnc_timesteps_recovered_total"] == 0  # the drain left a snapshot
     assert parts == whole
+
+
+def test_a_drain_leaves_a_snapshot_of_every_session_however_many(artifact_folder: Path, tmp_path: Path) -> None:
+    names = [f"s{number}" for number in range(300)]
+    with open_door(artifact_folder, tmp_path) as door:
+        for name in names:
+            door.create(name)
+            door.step(name, random_inputs(0, 1))
+    with open_door(artifact_folder, tmp_path) as door:
+        for name in names:
+            door.step(name, random_inputs(1, 1), position=1)
+        assert scrape(door)["dnc_timesteps_recovered_total"] == 0
 
 
 def test_durability_off_remembers_nothing_and_leaves_what_was_recorded(artifact_folder: Path, tmp_path: Path) -> None:
@@ -188,6 +203,43 @@ def test_a_damaged_record_is_refused_never_wrong(artifact_folder: Path, tmp_path
                 door.step("s", random_inputs(2, 4), position=8)
         assert reset_all(door, "s").changed
         assert door.step("s", random_inputs(2, 4), position=8).position == 12
+
+
+@pytest.mark.parametrize("difference", [0.0, 0.001])
+def test_a_replay_on_another_processor_must_come_as_close_as_rounding_does(
+    artifact_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, difference: float
+) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("platform.machine", lambda: "of-another-kind")
+        with open_door(artifact_folder, tmp_path) as door:
+            incarnation = door.create("s").incarnation
+            door.step("s", random_inputs(0, 4))
+    with closing(sqlite3.connect(tmp_path / "sessions.db")) as database, database:
+        database.execute("DELETE FROM snapshots")
+        [(rowid, ordinal, position, at, body)] = database.execute(
+            "SELECT rowid, ordinal, position, at, body FROM records ORDER BY rowid DESC LIMIT 1"
+        ).fetchall()
+        was = decode_record(Record("s", incarnation, ordinal, position, 0, at, body))
+        outputs = was.outputs + np.float32(difference)
+        forged = encode_record(
+            "s", incarnation, ordinal, position, 0, at, was.fingerprint, was.inputs, outputs, was.reset
+        )
+        database.execute("UPDATE records SET body = ? WHERE rowid = ?", (forged.body, rowid))
+    with open_door(artifact_folder, tmp_path) as door:
+        if difference:
+            with refused("CORRUPT_STATE", StatusCode.DATA_LOSS):
+                door.step("s", random_inputs(1, 4))
+        else:
+            door.step("s", random_inputs(1, 4))
+            assert door.session("s").replayed_elsewhere
+
+
+def test_snapshots_are_taken_by_bytes_too(artifact_folder: Path, tmp_path: Path) -> None:
+    with open_door(artifact_folder, tmp_path, snapshot_every_timesteps=10**6, snapshot_every_bytes=4096) as door:
+        door.create("s")
+        for seed in range(10):  # each some 750 bytes
+            door.step("s", random_inputs(seed, 20))
+        assert scrape(door)["dnc_snapshot_seconds_count"] == 10 * 20 * 4 * (INPUT_SIZE + OUTPUT_SIZE) // 4096
 
 
 def test_an_idle_session_expires_and_says_so(artifact_folder: Path, tmp_path: Path) -> None:

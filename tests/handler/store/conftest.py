@@ -39,7 +39,7 @@ class RedisServer:
 
     def start(self) -> None:
         executable = program("redis-server", "valkey-server")
-        arguments = [f"--port {self.port}", "--bind 127.0.0.1", f"--dir {self.folder}"]
+        arguments = [f"--port {self.port}", "--bind 127.0.0.1", f'--dir "{self.folder}"']
         arguments += [f'--{name} "{value}"' for name, value in self.settings.items()]
         config = self.folder / "redis.conf"
         config.write_text("\n".join(argument[2:] for argument in arguments))

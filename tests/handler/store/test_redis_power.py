@@ -24,7 +24,8 @@ def noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = tmp_path / "note_syncs.so"
     source = Path(__file__).with_name("note_syncs.c")
     subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
-    monkeypatch.setenv("LD_PRELOAD", str(library))
+    monkeypatch.setenv("LD_PRELOAD", library.name)  # by its name alone: a path might hold spaces
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
 
 
 def lose_power(folder: Path) -> int:

@@ -67,7 +67,7 @@ def holding(tmp_path: Path) -> dict[str, str]:
     library = tmp_path / "hold_syncs.so"
     source = Path(__file__).with_name("hold_syncs.c")
     subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
-    return os.environ | {"LD_PRELOAD": str(library)}
+    return os.environ | {"LD_PRELOAD": library.name, "LD_LIBRARY_PATH": str(tmp_path)}
 
 
 def test_commits_wait_for_no_sync_of_a_checkpoint(tmp_path, holding):

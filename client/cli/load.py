@@ -1,0 +1,348 @@
+"""Load on a streaming endpoint, by bare stubs on one event loop, and what its callers see.
+
+It is to be put on a server from a process that does nothing else. An echo gets the same messages as a server, so that
+their difference is what the server does.
+"""
+
+import asyncio
+import random
+import statistics
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from dnc_serve.client.hosts import Hosts
+from dnc_serve.client.tls import TLS
+from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
+
+STREAM = "/dnc.v1.DncService/Stream"
+# A StreamResponse that holds a chunk's result begins with this tag; so does a StreamRequest with a chunk, which an echo
+# gives back.
+CHUNK_TAG = b"\x0a"
+AT_ONCE = 64  # calls that make or delete sessions
+LONGER_AT_MOST_S = 30.0
+
+Result = TypeVar("Result")
+Exchange = Callable[[], Awaitable[object]]
+
+
+@dataclass(frozen=True)
+class Span:
+    """What is measured: `seconds` of calls, after `warm_up_s` that are not counted."""
+
+    seconds: float
+    warm_up_s: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What callers saw: milliseconds of a call, timesteps a second of all, and what a call cost the server."""
+
+    calls: int
+    p50_ms: float
+    p99_ms: float
+    timesteps_per_s: float
+    server_us: float = 0.0  # processor time; 0 if it isn't known which processes serve
+
+
+@dataclass(frozen=True)
+class Load:
+    """Sessions dealt out to streams, and how each stream has them stepped, by chunks of some timesteps.
+
+    lockstep  one chunk is under way, of a session chosen at random
+    batch     one of each session; what can be sent together is one message
+    each      one of each session, a message each, all sent before the first answer is read
+    """
+
+    sessions: int = 1
+    streams: int = 1
+    chunk: int = 1
+    way: str = "lockstep"
+
+
+LOADS: Mapping[str, Load] = {
+    "lone stream": Load(),
+    "2 streams": Load(2, 2),
+    "8 streams": Load(8, 8),
+    "64 streams": Load(64, 64),
+    "64 streams, chunks of 16": Load(64, 64, 16),
+    "a stream of 64 sessions in batches": Load(64, 1, 1, "batch"),
+    "a stream of 64 sessions in batches, chunks of 16": Load(64, 1, 16, "batch"),
+    "a stream of 64 sessions, a message each": Load(64, 1, 1, "each"),
+    "8 streams of 8 sessions, a message each": Load(64, 8, 1, "each"),
+}
+
+
+@dataclass(frozen=True)
+class Server:
+    """What the load is put on; an echo knows neither sessions nor the size of its inputs."""
+
+    address: str
+    token: str | None = None
+    tls: TLS | None = None
+    pids: tuple[int, ...] = ()  # the processes that serve, if they run on this machine
+    echo_of: int = 0  # the input size of what an echo stands for; 0 if it is none
+
+
+class Endpoint:
+    """A connection to a server."""
+
+    def __init__(self, hosts: Hosts, address: str) -> None:
+        self._channel: Any = hosts.channel(address)
+        self._metadata = hosts.metadata()
+        self._stub: Any = dnc_pb2_grpc.DncServiceStub(self._channel)
+
+    def stream(self) -> Any:
+        """A stream of bytes."""
+        return self._channel.stream_stream(STREAM)(metadata=self._metadata)
+
+    def call(self, method: str, request: Any) -> Any:
+        """Awaitable: the answer to a unary call."""
+        return getattr(self._stub, method)(request, metadata=self._metadata)
+
+    async def create(self, names: Sequence[str]) -> list[pb.Session]:
+        """The sessions of these names, made where they aren't there."""
+        requests = [pb.CreateSessionRequest(session_id=name, allow_existing=True) for name in names]
+        return [answer.session for answer in await self._calls("CreateSession", requests)]
+
+    async def delete(self, names: Sequence[str]) -> None:
+        await self._calls("DeleteSession", [pb.DeleteSessionRequest(session_id=name) for name in names])
+
+    async def _calls(self, method: str, requests: Sequence[Any]) -> list[Any]:
+        answers: list[Any] = []
+        for start in range(0, len(requests), AT_ONCE):
+            some = requests[start : start + AT_ONCE]
+            answers += await asyncio.gather(*(self.call(method, request) for request in some))
+        return answers
+
+
+@asynccontextmanager
+async def connected(server: Server) -> AsyncIterator[Endpoint]:
+    """What gRPC raises of calls becomes a DncError."""
+    hosts = Hosts(server.address, server.token, server.tls)
+    try:
+        async with hosts.translated(server.address):
+            yield Endpoint(hosts, server.address)
+    finally:
+        await hosts.close()
+
+
+def run_loop(work: Coroutine[Any, Any, Result]) -> Result:
+    """Runs to the end on a loop of its own, a fast one if uvloop is there."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        new_event_loop = None
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(work)
+
+
+def model_of(server: Server) -> pb.GetModelResponse:
+    """What it serves."""
+
+    async def ask() -> pb.GetModelResponse:
+        async with connected(server) as endpoint:
+            model: pb.GetModelResponse = await endpoint.call("GetModel", pb.GetModelRequest())
+            return model
+
+    return run_loop(ask())
+
+
+def stream_load(server: Server, load: Load, span: Span, prefix: str = "s", *, keep: bool = True) -> Figures:
+    """What the callers see, of sessions named `prefix` and a number, which are deleted afterwards unless kept.
+
+    Raises DncError, and RuntimeError for a chunk that was refused or applied other than once.
+    """
+    return run_loop(_stream_load(server, load, span, prefix, keep))
+
+
+async def _stream_load(server: Server, load: Load, span: Span, prefix: str, keep: bool) -> Figures:
+    names = [f"{prefix}{index}" for index in range(load.sessions)]
+    async with connected(server) as endpoint:
+        input_size = server.echo_of
+        if server.echo_of:
+            found = [pb.Session(session_id=name) for name in names]
+        else:
+            input_size = (await endpoint.call("GetModel", pb.GetModelRequest())).input_size
+            found = await endpoint.create(names)
+        inputs = array_of(bits(load.chunk, input_size))
+        talkers = [Talker(session, inputs) for session in found]
+        clock = Clock(span, load.sessions if load.way != "lockstep" else load.streams, server.pids)
+        conversations = (
+            _converse(endpoint.stream(), talkers[first :: load.streams], load.way, clock, bool(server.echo_of))
+            for first in range(load.streams)
+        )
+        await asyncio.gather(*conversations)
+        if not server.echo_of:
+            for talker, session in zip(talkers, await endpoint.create(names), strict=True):
+                if session.position != talker.position:
+                    raise RuntimeError(
+                        f"session {session.session_id} stands at {session.position}, expected {talker.position}"
+                    )
+        if not keep:
+            await endpoint.delete(names)
+    return clock.figures(load.chunk)
+
+
+async def _converse(stream: Any, talkers: "Sequence[Talker]", way: str, clock: "Clock", is_echo: bool) -> None:
+    """Keeps chunks of different sessions under way until the time is over."""
+    idle = list(talkers)
+    random.shuffle(idle)
+    by_id = {talker.session_id: talker for talker in talkers}
+    asked: list[Talker] = []
+    under_way = 0
+    while True:
+        if not clock.over and (way == "batch" or not under_way):
+            if way == "lockstep":
+                asked = [idle.pop(random.randrange(len(idle)))]
+            else:
+                asked, idle = idle, []
+            under_way += len(asked)
+            if way == "batch":
+                together = pb.RequestBatch(requests=[talker.ask() for talker in asked])
+                await stream.write(pb.StreamRequest(batch=together).SerializeToString())
+            else:
+                for talker in asked:
+                    await stream.write(talker.ask().SerializeToString())
+        if not under_way:
+            break
+        reply = await stream.read()
+        if way != "lockstep":
+            asked = [by_id[session_id] for session_id in answered(reply, is_echo)]
+        elif not isinstance(reply, bytes) or not reply.startswith(CHUNK_TAG):
+            answered(reply, is_echo)
+        for talker in asked:
+            clock.called(talker.asked_at)
+        under_way -= len(asked)
+        idle += asked
+    await stream.done_writing()
+    await stream.read()
+
+
+def answered(reply: Any, is_echo: bool = False) -> list[str]:
+    """The sessions whose chunks a reply answers; an echo says what it was told. Raises RuntimeError for a refusal."""
+    if not isinstance(reply, bytes):
+        raise RuntimeError("the server ended a stream")
+    message: Any = (pb.StreamRequest if is_echo else pb.StreamResponse).FromString(reply)
+    answers = [message]
+    if message.WhichOneof("message") == "batch":
+        answers = message.batch.requests if is_echo else message.batch.responses
+    for answer in answers:
+        if answer.WhichOneof("message") != "chunk":
+            raise RuntimeError(f"the server refused a chunk: {answer}")
+    return [answer.chunk.session_id for answer in answers]
+
+
+class Talker:
+    """One session as its messages see it."""
+
+    def __init__(self, session: pb.Session, inputs: pb.Array) -> None:
+        self.session_id = session.session_id
+        self.position = int(session.position)  # where the session stands after what was asked for
+        self.asked_at = 0.0
+        self._timesteps = inputs.shape[0]
+        chunk = pb.Chunk(session_id=session.session_id, incarnation=session.incarnation, inputs=inputs)
+        self._request = pb.StreamRequest(chunk=chunk)
+
+    def ask(self) -> pb.StreamRequest:
+        """The next chunk; to be sent before the next is asked for."""
+        self._request.chunk.position = self.position
+        self.position += self._timesteps
+        self.asked_at = time.perf_counter()
+        return self._request
+
+
+class Clock:
+    """Collects the calls of a span that begins now; with slow calls it lasts until each caller was answered twice."""
+
+    def __init__(self, span: Span, callers: int, pids: Sequence[int] = ()) -> None:
+        self._counted_from = time.perf_counter() + span.warm_up_s
+        self._until = self._counted_from + span.seconds
+        self._at_the_latest = self._until + LONGER_AT_MOST_S
+        self._callers = callers
+        self._pids = pids
+        self._took: list[float] = []
+        self._last = self._counted_from
+        self._spent_before = self._spent = 0.0
+
+    @property
+    def over(self) -> bool:
+        now = time.perf_counter()
+        return now >= self._until and (len(self._took) >= 2 * self._callers or now >= self._at_the_latest)
+
+    def called(self, started: float) -> None:
+        """A call that began at `started` has its answer now."""
+        if self._counted_from > (now := time.perf_counter()):
+            return
+        if not self.over:
+            if not self._took:
+                self._spent_before = processor_s(self._pids)
+            self._took.append(now - started)
+            self._last = now
+        elif not self._spent:
+            self._spent = processor_s(self._pids)
+
+    def figures(self, timesteps: int) -> Figures:
+        """Of calls of so many timesteps each; raises RuntimeError if none ended within the span."""
+        if not self._took:
+            raise RuntimeError(f"no call was answered within {self._at_the_latest - self._counted_from:.0f} s")
+        spent = (self._spent or processor_s(self._pids)) - self._spent_before
+        p50, p99 = np.percentile(self._took, (50, 99)) * 1000
+        rate = len(self._took) * timesteps / (self._last - self._counted_from)
+        return Figures(len(self._took), float(p50), float(p99), rate, spent / len(self._took) * 1e6)
+
+
+def processor_s(pids: Sequence[int]) -> float:
+    """Seconds of processor time that processes have spent until now (Linux)."""
+    return sum(time.clock_gettime((~pid << 3) | 2) for pid in pids)  # as clock_getcpuclockid(3) makes a clock's number
+
+
+async def lockstep(callers: Sequence[Exchange], timesteps: int, span: Span, pids: Sequence[int] = ()) -> Figures:
+    """All callers at once, each one call after the other."""
+    clock = Clock(span, len(callers), pids)
+
+    async def repeat(exchange: Exchange) -> None:
+        while not clock.over:
+            started = time.perf_counter()
+            await exchange()
+            clock.called(started)
+
+    await asyncio.gather(*(repeat(exchange) for exchange in callers))
+    return clock.figures(timesteps)
+
+
+def bits(timesteps: int, input_size: int) -> "np.ndarray[Any, np.dtype[np.float32]]":
+    """Random bits [T, I], always the same."""
+    return np.random.default_rng(7).integers(0, 2, (timesteps, input_size)).astype(np.float32)
+
+
+def array_of(values: "np.ndarray[Any, np.dtype[np.float32]]") -> pb.Array:
+    return pb.Array(shape=values.shape, data=values.tobytes(), dtype=pb.DATA_TYPE_FLOAT32)
+
+
+def in_turns(
+    measures: Mapping[Any, Callable[[], Any]], rounds: int, told: Callable[[str], None] = lambda line: None
+) -> list[dict[Any, Any]]:
+    """Each measurement once in each round, in an order that alternates, so that whatever else the machine does falls on
+    all alike; `told` hears what is being done."""
+    turns = []
+    for index in range(rounds):
+        names = list(measures) if index % 2 == 0 else list(measures)[::-1]
+        turn = {}
+        for name in names:
+            told(f"round {index + 1} of {rounds}: {name if isinstance(name, str) else ', '.join(map(str, name))}")
+            turn[name] = measures[name]()
+        turns.append(turn)
+    return turns
+
+
+def median_figures(figures: Sequence[Figures]) -> Figures:
+    """The median of each, and the sum of the calls."""
+    columns = ("p50_ms", "p99_ms", "timesteps_per_s", "server_us")
+    medians = (statistics.median(getattr(one, column) for one in figures) for column in columns)
+    return Figures(sum(one.calls for one in figures), *medians)

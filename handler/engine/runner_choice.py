@@ -1,0 +1,114 @@
+"""What steps the sessions: the row kernel where it can be had and has proved itself, else TorchScript in tiles.
+
+The choice is made at the start, and never changes while a server runs.
+"""
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dnc_serve.handler.engine.kernel_runner import KernelRunner
+from dnc_serve.handler.engine.model_runner import ModelRunner
+from dnc_serve.handler.engine.tile_runner import TileRunner
+from dnc_serve.handler.errors import ServeError
+from dnc_serve.model.export import Artifact
+from dnc_serve.model.kernel import (
+    CompileRequest,
+    KernelError,
+    RowKernel,
+    TickCode,
+    compile_code,
+    compiled,
+    request,
+    user_cache,
+    writable,
+)
+from dnc_serve.model.weights import WEIGHTS_FILE, read_weights
+
+logger = logging.getLogger(__name__)
+
+# Of outputs and states after one tick from the same state, relative to the largest.
+TOLERANCE = 1e-5
+# Rows in which a near-tie between two slots may fall otherwise than in TorchScript: both orders are right.
+SHARE_OF_TIES = 0.1
+PROOF_ROWS, PROOF_TICKS, FEWEST_PROOF_TICKS = 20, 200, 20
+# Of states in the whole proof, so that a large model's start does not take a minute.
+PROOF_NUMBERS = 100_000_000
+
+
+def choose_runner(artifact: Artifact, folder: Path, device: str, code: str, caches: Sequence[Path]) -> ModelRunner:
+    """What `code` (auto, torchscript, kernel) asks for; `note` of TorchScript's tiles says why they are not the kernel.
+
+    `folder` has the artifact's weights; compiled code is looked for in `caches` and the user's, and put into the first.
+    Raises ServeError if the kernel was asked for and can't be had.
+    """
+    if code == "torchscript":
+        return TileRunner(artifact, device, note="the setting code says so")
+    try:
+        if torch.device(device).type != "cpu":
+            raise KernelError(f"it runs on a CPU, and the device is {device}")
+        kernel = load_kernel(artifact, folder, caches)
+        prove(kernel, artifact)
+    except KernelError as exc:
+        if code == "kernel":
+            raise ServeError("INTERNAL", f"the row kernel was asked for and can't be had: {exc}") from exc
+        logger.warning("TorchScript steps the sessions, not the row kernel: %s", exc)
+        return TileRunner(artifact, device, note=str(exc))
+    return KernelRunner(artifact, kernel)
+
+
+def load_kernel(artifact: Artifact, folder: Path, caches: Sequence[Path]) -> RowKernel:
+    """The artifact's kernel, compiled if no cache has it. Raises KernelError."""
+    asked = request(artifact.config)
+    file = compiled(asked, (*caches, user_cache()))
+    with tempfile.TemporaryDirectory(prefix="dnc-kernel-") as temporary:
+        if file is None:
+            logger.warning("the row kernel is compiled for this model: some ten seconds, once")
+            file = _compile(asked, caches[0] if caches else user_cache(), Path(temporary))
+        code = TickCode(file)
+    return RowKernel(artifact.config, read_weights(folder / WEIGHTS_FILE), code)
+
+
+def _compile(asked: CompileRequest, cache: Path, temporary: Path) -> Path:
+    if writable(cache):
+        return compile_code([asked], cache)[0]
+    logger.warning("%s can't be written to: the row kernel will be compiled at each start", cache)
+    return compile_code([asked], temporary)[0]
+
+
+def prove(kernel: RowKernel, artifact: Artifact) -> None:
+    """Steps both from the same states, many ticks from zero on, where all slots are tied.
+
+    Raises KernelError if outputs differ by more than TOLERANCE from TorchScript's, relative to the largest of them or
+    1, or states; of these the rows that differ most are left out.
+    """
+    size = artifact.layout.size
+    ticks = max(FEWEST_PROOF_TICKS, min(PROOF_TICKS, PROOF_NUMBERS // (PROOF_ROWS * size)))
+    judged = PROOF_ROWS - int(PROOF_ROWS * SHARE_OF_TIES)
+    random = np.random.default_rng(20161027)
+    inputs = random.standard_normal((ticks, PROOF_ROWS, kernel.input_size), np.float32)
+    inputs[:, ::2] = np.sign(inputs[:, ::2])  # tasks of bits, as the bundled ones
+    states = np.zeros((PROOF_ROWS, size), np.float32)
+    slab, rows = np.zeros((2 * PROOF_ROWS, size), np.float32), range(PROOF_ROWS)
+    for tick in range(ticks):
+        slab[:PROOF_ROWS] = states
+        outputs, finite = kernel.step(slab, rows, range(PROOF_ROWS, 2 * PROOF_ROWS), inputs[tick : tick + 1])
+        with torch.inference_mode():
+            both = artifact.module(torch.from_numpy(inputs[tick : tick + 1]), torch.from_numpy(states))
+        expected, after = (tensor.numpy() for tensor in both)
+        by_row = np.sort(np.abs(slab[PROOF_ROWS:] - after).max(axis=1))[:judged]
+        for what, apart, of in (
+            ("outputs", np.abs(outputs - expected).max(), expected),
+            ("states", by_row.max(), after),
+        ):
+            bound = TOLERANCE * max(1.0, float(np.abs(of).max()))
+            if not apart <= bound or not all(finite):
+                raise KernelError(
+                    f"its {what} differ from TorchScript's by {apart:.3g} after {tick + 1} ticks; "
+                    f"at most {bound:.3g} is allowed"
+                )
+        states = after
