@@ -7,6 +7,7 @@ with Client("localhost:8500") as client, client.session("patient-17") as session
 """
 
 from dnc_serve.client.async_client import AsyncClient, AsyncMultiplex
+from dnc_serve.client.calls import Retry
 from dnc_serve.client.client import Client, Multiplex, Session
 from dnc_serve.client.errors import (
     AccessError,
@@ -51,7 +52,6 @@ from dnc_serve.client.errors import (
     Unavailable,
 )
 from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, SessionInfo
-from dnc_serve.client.retry import Retry
 from dnc_serve.client.session import AsyncSession
 from dnc_serve.client.tls import TLS
 

@@ -1,11 +1,12 @@
 """Arrays between numpy and the wire."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dnc_serve.client.errors import BadDtype, BadShape, DncError
+from dnc_serve.client.errors import BadDtype, BadShape, DncError, Internal
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 Float32 = NDArray[np.float32]
@@ -72,3 +73,25 @@ def to_wire(array: Float32) -> pb.Array:
 def from_wire(array: pb.Array) -> Float32:
     """A writable copy of an array of the server."""
     return cast(Float32, np.frombuffer(array.data, "<f4").reshape(tuple(array.shape)).copy())
+
+
+def joined(arrays: Sequence[pb.Array]) -> Float32:
+    """Arrays of the server, one after the other along their first axis."""
+    return from_wire(arrays[0]) if len(arrays) == 1 else np.concatenate([from_wire(array) for array in arrays])
+
+
+def assembled(parts: Iterable[pb.DumpPart]) -> dict[str, Float32]:
+    """The arrays of a dump from its parts; a part without a name says that there is none."""
+    arrays: dict[str, Float32] = {}
+    complete = False
+    for part in parts:
+        complete = part.last
+        if not part.name:
+            continue
+        if part.name not in arrays:
+            arrays[part.name] = np.empty(tuple(part.shape), "<f4")
+        flat = arrays[part.name].reshape(-1).view(np.uint8)
+        flat[part.offset : part.offset + len(part.data)] = np.frombuffer(part.data, np.uint8)
+    if not complete:
+        raise Internal("the dump ended before its last part")
+    return arrays

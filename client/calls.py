@@ -1,21 +1,74 @@
-"""Calls with one answer, or with one that comes in parts: tried again, at other hosts too, until the timeout."""
+"""Calls with one answer, or with one that comes in parts: tried again, at other hosts too, until the timeout.
 
+A server that has answered and then doesn't is restarting, as a rule, and worth the whole timeout. Where none has ever
+answered, the address is wrong, or nothing was started there: whoever waits is better told soon.
+"""
+
+import asyncio
+import logging
+import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import grpc
+from grpc.aio import EOF
 
-from dnc_serve.client.contact import Contact
-from dnc_serve.client.errors import DeadlineExceeded, DncError, SessionMoved, Unavailable
-from dnc_serve.client.hosts import Hosts, Metadata, Route
-from dnc_serve.client.retry import Retry, persist
-from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
+from dnc_serve.client.checks import checked_seconds
+from dnc_serve.client.errors import Cancelled, DeadlineExceeded, DncError, SessionMoved, Unavailable
+from dnc_serve.client.info import ModelInfo
+from dnc_serve.client.transport import Hosts, Route, Stub
+from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+
+logger = logging.getLogger(__package__)
+
+DEFAULT_TIMEOUT_S = 60.0
+DEFAULT_CONNECT_TIMEOUT_S = 10.0
 
 Result = TypeVar("Result")
-Stub = dnc_pb2_grpc.DncServiceStub
-Attempt = Callable[[Stub, float, Metadata], Awaitable[Result]]
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Random waits that double from `first_wait_s` to `longest_wait_s`, and start after what the server asks for."""
+
+    first_wait_s: float = 0.05
+    longest_wait_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        checked_seconds("first_wait_s", self.first_wait_s)
+        if not self.first_wait_s <= checked_seconds("longest_wait_s", self.longest_wait_s):
+            raise ValueError(
+                f"first_wait_s is {self.first_wait_s} and longest_wait_s {self.longest_wait_s}; "
+                "expected 0 < first_wait_s <= longest_wait_s"
+            )
+
+
+class Backoff:
+    """The pauses between one call's attempts, from its first failure on."""
+
+    def __init__(self, calls: "Calls") -> None:
+        self.last: DncError | None = None  # the latest that may pass
+        self._calls = calls
+        self._began = time.monotonic()
+        self._pauses = 0
+
+    def pause_s(self, error: DncError) -> float:
+        """How long to wait after a failure. Raises what the call fails with if it can't pass, or none may be made
+        again, or no further attempt would begin in time."""
+        if isinstance(error, DeadlineExceeded) and self.last is not None:
+            raise self._calls.told(self.last) from error
+        retry = self._calls.retry
+        if retry is None or not error.transient:
+            raise self._calls.told(error)
+        self.last = error
+        wait_s = min(retry.longest_wait_s, retry.first_wait_s * 2**self._pauses)
+        pause_s = random.uniform(0, wait_s) + (error.retry_after_s or 0.0)
+        if time.monotonic() - self._began + pause_s >= self._calls.patience_s():
+            raise self._calls.told(error)
+        self._pauses += 1
+        return pause_s
 
 
 class Calls:
@@ -25,96 +78,118 @@ class Calls:
         self.hosts = hosts
         self.retry = retry
         self.timeout_s = timeout_s
-        self.contact = Contact(hosts.targets, timeout_s, connect_timeout_s)
+        self._connect_timeout_s = connect_timeout_s
+        self._silent: set[str] = set()
+        self._model: ModelInfo | None = None
+
+    async def model(self) -> ModelInfo:
+        """What the server serves; asked for once."""
+        if self._model is None:
+            self._model = ModelInfo.from_wire(await self.unary("GetModel", pb.GetModelRequest(), self.hosts.route("")))
+        return self._model
 
     async def unary(self, method: str, request: Any, route: Route, session_id: str | None = None) -> Any:
         """The answer to one request."""
-
-        async def attempt(stub: Stub, timeout_s: float, metadata: Metadata) -> Any:
-            return await getattr(stub, method)(request, timeout=timeout_s, metadata=metadata)
-
-        return await self.persist(attempt, route, session_id)
+        return await self.made(lambda stub, **how: getattr(stub, method)(request, **how), route, session_id)
 
     async def collect(self, method: str, request: Any, route: Route, session_id: str) -> list[Any]:
         """All parts of an answer, from one attempt."""
 
-        async def attempt(stub: Stub, timeout_s: float, metadata: Metadata) -> list[Any]:
-            return [part async for part in getattr(stub, method)(request, timeout=timeout_s, metadata=metadata)]
+        async def parts(stub: Stub, **how: Any) -> list[Any]:
+            return [part async for part in getattr(stub, method)(request, **how)]
 
-        return await self.persist(attempt, route, session_id)
+        return await self.made(parts, route, session_id)
 
-    async def persist(self, attempt: Attempt[Result], route: Route, session_id: str | None) -> Result:
-        """The result of the first attempt that no passing trouble ends.
-
-        Raises a short Unavailable if no server has ever answered.
-        """
+    async def made(self, call: Callable[..., Awaitable[Result]], route: Route, session_id: str | None) -> Result:
+        """The result of the first attempt that no passing trouble ends."""
         deadline = time.monotonic() + self.timeout_s
-        last_failure: DncError | None = None
-
-        async def once() -> Result:
-            nonlocal last_failure
-            target = route.target
-            remaining_s = max(0.001, deadline - time.monotonic())
-            try:
-                with self.contact.attempt(target):
-                    async with self._going_on(route, target):
-                        metadata = self.hosts.metadata(session_id, route.owner)
-                        return await attempt(self.hosts.stub(target), remaining_s, metadata)
-            except Unavailable as error:
-                last_failure = error
-                raise
-            except DeadlineExceeded as error:
-                if last_failure is not None:
-                    raise last_failure from error
-                raise
-
-        try:
-            return await persist(once, self.retry, self.contact.patience_s)
-        except Unavailable as error:
-            if self.contact.made:
-                raise
-            raise self.contact.unreachable(error) from None
-
-    async def persist_stream(
-        self, open_call: Callable[[Stub, Metadata], "grpc.aio.UnaryStreamCall[Any, Any]"], route: Route, session_id: str
-    ) -> AsyncGenerator[Any, None]:
-        """What a call without an end sends; opened again after a lost connection, cancelled when this is closed."""
-
-        async def first() -> tuple[Any, "grpc.aio.UnaryStreamCall[Any, Any]", str]:
-            target = route.target
-            with self.contact.attempt(target):
-                async with self._going_on(route, target):
-                    call = open_call(self.hosts.stub(target), self.hosts.metadata(session_id, route.owner))
-                    try:
-                        return await anext(aiter(call)), call, target
-                    except BaseException:
-                        call.cancel()
-                        raise
-
-        failure: DncError | None = None
+        backoff = Backoff(self)
         while True:
-            message, call, target = await persist(first, self.retry, self.contact.patience_s, failure)
+            target = route.target
             try:
-                yield message
-                async with self._going_on(route, target):
-                    async for message in call:
-                        yield message
-                return
+                async with self._attempt(route, target):
+                    stub, metadata = self.hosts.stub(target), self.hosts.metadata(session_id, route.owner)
+                    return await call(stub, timeout=max(0.001, deadline - time.monotonic()), metadata=metadata)
             except DncError as error:
-                if not error.transient:
-                    raise
-                failure = error
+                pause_s = backoff.pause_s(error)
+            await asyncio.sleep(pause_s)
+
+    async def endless(self, method: str, request: Any, route: Route, session_id: str) -> AsyncGenerator[Any, None]:
+        """What a call without an end sends; opened again after a lost connection, cancelled when this is closed."""
+        backoff: Backoff | None = Backoff(self)
+        while True:
+            target = route.target
+            call: Any = None
+            try:
+                while True:
+                    async with self._attempt(route, target):  # nothing is yielded within: this may be closed there
+                        if call is None:
+                            metadata = self.hosts.metadata(session_id, route.owner)
+                            call = getattr(self.hosts.stub(target), method)(request, metadata=metadata)
+                        message = await call.read()
+                    if message is EOF:
+                        return
+                    backoff = None
+                    yield message
+            except DncError as error:
+                backoff = backoff or Backoff(self)
+                pause_s = backoff.pause_s(error)
             finally:
-                call.cancel()
+                if call is not None:
+                    call.cancel()
+            await asyncio.sleep(pause_s)
 
     @asynccontextmanager
-    async def _going_on(self, route: Route, target: str) -> AsyncIterator[None]:
-        """Turns gRPC's errors into ours, and the route to where the next attempt is to be made."""
+    async def _attempt(self, route: Route, target: str) -> AsyncIterator[None]:
+        """Turns gRPC's errors into ours, notes whether the server answers, and turns the route to where the next
+        attempt is to be made."""
         try:
             async with self.hosts.translated(target):
                 yield
-        except SessionMoved as error:
-            raise route.follow(error) from error.__cause__  # what gRPC said
-        except Unavailable:
-            route.go_on(away_from=target)
+            self.heard(target)
+        except DncError as error:
+            if is_silence(error):
+                self.missed(target, error)
+            elif not isinstance(error, DeadlineExceeded | Cancelled):
+                self.heard(target)
+            if isinstance(error, SessionMoved):
+                raise route.follow(error) from error.__cause__  # what gRPC said
+            if isinstance(error, Unavailable):
+                route.go_on(away_from=target)
             raise
+
+    # Whether the servers answer.
+
+    def patience_s(self) -> float:
+        """How long attempts are repeated."""
+        return self.timeout_s if self.hosts.answered else min(self.timeout_s, self._connect_timeout_s)
+
+    def heard(self, target: str) -> None:
+        """The server answered, be it with an error."""
+        self.hosts.answered.add(target)
+        self._silent.discard(target)
+
+    def missed(self, target: str, error: DncError) -> None:
+        """The server didn't answer; that is told once, until it does."""
+        if target not in self._silent:
+            self._silent.add(target)
+            logger.warning("%s doesn't answer: %s", target, _why(error))
+
+    def told(self, error: DncError) -> DncError:
+        """What the last error amounts to: short where no server has ever answered."""
+        if self.hosts.answered or not is_silence(error):
+            return error
+        where = ", ".join(self.hosts.targets)
+        told = Unavailable(f"no server answers at {where}: {_why(error)}", metadata=error.metadata)
+        told.__suppress_context__ = True
+        return told
+
+
+def is_silence(error: DncError) -> bool:
+    """Whether nobody answered; the reasons that a server has for being unavailable are classes below this one."""
+    return type(error) is Unavailable
+
+
+def _why(error: DncError) -> str:
+    """The cause of a silence where it is known, else a question."""
+    return error.message if "cause" in error.metadata else f"is `dnc serve` running there? ({error.message})"

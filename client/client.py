@@ -1,50 +1,103 @@
 """`Client` and `Session`: the asynchronous ones for callers without an event loop.
 
 There is one implementation of the protocol, `AsyncClient`; these run it on a thread of the client's own and wait.
-All of it may be used from several threads. Where one was used, no child of a fork can use any: see `process.py`.
+All of it may be used from several threads. Where one was used, no child of a fork can use any: see `transport.py`.
 """
 
 import asyncio
+import os
 import threading
-from collections import deque
-from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self, TypeVar, overload
 
 from dnc_serve.client.arrays import Float32
 from dnc_serve.client.async_client import DEFAULT_STREAMS, AsyncClient, AsyncMultiplex, Blob
+from dnc_serve.client.calls import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S, Retry
 from dnc_serve.client.checks import checked_flag
-from dnc_serve.client.contact import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S
-from dnc_serve.client.errors import BadRequest, DncError
-from dnc_serve.client.hosts import DEFAULT_TARGET, Token
+from dnc_serve.client.errors import BadRequest, ClientClosed, DncError
 from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, SessionInfo
-from dnc_serve.client.loop_thread import LoopThread
-from dnc_serve.client.resume import Entry
-from dnc_serve.client.retry import Retry
-from dnc_serve.client.session import DEFAULT_MAX_CELLS, AsyncSession, Scope, chunks_of
+from dnc_serve.client.session import DEFAULT_MAX_CELLS, AsyncSession, Opener, Scope
 from dnc_serve.client.tls import TLS
+from dnc_serve.client.transport import DEFAULT_TARGET, Token, check_process
 
-Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-class Client:
-    """A client of one server, or of several that share a store; see `AsyncClient` for the settings."""
+class LoopThread:
+    """An event loop in a thread of its own; runs coroutines for any number of other threads."""
 
-    def __init__(
-        self,
-        targets: str | Sequence[str] = DEFAULT_TARGET,
-        *,
-        token: Token | None = None,
-        tls: TLS | bool | None = None,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-        connect_timeout_s: float = DEFAULT_CONNECT_TIMEOUT_S,
-        retry: Retry | None = Retry(),  # noqa: B008  frozen
-    ) -> None:
-        self._client = AsyncClient(
-            targets, token=token, tls=tls, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s, retry=retry
-        )
-        self._thread = LoopThread()
-        # Reentrant, for a signal's handler may close what is being closed.
-        self._closing = threading.RLock()
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._pid = os.getpid()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="dnc-client", daemon=True)
+        self._thread.start()
+        # Also at the interpreter's exit, if nobody stops it before.
+        self._finalizer = weakref.finalize(self, _stop, self._loop, self._thread, self._pid)
+
+    def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        """The coroutine's result; it is cancelled if the waiting thread is interrupted. Raises ClientClosed."""
+        if not self.is_here:
+            coroutine.close()
+            check_process()
+            raise ClientClosed("this client belongs to the process that forked this one: make a new one after the fork")
+        if self.stopped:
+            coroutine.close()
+            raise ClientClosed("the client was closed")
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except DncError as error:
+            # Where it came from on the client's own thread tells the caller nothing.
+            raise error.with_traceback(None) from error.__cause__
+        except BaseException:
+            future.cancel()
+            raise
+
+    def start(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        """Begins the coroutine and doesn't wait for it; it comes to nothing where the client was closed or forked."""
+        if not self.is_here or self.stopped:
+            coroutine.close()
+        else:
+            asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the process that the thread belongs to; a fork leaves it behind."""
+        return os.getpid() == self._pid
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing can be run any more."""
+        return not self._finalizer.alive
+
+    def stop(self) -> None:
+        """Ends the thread, and what still runs on it."""
+        self._finalizer()
+
+    def iterate(self, items: AsyncGenerator[Result, None]) -> Generator[Result, None, None]:
+        """What an asynchronous generator gives, one by one; it is closed with this one."""
+        one_at_a_time = asyncio.Lock()
+
+        async def next_item() -> tuple[Result, ...]:
+            async with one_at_a_time:
+                async for item in items:
+                    return (item,)
+                return ()
+
+        async def close() -> None:
+            async with one_at_a_time:  # also after a wait that was interrupted
+                await items.aclose()
+
+        try:
+            while item := self.run(next_item()):
+                yield item[0]
+        finally:
+            self.start(close())
+
+
+class _Closing:
+    """What a `with` closes."""
 
     def __enter__(self) -> Self:
         return self
@@ -53,11 +106,15 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Leaves all sessions and closes the connections; the sessions stay on the server. Again, it does nothing."""
-        with self._closing:
-            if self._thread.is_here and not self._thread.stopped:
-                self._thread.run(self._client.close())
-                self._thread.stop()
+        raise NotImplementedError
+
+
+class _Opener(_Closing):
+    """Opens sessions; the base of `Client` and `Multiplex`."""
+
+    def __init__(self, thread: LoopThread, opener: Opener) -> None:
+        self._thread = thread
+        self._opener = opener
 
     def session(
         self,
@@ -74,11 +131,39 @@ class Client:
         Without `allow_existing` one that is there raises SessionExists, without `create` one that isn't
         SessionNotFound. `writer_id`, `position` and `experience`, as an earlier handle had them, go on in its place.
         """
-        session = self._client.session(
+        session = self._opener.session(
             id, allow_existing=allow_existing, create=create, writer_id=writer_id, position=position,
             experience=experience,
         )  # fmt: skip
         return Session(self._thread, self._thread.run(session.open()))
+
+
+class Client(_Opener):
+    """A client of one server, or of several that share a store; see `AsyncClient` for the settings."""
+
+    def __init__(
+        self,
+        targets: str | Sequence[str] = DEFAULT_TARGET,
+        *,
+        token: Token | None = None,
+        tls: TLS | bool | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        connect_timeout_s: float = DEFAULT_CONNECT_TIMEOUT_S,
+        retry: Retry | None = Retry(),  # noqa: B008  frozen
+    ) -> None:
+        self._client = AsyncClient(
+            targets, token=token, tls=tls, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s, retry=retry
+        )
+        super().__init__(LoopThread(), self._client)
+        # Reentrant, for a signal's handler may close what is being closed.
+        self._closing = threading.RLock()
+
+    def close(self) -> None:
+        """Leaves all sessions and closes the connections; the sessions stay on the server. Again, it does nothing."""
+        with self._closing:
+            if self._thread.is_here and not self._thread.stopped:
+                self._thread.run(self._client.close())
+                self._thread.stop()
 
     def multiplex(self, streams: int = DEFAULT_STREAMS) -> "Multiplex":
         """Many sessions on a few streams, and a `step` for many at once."""
@@ -90,25 +175,19 @@ class Client:
 
     def sessions(self, prefix: str = "", page_size: int = 100) -> Iterator[SessionInfo]:
         """All sessions that this client may see, by id."""
-        return _iterate(self._thread, self._client.sessions(prefix, page_size))
+        return self._thread.iterate(self._client.sessions(prefix, page_size))
 
     def import_session(self, id: str, blob: Blob) -> "Session":
         """An exported session under the given id. Raises BadBlob, ModelMismatch or SessionExists."""
         return Session(self._thread, self._thread.run(self._client.import_session(id, blob)))
 
 
-class Session:
+class Session(_Closing):
     """A session of a server; see `AsyncSession`, whose calls these are."""
 
     def __init__(self, thread: LoopThread, session: AsyncSession) -> None:
         self._thread = thread
         self._session = session
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Leaves the session; on the server it stays as it is. A handle that is dropped is left too."""
@@ -169,36 +248,10 @@ class Session:
         Chunks are taken from the iterable as the window has room, ahead of the outputs; those that were taken are
         applied, also if the outputs are not waited for. After a lost connection it goes on where it was.
         """
-        groups: deque[list[Entry]] = deque()
-        fault: Exception | None = None
-        source = chunks_of(chunks)
-        while fault is None and not self._session.failed:
-            try:
-                chunk = next(source)
-            except StopIteration:
-                break
-            except Exception as exc:  # told after the outputs of what came before
-                fault = exc
-            else:
-                ready, fault = self._thread.run(self._put(chunk, groups))
-                yield from ready
-        while groups:
-            yield self._thread.run(self._session.outputs(groups.popleft()))
-        if fault is not None:
-            raise fault
-
-    async def _put(self, chunk: Any, groups: deque[list[Entry]]) -> tuple[list[Float32], DncError | None]:
-        """Sends a chunk; returns the outputs that are there, and waits only if the window has no room. Also returns why
-        the chunk can't be sent, if it can't."""
-        fault: DncError | None = None
-        try:
-            groups.append(self._session.enter(chunk))
-        except DncError as error:
-            fault = error
-        ready: list[Float32] = []
-        while groups and (groups[0][-1].settled or not self._session.has_room):
-            ready.append(await self._session.outputs(groups.popleft()))
-        return ready, fault
+        for awaited in self._session.awaited(chunks):
+            outputs = self._thread.run(awaited)
+            if outputs is not None:
+                yield outputs
 
     def reset(self, scope: Scope = "experience") -> None:
         """Zeroes the memory (`experience`; controller state and read vectors stay), or makes all as new (`all`)."""
@@ -229,7 +282,7 @@ class Session:
 
         Whoever closes it, or drops it, ends the watching.
         """
-        return _iterate(self._thread, self._session.watch(names, max_frames_per_second, max_cells))
+        return self._thread.iterate(self._session.watch(names, max_frames_per_second, max_cells))
 
     def fork(self, id: str | None = None, position: int | None = None) -> "Session":
         """An independent copy under another id, now or at an earlier position."""
@@ -244,40 +297,17 @@ class Session:
         return self._thread.run(self._session.delete())
 
 
-class Multiplex:
+class Multiplex(_Opener):
     """Sessions that share a few streams to each server."""
 
     def __init__(self, thread: LoopThread, multiplex: AsyncMultiplex) -> None:
-        self._thread = thread
+        super().__init__(thread, multiplex)
         self._multiplex = multiplex
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Leaves all its sessions and ends the streams."""
         if self._thread.is_here:
             self._thread.run(self._multiplex.close())
-
-    def session(
-        self,
-        id: str | None = None,
-        *,
-        allow_existing: bool = True,
-        create: bool = True,
-        writer_id: int | None = None,
-        position: int | None = None,
-        experience: int | None = None,
-    ) -> Session:
-        """As `Client.session`, on one of the common streams."""
-        session = self._multiplex.session(
-            id, allow_existing=allow_existing, create=create, writer_id=writer_id, position=position,
-            experience=experience,
-        )  # fmt: skip
-        return Session(self._thread, self._thread.run(session.open()))
 
     def step(self, inputs: Mapping[Session, Any]) -> dict[Session, Float32 | DncError]:
         """Outputs [T, O] for inputs [T, I] of several sessions at once; in the place of what failed, its error."""
@@ -288,22 +318,22 @@ class Multiplex:
         return {session: stepped[own] for own, session in by_async.items()}
 
 
-def _iterate(thread: LoopThread, items: AsyncGenerator[Item, None]) -> Generator[Item, None, None]:
-    """What an asynchronous generator gives, one by one; it is closed with this one."""
-    one_at_a_time = asyncio.Lock()
+def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, pid: int) -> None:
+    if os.getpid() != pid:
+        return  # the thread did not come along through the fork
+    asyncio.run_coroutine_threadsafe(_wind_up(loop), loop)
+    if thread is threading.current_thread():
+        return  # dropped by what runs on it
+    thread.join(timeout=5.0)
+    if not loop.is_running():
+        loop.close()
 
-    async def next_item() -> tuple[Item, ...]:
-        async with one_at_a_time:
-            async for item in items:
-                return (item,)
-            return ()
 
-    async def close() -> None:
-        async with one_at_a_time:  # also after a wait that was interrupted
-            await items.aclose()
-
-    try:
-        while item := thread.run(next_item()):
-            yield item[0]
-    finally:
-        thread.start(close())
+async def _wind_up(loop: asyncio.AbstractEventLoop) -> None:
+    """Lets all tasks come to their end, so that none is destroyed under way."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await loop.shutdown_asyncgens()
+    loop.stop()

@@ -1,16 +1,24 @@
-"""`AsyncSession`: one session of a server, as its user sees it."""
+"""`AsyncSession`: one session of a server, as its user sees it; and who opens such sessions."""
 
 import asyncio
 import secrets
 import weakref
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import Any, Literal, Self, overload
 
-import numpy as np
-
-from dnc_serve.client.arrays import Float32, as_inputs, from_wire
+from dnc_serve.client.arrays import Float32, as_inputs, assembled, joined
+from dnc_serve.client.calls import Calls
 from dnc_serve.client.checks import (
     UINT32,
     UINT64,
@@ -21,15 +29,17 @@ from dnc_serve.client.checks import (
     checked_position,
     checked_rate,
 )
-from dnc_serve.client.delivery import Delivery, OpenPipe
 from dnc_serve.client.errors import BadRequest, Cancelled, DncError, Internal, SessionError, SessionReplaced
 from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, SessionInfo
-from dnc_serve.client.resume import Entry, Ledger
-from dnc_serve.client.tracing import traceparent
+from dnc_serve.client.ledger import Entry, Ledger
+from dnc_serve.client.stream import Delivery, Stream
+from dnc_serve.client.transport import Route
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
-if TYPE_CHECKING:
-    from dnc_serve.client.async_client import AsyncClient
+try:  # without OpenTelemetry nothing is traced
+    from opentelemetry.trace import get_current_span
+except ImportError:
+    get_current_span = None  # type: ignore[assignment]
 
 Scope = Literal["experience", "all"]
 # Answered chunks of one session that are kept until the server has them on disk.
@@ -53,9 +63,8 @@ class AsyncSession:
 
     def __init__(
         self,
-        client: "AsyncClient",
+        opener: "Opener",
         session_id: str | None,
-        open_pipe: OpenPipe,
         *,
         allow_existing: bool = True,
         create: bool = True,
@@ -64,18 +73,20 @@ class AsyncSession:
         experience: int | None = None,
     ) -> None:
         self.id = new_session_id() if session_id is None else checked_id(session_id)
-        self.writer_id = new_writer_id() if writer_id is None else checked_number("writer_id", writer_id, 1, UINT64)
+        # Any 64-bit number but 0, which stands for all who name none.
+        new_writer_id = secrets.randbits(64) or 1
+        self.writer_id = new_writer_id if writer_id is None else checked_number("writer_id", writer_id, 1, UINT64)
         self._from = (
             checked_position(position),
             None if experience is None else checked_number("experience", experience, 0, UINT64),
         )
         self.created = False
         self.incarnation = 0
-        self._client = client
+        self.opener = opener
         self._allow_existing = checked_flag("allow_existing", allow_existing)
         self._create = checked_flag("create", create)
-        self.open_pipe = open_pipe
-        self._route = client.calls.hosts.route(self.id)
+        self._calls = opener.calls
+        self._route = opener.calls.hosts.route(self.id)
         self._turn = asyncio.Lock()
         self._delivery: Delivery | None = None
         self._drop: weakref.finalize[..., AsyncSession] | None = None
@@ -86,7 +97,7 @@ class AsyncSession:
         """Creates the session, or takes it up. Raises SessionExists or SessionNotFound where only one is allowed."""
         if self._create:
             request = pb.CreateSessionRequest(session_id=self.id, allow_existing=self._allow_existing)
-            response = await self._client.calls.unary("CreateSession", request, self._route, self.id)
+            response = await self._unary("CreateSession", request)
             self.created = self._begins_here = response.created
         else:
             response = await self._unary("GetSession", pb.GetSessionRequest(session_id=self.id))
@@ -107,7 +118,7 @@ class AsyncSession:
 
     async def take_up(self, info: SessionInfo, position: int | None = None, experience: int | None = None) -> None:
         """Goes on from where the server says that the session stands, or from an earlier place."""
-        model = self._model = await self._client.model()
+        model = self._model = await self._calls.model()
         self.incarnation = info.incarnation
         ledger = Ledger(
             info.position if position is None else position,
@@ -117,9 +128,9 @@ class AsyncSession:
         )
         if self._delivery is not None:
             await self._delivery.close()
-        makes_again = self._begins_here and self._client.calls.retry is not None
+        makes_again = self._begins_here and self._calls.retry is not None
         self._delivery = Delivery(
-            self.id, info.incarnation, ledger, self._route, self._client.calls, self.open_pipe,
+            self.id, info.incarnation, ledger, self._route, self._calls, self.opener.open_stream,
             weakref.WeakMethod(self._make_again) if makes_again else None,
         )  # fmt: skip
         if self._drop is not None:
@@ -127,13 +138,13 @@ class AsyncSession:
         # Whoever drops the handle has left the session: its stream is somebody else's to have.
         self._drop = weakref.finalize(self, _leave, asyncio.get_running_loop(), self._delivery)
         self._drop.atexit = False
-        self._client.opened(self)
+        self.opener.handles.add(self)
 
     async def close(self) -> None:
         """Leaves the session; on the server it stays as it is. A handle that is dropped is left too."""
         if self._delivery is not None:
             await self._delivery.close()
-        self._client.forget(self)
+        self.opener.handles.discard(self)
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -143,11 +154,6 @@ class AsyncSession:
 
     def __await__(self) -> Generator[Any, None, Self]:
         return self.open().__await__()
-
-    @property
-    def client(self) -> "AsyncClient":
-        """Whose connections it uses."""
-        return self._client
 
     @property
     def position(self) -> int:
@@ -163,16 +169,6 @@ class AsyncSession:
     def experience(self) -> int:
         """How often the experience was reset."""
         return self._opened.ledger.experience
-
-    @property
-    def failed(self) -> bool:
-        """Whether something on its way failed that nobody has been told of yet."""
-        return self._opened.failed
-
-    @property
-    def has_room(self) -> bool:
-        """Whether the window lets one more chunk go out at once."""
-        return self._opened.ledger.has_room
 
     # Timesteps.
 
@@ -190,13 +186,13 @@ class AsyncSession:
         `reset_experience` zeroes the memory first, as one operation with the first timesteps. The debug arrays are
         [layer × time, …] under the seed library's names.
         """
+        reset_experience, debug = checked_flag("reset_experience", reset_experience), checked_flag("debug", debug)
         async with self._turn:
-            group = self.enter(inputs, reset_experience=reset_experience, debug=debug)
-            results = await self.results(group)
-        outputs = _joined([result.outputs for result in results])
+            results = await self.results(self.enter(inputs, reset_experience=reset_experience, debug=debug))
+        outputs = joined([result.outputs for result in results])
         if not debug:
             return outputs
-        return outputs, {name: _joined([result.debug[name] for result in results]) for name in results[0].debug}
+        return outputs, {name: joined([result.debug[name] for result in results]) for name in results[0].debug}
 
     async def stream(self, chunks: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Float32]:
         """Outputs for each chunk of inputs [T, I], in order, with many chunks under way at once.
@@ -204,35 +200,59 @@ class AsyncSession:
         Chunks are taken from the iterable as the window has room, ahead of the outputs; those that were taken are
         applied, also if the outputs are not waited for. After a lost connection it goes on where it was.
         """
-        groups: deque[list[Entry]] = deque()
         if isinstance(chunks, AsyncIterable):
-            async for outputs in self._stream_fed(chunks, groups):
-                yield outputs
+            async for fed in self._stream_fed(chunks):
+                yield fed
             return
-        fault: Exception | None = None
-        source = chunks_of(chunks)
-        while fault is None and not self.failed:
+        for awaited in self.awaited(chunks):
+            outputs = await awaited
+            if outputs is not None:
+                yield outputs
+
+    def awaited(self, chunks: Iterable[Any]) -> Iterator[Coroutine[Any, Any, Float32 | None]]:
+        """What a stream waits for, one after the other: each gives a chunk's outputs, or nothing yet.
+
+        Chunks are taken by whoever asks for the next one; all the rest belongs on the client's event loop.
+        """
+        groups: deque[list[Entry]] = deque()
+        faults: list[Exception] = []  # told after the outputs of what came before
+
+        def is_due() -> bool:
+            return bool(groups) and (groups[0][-1].settled or not self._opened.ledger.has_room)
+
+        async def put(chunk: Any) -> Float32 | None:
             try:
-                groups.append(self.enter(next(source)))
+                groups.append(self.enter(chunk))
+            except DncError as error:
+                faults.append(error)
+            return await self.outputs(groups.popleft()) if is_due() else None
+
+        source = chunks_of(chunks)
+        while not faults and not self._opened.failed:
+            try:
+                chunk = next(source)
             except StopIteration:
                 break
-            except Exception as exc:  # told after the outputs of what came before
-                fault = exc
-            while groups and (groups[0][-1].settled or not self.has_room):
-                yield await self.outputs(groups.popleft())
+            except Exception as exc:
+                faults.append(exc)
+                break
+            yield put(chunk)
+            while is_due():
+                yield self.outputs(groups.popleft())
         while groups:
-            yield await self.outputs(groups.popleft())
-        if fault is not None:
-            raise fault
+            yield self.outputs(groups.popleft())
+        if faults:
+            raise faults[0]
 
-    async def _stream_fed(self, chunks: AsyncIterable[Any], groups: deque[list[Entry]]) -> AsyncIterator[Float32]:
+    async def _stream_fed(self, chunks: AsyncIterable[Any]) -> AsyncIterator[Float32]:
         """The same where waiting for the next chunk must not hold up the outputs of those before."""
+        groups: deque[list[Entry]] = deque()
         fed = asyncio.Event()
 
         async def feed() -> None:
             async for chunk in chunks:
                 await self._opened.room()
-                if self.failed:
+                if self._opened.failed:
                     break
                 groups.append(self.enter(chunk))
                 fed.set()
@@ -256,7 +276,6 @@ class AsyncSession:
         assert model is not None
         delivery.check()
         array = as_inputs(inputs, model.input_size)
-        reset_experience, debug = checked_flag("reset_experience", reset_experience), checked_flag("debug", debug)
         at_most = model.chunk_timesteps(debug)
         group = [
             self._enter_piece(delivery.ledger, array[start : start + at_most], reset_experience and not start, debug)
@@ -268,7 +287,7 @@ class AsyncSession:
     def _enter_piece(self, ledger: Ledger, piece: Float32, reset_experience: bool, debug: bool) -> Entry:
         request = pb.StreamRequest()
         chunk = request.chunk
-        chunk.traceparent = traceparent()
+        chunk.traceparent = _traceparent()
         chunk.session_id = self.id
         chunk.incarnation = self.incarnation
         chunk.writer_id = self.writer_id
@@ -288,7 +307,7 @@ class AsyncSession:
                 await delivery.settled(entry)
         except BaseException as exc:
             applied = sum(entry.timesteps for entry in group if entry.settled and entry.failure is None)
-            delivery.withdraw(group[0].mark, exc if isinstance(exc, DncError) else Cancelled("the step was given up"))
+            delivery.withdraw(group[0], exc if isinstance(exc, DncError) else Cancelled("the step was given up"))
             if applied and isinstance(exc, DncError):
                 raise exc.with_note(
                     f"{applied} timesteps of this step were applied before: make the same one again, or `resync()`"
@@ -298,7 +317,7 @@ class AsyncSession:
 
     async def outputs(self, group: list[Entry]) -> Float32:
         """The outputs of all pieces as one array."""
-        return _joined([result.outputs for result in await self.results(group)])
+        return joined([result.outputs for result in await self.results(group)])
 
     async def reset(self, scope: Scope = "experience") -> None:
         """Zeroes the memory (`experience`; controller state and read vectors stay), or makes all as new (`all`)."""
@@ -344,7 +363,7 @@ class AsyncSession:
         nothing where all is new.
         """
         dump = pb.Dump(session_id=self.id, names=checked_names(names), position=checked_position(position))
-        return assemble(await self._dump_parts(dump))
+        return assembled(await self._dump_parts(dump))
 
     async def look(
         self, names: Sequence[str] = (), position: int | None = None, max_cells: int = DEFAULT_MAX_CELLS
@@ -356,12 +375,12 @@ class AsyncSession:
         )  # fmt: skip
         parts = await self._dump_parts(dump)
         full_shapes = {part.name: tuple(part.full_shape) for part in parts if part.name}
-        return MemoryLook(parts[0].position, parts[0].experience, assemble(parts), full_shapes)
+        return MemoryLook(parts[0].position, parts[0].experience, assembled(parts), full_shapes)
 
     async def _dump_parts(self, dump: pb.Dump) -> list[pb.DumpPart]:
         await self._present()
         request = pb.DumpMemoryRequest(dump=dump)
-        return [response.part for response in await self._collected("DumpMemory", request)]
+        return [response.part for response in await self._collect("DumpMemory", request)]
 
     async def watch(
         self,
@@ -380,10 +399,7 @@ class AsyncSession:
             max_frames_per_second=checked_rate("max_frames_per_second", max_frames_per_second),
             max_cells=checked_number("max_cells", max_cells, 1, UINT32),
         )
-        frames = self._client.calls.persist_stream(
-            lambda stub, metadata: stub.WatchMemory(request, metadata=metadata), self._route, self.id
-        )
-        async with aclosing(frames):
+        async with aclosing(self._calls.endless("WatchMemory", request, self._route, self.id)) as frames:
             async for frame in frames:
                 yield MemoryFrame.from_wire(frame)
 
@@ -399,7 +415,7 @@ class AsyncSession:
             position=self._opened.ledger.position if position is None else position,
         )
         response = await self._unary("ForkSession", request)
-        fork = AsyncSession(self._client, fork_id, self.open_pipe)
+        fork = AsyncSession(self.opener, fork_id)
         fork.created = response.created
         await fork.take_up(SessionInfo.from_wire(response.session))
         return fork
@@ -407,7 +423,7 @@ class AsyncSession:
     async def export(self) -> bytes:
         """The session as a `safetensors` blob that `import_session` takes up elsewhere."""
         await self._present()
-        parts = await self._collected("ExportSession", pb.ExportSessionRequest(session_id=self.id))
+        parts = await self._collect("ExportSession", pb.ExportSessionRequest(session_id=self.id))
         blob = b"".join(part.data for part in parts)
         if not parts or len(blob) != parts[0].total_bytes:
             raise Internal(f"the export of session {self.id!r} came in {len(blob)} bytes, not as many as announced")
@@ -440,40 +456,62 @@ class AsyncSession:
         await self._quiet()
         ledger = self._opened.ledger
         if ledger.last is not None or ledger.is_whole:
-            await self._opened.restore()
+            await self._opened.recovery.restore()
 
     async def _unary(self, method: str, request: Any) -> Any:
-        return await self._client.calls.unary(method, request, self._route, self.id)
+        return await self._calls.unary(method, request, self._route, self.id)
 
-    async def _collected(self, method: str, request: Any) -> list[Any]:
-        return await self._client.calls.collect(method, request, self._route, self.id)
+    async def _collect(self, method: str, request: Any) -> list[Any]:
+        return await self._calls.collect(method, request, self._route, self.id)
+
+
+class Opener:
+    """Opens sessions; the base of `AsyncClient` and `AsyncMultiplex`."""
+
+    def __init__(self, calls: Calls) -> None:
+        self.calls = calls
+        self.handles: weakref.WeakSet[AsyncSession] = weakref.WeakSet()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Leaves all its sessions; they stay on the server."""
+        for session in list(self.handles):
+            await session.close()
+
+    def session(
+        self,
+        id: str | None = None,
+        *,
+        allow_existing: bool = True,
+        create: bool = True,
+        writer_id: int | None = None,
+        position: int | None = None,
+        experience: int | None = None,
+    ) -> AsyncSession:
+        """A session with a stream of its own, or one of a multiplex's; one with a random id if none is given.
+
+        Enter it with `async with`, or await it; it is created, or taken up where it was left. Without
+        `allow_existing` one that is there raises SessionExists, without `create` one that isn't SessionNotFound.
+        `writer_id`, `position` and `experience`, as an earlier handle had them, go on in its place.
+        """
+        return AsyncSession(
+            self, id, allow_existing=allow_existing, create=create, writer_id=writer_id, position=position,
+            experience=experience,
+        )  # fmt: skip
+
+    def open_stream(self, route: Route, session_id: str) -> Stream:
+        """A stream for one session."""
+        return Stream(self.calls.hosts, route.target, self.calls.hosts.metadata(session_id, route.owner))
 
 
 def new_session_id() -> str:
     """A random id."""
     return secrets.token_hex(8)
-
-
-def new_writer_id() -> int:
-    """A random 64-bit number other than 0, which stands for all who name none."""
-    return secrets.randbits(64) or 1
-
-
-def assemble(parts: Iterable[pb.DumpPart]) -> dict[str, Float32]:
-    """The arrays of a dump from its parts; a part without a name says that there is none."""
-    arrays: dict[str, Float32] = {}
-    complete = False
-    for part in parts:
-        complete = part.last
-        if not part.name:
-            continue
-        if part.name not in arrays:
-            arrays[part.name] = np.empty(tuple(part.shape), "<f4")
-        flat = arrays[part.name].reshape(-1).view(np.uint8)
-        flat[part.offset : part.offset + len(part.data)] = np.frombuffer(part.data, np.uint8)
-    if not complete:
-        raise Internal("the dump ended before its last part")
-    return arrays
 
 
 def chunks_of(chunks: Any) -> Iterator[Any]:
@@ -490,5 +528,11 @@ def _leave(loop: asyncio.AbstractEventLoop, delivery: Delivery) -> None:
         loop.call_soon_threadsafe(delivery.drop)
 
 
-def _joined(arrays: list[pb.Array]) -> Float32:
-    return from_wire(arrays[0]) if len(arrays) == 1 else np.concatenate([from_wire(array) for array in arrays])
+def _traceparent() -> str:
+    """The caller's trace, as W3C Trace Context writes it; empty if there is none, or it is not sampled."""
+    if get_current_span is None:
+        return ""
+    context = get_current_span().get_span_context()
+    if not (context.is_valid and context.trace_flags.sampled):
+        return ""
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-01"

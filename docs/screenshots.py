@@ -13,8 +13,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from dnc_serve.client.async_client import AsyncClient
-from dnc_serve.client.client import Client
-from dnc_serve.client.loop_thread import LoopThread
+from dnc_serve.client.client import Client, LoopThread
 from dnc_serve.client.watch.site import Site
 from dnc_serve.model.tasks.copy import encode, recall_inputs
 

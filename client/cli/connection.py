@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dnc_serve.client.calls import DEFAULT_CONNECT_TIMEOUT_S
 from dnc_serve.client.checks import checked_seconds, token_fault
 from dnc_serve.client.cli.parser import path
 from dnc_serve.client.client import Client
-from dnc_serve.client.contact import DEFAULT_CONNECT_TIMEOUT_S
-from dnc_serve.client.hosts import DEFAULT_TARGET, Token
 from dnc_serve.client.tls import TLS
+from dnc_serve.client.transport import DEFAULT_TARGET, Token
 from dnc_serve.proto.targets import check_target
 
 NOTICE_AFTER_S = 1.0

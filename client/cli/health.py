@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from dnc_serve.client.cli.connection import add_connection, credentials, targets
-from dnc_serve.client.hosts import Hosts
+from dnc_serve.client.transport import Hosts
 
 HELP = "exit with 0 if the server serves, else with 1"
 CHECK = "/grpc.health.v1.Health/Check"

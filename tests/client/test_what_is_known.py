@@ -98,7 +98,7 @@ async def test_what_was_sent_before_a_refusal_may_have_been_applied(address: str
         with pytest.raises(NotFinite, match=f"up to position 7; {NOTHING}"):
             await session.step(NAN)
         fails = True
-        await session._opened._pipe.close()  # type: ignore[union-attr]
+        await session._opened._stream.close()  # type: ignore[union-attr]
         with pytest.raises(Unauthenticated, match=f"up to position 7; {NOTHING}"):  # it never left
             await session.step(random_inputs(7, 1))
         fails = False

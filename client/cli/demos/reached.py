@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from dnc_serve.client.calls import DEFAULT_CONNECT_TIMEOUT_S
 from dnc_serve.client.client import Client
-from dnc_serve.client.contact import DEFAULT_CONNECT_TIMEOUT_S
-from dnc_serve.client.hosts import Token
 from dnc_serve.client.tls import TLS
+from dnc_serve.client.transport import Token
 
 
 @dataclass(frozen=True)

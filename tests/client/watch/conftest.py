@@ -7,8 +7,7 @@ import pytest
 from selenium import webdriver
 
 from dnc_serve.client.async_client import AsyncClient
-from dnc_serve.client.client import Client
-from dnc_serve.client.loop_thread import LoopThread
+from dnc_serve.client.client import Client, LoopThread
 from dnc_serve.client.watch.guard import SECRET_HEADER
 from dnc_serve.client.watch.site import Site
 from dnc_serve.model.export import export

@@ -8,8 +8,7 @@ import torch
 from selenium.webdriver import Chrome
 
 from dnc_serve.client.async_client import AsyncClient
-from dnc_serve.client.client import Client
-from dnc_serve.client.loop_thread import LoopThread
+from dnc_serve.client.client import Client, LoopThread
 from dnc_serve.client.watch.guard import SECRET_HEADER
 from dnc_serve.client.watch.site import MAX_CELLS, SHOWN, Site
 from dnc_serve.handler.api.views import thin

@@ -9,8 +9,7 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.keys import Keys
 
 from dnc_serve.client.async_client import AsyncClient
-from dnc_serve.client.client import Client
-from dnc_serve.client.loop_thread import LoopThread
+from dnc_serve.client.client import Client, LoopThread
 from dnc_serve.client.watch.site import MAX_CELLS, Site
 from dnc_serve.handler.api.views import thin
 from dnc_serve.model.dnc import DNC

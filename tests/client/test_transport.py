@@ -9,7 +9,7 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from dnc_serve.client import TLS, AsyncClient, Retry, SessionMoved
-from dnc_serve.client.hosts import Hosts
+from dnc_serve.client.transport import Hosts
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 from dnc_serve.proto.reasons import DOMAIN
@@ -84,7 +84,7 @@ async def test_the_owner_is_followed_among_known_hosts(address: str, elsewhere: 
         await session.step(random_inputs(1, 3))
         # It moves in the midst of a stream.
         session._route.go_on(away_from=address)
-        session._opened._drop_pipe()
+        session._opened._drop_stream()
         await session.step(random_inputs(2, 3))
         assert servicer.asked == [session.id] * 2
         assert (session.position, (await session.info()).position) == (6, 6)

@@ -1,17 +1,24 @@
-"""The servers that a client may talk to: channels, credentials, and which of them a session's calls go to."""
+"""The way to the servers: channels, credentials, what a lost connection means, which server a session's calls go to.
+
+A fork leaves nothing of it that works. gRPC's threads stay behind in the process that was forked. If that one had
+opened a connection, gRPC never works again in the child, also not for a new client: calls hang past every timeout, or
+the process dies. (GRPC_ENABLE_FORK_SUPPORT changes nothing about that: it stands aside while other threads are in gRPC,
+and those of asyncio always are.) So the child is told at once.
+"""
 
 import asyncio
 import hashlib
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from weakref import WeakSet
 
 import grpc.aio
 
 from dnc_serve.client import errors
 from dnc_serve.client.checks import token_fault
 from dnc_serve.client.errors import ClientClosed, DncError, SessionMoved, Unauthenticated, Unavailable
-from dnc_serve.client.process import check_process, note_use
 from dnc_serve.client.tls import HANDSHAKE_FAULTS, TLS, closed_by
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 from dnc_serve.proto.targets import channel_options, check_target, is_loopback, place_of, proxy_of
@@ -19,6 +26,7 @@ from dnc_serve.proto.targets import channel_options, check_target, is_loopback, 
 logger = logging.getLogger(__name__)
 
 Metadata = tuple[tuple[str, str], ...]
+Stub = dnc_pb2_grpc.DncServiceStub
 Token = str | Callable[[], str]
 
 DEFAULT_TARGET = "localhost:8500"
@@ -43,7 +51,9 @@ class Hosts:
     """One channel to each server, opened when first needed, on the running event loop."""
 
     def __init__(self, targets: str | Sequence[str], token: Token | None, tls: TLS | bool | None) -> None:
+        self.unusable = ""  # why nothing can be called any more
         check_process()
+        _everywhere.add(self)
         given = [targets] if isinstance(targets, str) else targets
         if not isinstance(given, Sequence) or isinstance(given, bytes) or not given:
             raise ValueError(f"target is {targets!r}; expected host:port, or a list of them")
@@ -55,10 +65,9 @@ class Hosts:
         self.tls = TLS() if tls is True else (tls or None)
         if self.tls is not None:
             self.tls.context()
+        self.answered: set[str] = set()  # servers that ever did
         self._token = token
         self._channels: dict[str, grpc.aio.Channel] = {}
-        self._answered: set[str] = set()
-        self._closed = False
         if token is not None and self.tls is None:
             for target in self.targets:
                 if (proxy := proxy_of(target)) is not None:
@@ -66,9 +75,9 @@ class Hosts:
                 elif not is_loopback(target):
                     logger.warning("a token is sent without TLS to %s", target)
 
-    def stub(self, target: str) -> dnc_pb2_grpc.DncServiceStub:
+    def stub(self, target: str) -> Stub:
         """The calls of one server. Raises ClientClosed."""
-        return dnc_pb2_grpc.DncServiceStub(self.channel(target))
+        return Stub(self.channel(target))
 
     def channel(self, target: str) -> grpc.aio.Channel:
         """The connection to one server. Raises ClientClosed."""
@@ -79,9 +88,31 @@ class Hosts:
 
     def check(self) -> None:
         """Raises ClientClosed if nothing can be called any more."""
-        check_process()
-        if self._closed:
-            raise ClientClosed("the client was closed")
+        if self.unusable:
+            raise ClientClosed(self.unusable)
+
+    async def close(self) -> None:
+        self.unusable = self.unusable or "the client was closed"
+        for channel in self._channels.values():
+            await channel.close()
+
+    def metadata(self, session_id: str | None = None, owner: str = "") -> Metadata:
+        """What each call carries: the token and, for proxies, the session that they hash on and its owner if known.
+
+        Raises Unauthenticated if the present token can't be had, or can't be one.
+        """
+        token = self._present_token()
+        entries: list[tuple[str, str]] = [] if token is None else [("authorization", f"Bearer {token}")]
+        # An odd id is refused by the server, with its reason; as metadata gRPC would refuse it without one.
+        if session_id is not None and session_id.isascii() and session_id.isprintable() and len(session_id) <= 128:
+            entries.append(("x-dnc-session", session_id))
+        if owner:
+            entries.append(("x-dnc-owner", owner))
+        return tuple(entries)
+
+    def route(self, key: str) -> "Route":
+        """The way of one session's calls; all clients with the same targets begin at the same one."""
+        return Route(sorted(self.targets, key=lambda target: hashlib.blake2b(f"{target}|{key}".encode()).digest()))
 
     @asynccontextmanager
     async def translated(self, target: str) -> AsyncIterator[None]:
@@ -89,7 +120,6 @@ class Hosts:
         try:
             with errors.translated():
                 yield
-            self._answered.add(target)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -110,31 +140,8 @@ class Hosts:
         if (proxy := proxy_of(target)) is not None:
             return f"the way there is through {proxy}; `no_proxy` may name hosts that are reached without"
         ended = "Socket closed" in said or "reset by peer" in said
-        place = place_of(target) if ended and target not in self._answered else None
+        place = place_of(target) if ended and target not in self.answered else None
         return await closed_by(*place, self.tls) if place is not None else ""
-
-    def metadata(self, session_id: str | None = None, owner: str = "") -> Metadata:
-        """What each call carries: the token and, for proxies, the session that they hash on and its owner if known.
-
-        Raises Unauthenticated if the present token can't be had, or can't be one.
-        """
-        token = self._present_token()
-        entries: list[tuple[str, str]] = [] if token is None else [("authorization", f"Bearer {token}")]
-        # An odd id is refused by the server, with its reason; as metadata gRPC would refuse it without one.
-        if session_id is not None and session_id.isascii() and session_id.isprintable() and len(session_id) <= 128:
-            entries.append(("x-dnc-session", session_id))
-        if owner:
-            entries.append(("x-dnc-owner", owner))
-        return tuple(entries)
-
-    def route(self, key: str) -> "Route":
-        """The way of one session's calls; all clients with the same targets begin at the same one."""
-        return Route(sorted(self.targets, key=lambda target: hashlib.blake2b(f"{target}|{key}".encode()).digest()))
-
-    async def close(self) -> None:
-        self._closed = True
-        for channel in self._channels.values():
-            await channel.close()
 
     def _present_token(self) -> str | None:
         if not callable(self._token):
@@ -148,7 +155,8 @@ class Hosts:
         return token
 
     def _open(self, target: str) -> grpc.aio.Channel:
-        note_use()
+        global _used
+        _used = True
         options = [*_OPTIONS, *channel_options(target)]
         if self.tls is None:
             return grpc.aio.insecure_channel(target, options=options)
@@ -193,3 +201,28 @@ class Route:
             )
         error.transient = True
         return error
+
+
+_everywhere: WeakSet[Hosts] = WeakSet()
+_used = False  # gRPC, by this process
+_lost = ""  # why gRPC can't work in this process
+
+
+def check_process() -> None:
+    """Raises ClientClosed where gRPC can't work any more."""
+    if _lost:
+        raise ClientClosed(_lost)
+
+
+def _after_fork() -> None:
+    global _lost
+    if _used:
+        _lost = (
+            "a client was used in the process that this one was forked from, and gRPC doesn't work after that: start "
+            'processes with spawn (multiprocessing.get_context("spawn")), or use no client before the fork'
+        )
+        for hosts in _everywhere:
+            hosts.unusable = _lost
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -27,7 +27,7 @@ async def test_what_is_sent_again_leaves_the_earlier_sending_its_id(address: str
                 outputs=expected[0].tobytes(),
                 result=None,
             )
-            # Nothing below waits, so all of it stands in the pipe before anything leaves.
+            # Nothing below waits, so all of it stands in the stream before anything leaves.
             [second] = session.enter(inputs[4:])
             earlier = second.request
             assert ledger.rewind(0)

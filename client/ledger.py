@@ -25,15 +25,6 @@ from dnc_serve.client.errors import CorruptState, DncError, Internal
 RECOMPUTED_TOLERANCE = 1e-5
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A place between two entries."""
-
-    serial: int
-    position: int
-    experience: int
-
-
 @dataclass(slots=True, eq=False)
 class Entry:
     """One chunk, or one reset, which takes no timesteps."""
@@ -58,6 +49,11 @@ class Entry:
     def end(self) -> int:
         return self.start + self.timesteps
 
+    @property
+    def message(self) -> Any:
+        """The chunk or the reset in its request."""
+        return self.request.chunk if self.timesteps else self.request.reset
+
     def take(self) -> Any:
         """The answer, which is kept no longer."""
         result, self.result = self.result, None
@@ -72,9 +68,9 @@ class Entry:
             )
 
     @property
-    def mark(self) -> Mark:
-        """The place before it."""
-        return Mark(self.serial, self.start, self.experience)
+    def before(self) -> tuple[int, int]:
+        """Position and experience that it follows."""
+        return self.start, self.experience
 
     @property
     def after(self) -> tuple[int, int]:
@@ -142,11 +138,6 @@ class Ledger:
     def has_room(self) -> bool:
         """Whether one more entry would be sent at once."""
         return self.unsettled < self._window
-
-    @property
-    def mark(self) -> Mark:
-        """The place after all entries."""
-        return Mark(self._next_serial, self.position, self.experience)
 
     def enter(self, request: Any, nbytes: int, *, timesteps: int = 0, resets: bool = False) -> Entry:
         """One more chunk or reset, at the end."""
@@ -238,20 +229,20 @@ class Ledger:
             return False
         self._rewound_to = expected_position
         self._send_from(first)
-        self._applied = self._in_doubt = (expected_position, self._entries[first].experience)
+        self._applied = self._in_doubt = self._entries[first].before
         return True
 
     def kept_after(self, position: int, experience: int) -> list[Entry]:
-        """The answered entries after a place; none if no kept one follows it."""
+        """The answered entries from there on; none if no kept one begins there."""
         kept = self._entries[: self._settled]
-        places = [(entry.start, entry.experience) for entry in kept]
-        return kept[places.index((position, experience)) :] if (position, experience) in places else []
+        starts = [entry.before for entry in kept]
+        return kept[starts.index((position, experience)) :] if (position, experience) in starts else []
 
     @property
     def is_whole(self) -> bool:
         """Whether everything is kept that the session ever got, since it was new."""
-        start = self._entries[0].mark if self._entries else self.mark
-        return (start.position, start.experience) == (0, 0)
+        first = self._entries[0].before if self._entries else (self.position, self.experience)
+        return first == (0, 0)
 
     def start_over(self) -> None:
         """Sends everything again, to a session that is as new."""
@@ -272,31 +263,30 @@ class Ledger:
 
     # What the user gives up.
 
-    def withdraw(self, mark: Mark, error: DncError) -> list[Entry]:
-        """Takes out all that was entered after the mark; returns what of it was unsettled, failed with the error."""
-        if mark.serial >= self._next_serial:
-            return []
-        first = max(0, len(self._entries) - (self._next_serial - mark.serial))
+    def withdraw(self, entry: Entry, error: DncError) -> list[Entry]:
+        """Takes out an entry and all after it; returns what of it was unsettled, failed with the error."""
+        if entry.serial >= self._next_serial:
+            return []  # it was taken out before
+        first = max(0, len(self._entries) - (self._next_serial - entry.serial))
         self._in_doubt = self._doubtful(max(first, self._confirmed))
         withdrawn = self._entries[first:]
-        failed = [entry for entry in withdrawn if not entry.settled]
-        for entry in failed:
-            entry.settled, entry.failure = True, error
-        self._kept_bytes -= sum(entry.nbytes for entry in withdrawn[: max(0, self._settled - first)])
-        self._bytes_in_flight -= sum(
-            entry.nbytes for entry in self._entries[max(first, self._confirmed) : max(first, self._sent)]
-        )
+        failed = [each for each in withdrawn if not each.settled]
+        for each in failed:
+            each.settled, each.failure = True, error
+        self._kept_bytes -= sum(each.nbytes for each in withdrawn[: max(0, self._settled - first)])
+        in_flight = self._entries[max(first, self._confirmed) : max(first, self._sent)]
+        self._bytes_in_flight -= sum(each.nbytes for each in in_flight)
         del self._entries[first:]
         self._settled, self._confirmed, self._sent = (
             min(first, end) for end in (self._settled, self._confirmed, self._sent)
         )
-        self._refused = any(entry.refusal for entry in self._entries[self._confirmed : self._sent])
-        self._next_serial, self.position, self.experience = mark.serial, mark.position, mark.experience
+        self._refused = any(each.refusal for each in self._entries[self._confirmed : self._sent])
+        self._next_serial, self.position, self.experience = entry.serial, entry.start, entry.experience
         return failed
 
     def withdraw_unsettled(self, error: DncError) -> list[Entry]:
         """Takes out all that has not been answered."""
-        failed = self.withdraw(self._entries[self._settled].mark, error) if self.unsettled else []
+        failed = self.withdraw(self._entries[self._settled], error) if self.unsettled else []
         self.resend()
         return failed
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from dnc_serve.client.errors import CorruptState, DncError, QueueFull, StepConflict, StepGap, Unavailable
-from dnc_serve.client.resume import Entry, Ledger
+from dnc_serve.client.ledger import Entry, Ledger
 
 
 @dataclass(frozen=True)
@@ -257,12 +257,11 @@ def test_withdrawn_steps_leave_the_position_as_before() -> None:
     done = _chunk(ledger, 2)
     list(ledger.due())
     _answer(ledger, done)
-    mark = ledger.mark
     first, second = _chunk(ledger, 3), _chunk(ledger, 4)
     list(ledger.due())
     _answer(ledger, first)
     failure = Unavailable("gone")
-    assert ledger.withdraw(mark, failure) == [second]
+    assert ledger.withdraw(first, failure) == [second]
     assert second.failure is failure
     assert (ledger.position, ledger.unsettled) == (12, 0)
     again = _chunk(ledger, 3)
