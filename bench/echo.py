@@ -4,7 +4,6 @@ It is laid out as the worker is: `grpc.aio` over uvloop, in a thread of a proces
 serves until its standard input ends.
 """
 
-import asyncio
 import sys
 import threading
 from collections.abc import AsyncIterator

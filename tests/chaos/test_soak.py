@@ -5,8 +5,9 @@
 
 from pathlib import Path
 
+from bench.run import aside
+from bench.servers import served
 from bench.soak import growth, moments_of, soak
-from dnc_serve.client.cli.measure.served import served
 
 STREAMS, SECONDS = 256, 180.0
 STREAMS_IN_SHORT, SECONDS_IN_SHORT = 64, 30.0
@@ -20,8 +21,8 @@ def test_sessions_come_and_go_without_errors_and_memory_stays(artifact_folder: P
     streams, seconds, at_most = (
         (STREAMS, SECONDS, GROWTH) if thorough else (STREAMS_IN_SHORT, SECONDS_IN_SHORT, GROWTH_IN_SHORT)
     )
-    with served(str(artifact_folder), "--idle-timeout-s", str(IDLE_TIMEOUT_S)) as server:
-        looks, callers = soak(server, streams, seconds)
+    with served(str(artifact_folder), "--idle-timeout-s", str(IDLE_TIMEOUT_S)) as server, aside() as load:
+        looks, callers = soak(server, load, streams, seconds)
     moments = moments_of(looks)
     print(f"{callers}; resident memory {[round(look.rss_mib) for look in looks]} MiB")
     assert callers.calls > callers.sessions > streams
