@@ -213,7 +213,7 @@ def deaf_readers(at: Endpoints, seconds: float) -> int:
     """Streams that ask for wide answers, which the server has at hand, and never read one."""
 
     async def attack(channel: Any, until: float) -> int:
-        sent, streams = 0, []
+        sent, streams = 0, list[Any]()
         stub: Any = dnc_pb2_grpc.DncServiceStub(channel)
         await stub.CreateSession(pb.CreateSessionRequest(session_id="deaf", allow_existing=True))
         chunk = chunk_of("deaf", WIDE_TIMESTEPS, at.input_size, position=0)

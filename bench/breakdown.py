@@ -20,7 +20,7 @@ from bench.servers import ROOT
 from dnc_serve.client.cli.load import LOADS, Span, stream_load
 
 LOOKS_PER_S = 500
-PY_SPY = Path(sysconfig.get_path("scripts")) / "py-spy"
+PY_SPY = str(Path(sysconfig.get_path("scripts")) / "py-spy")
 REST, OTHERS, ALL = "gRPC, protobuf, event loop", "other functions", "all"
 SHOWN = 0.03  # of some load's time: functions below are added up
 COLUMNS = (
@@ -48,7 +48,7 @@ def look(pid: int, seconds: int) -> Counter[str]:
         raw = Path(folder) / "raw"
         command = [
             *(PY_SPY, "record", "--pid", str(pid), "--nonblocking", "--rate", str(LOOKS_PER_S), "--format", "raw"),
-            *("--duration", str(seconds), "--full-filenames", "--output", raw),
+            *("--duration", str(seconds), "--full-filenames", "--output", str(raw)),
         ]
         subprocess.run(command, check=True, capture_output=True)
         return counted(raw.read_text())

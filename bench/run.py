@@ -85,7 +85,8 @@ class Run(ExitStack):
         self.name = name
         self.asked = parser.parse_args()
         self.quick: bool = self.asked.quick
-        self.rounds, self.seconds = (1, 0.2) if self.quick else (self.asked.rounds, self.asked.seconds)
+        self.rounds: int = 1 if self.quick else self.asked.rounds
+        self.seconds: float = 0.2 if self.quick else self.asked.seconds
         self.ratios: list[Ratio] = []
         self.load = self.aside()
 

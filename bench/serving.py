@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 
 from bench import bare
-from bench.run import Ratio, Run, median, number, ratio_table, table
+from bench.run import Ratio, Run, number, ratio_table, table
 from bench.servers import MODEL, echo
 from bench.unary import torchserve_load
 from dnc_serve.client import AsyncClient

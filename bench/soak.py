@@ -63,7 +63,7 @@ class Callers(NamedTuple):
     refusals: int
 
 
-TITLES = Moment(  # type: ignore[arg-type]
+TITLES = (
     "until minute", "memory of the worker, MiB", "p99 by the server, ms", "timesteps/s", "sessions alive", "errors"
 )  # fmt: skip
 

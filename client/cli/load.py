@@ -9,13 +9,14 @@ import random
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, TypeVar
 
 import numpy as np
 
-from dnc_serve.client.hosts import Hosts
+from dnc_serve.client.hosts import Hosts, Token
 from dnc_serve.client.tls import TLS
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
@@ -85,7 +86,7 @@ class Server:
 
     address: str
     input_size: int
-    token: str | None = None
+    token: Token | None = None
     tls: TLS | None = None
     pids: tuple[int, ...] = ()  # the processes that serve, if they run on this machine
     is_echo: bool = False
@@ -126,11 +127,10 @@ async def connected(server: Server) -> AsyncIterator[Endpoint]:
 
 def run_loop(work: Coroutine[Any, Any, Result]) -> Result:
     """Runs to the end on a loop of its own, a fast one if uvloop is there."""
-    try:
-        from uvloop import new_event_loop
-    except ImportError:
-        new_event_loop = None
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    factory = asyncio.new_event_loop
+    with suppress(ImportError):
+        factory = import_module("uvloop").new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(work)
 
 
@@ -301,7 +301,7 @@ def in_turns(measures: Mapping[Any, Callable[[], Any]], rounds: int, told: Calla
     for index in range(rounds):
         turn = {}
         for name in list(measures)[:: 1 if index % 2 == 0 else -1]:
-            told(f"round {index + 1} of {rounds}: {name if isinstance(name, str) else ', '.join(map(str, name))}")
+            told(f"round {index + 1} of {rounds}: {', '.join(map(str, name)) if isinstance(name, tuple) else name}")
             turn[name] = measures[name]()
         turns.append(turn)
     return turns
