@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from bench.readme_size import SIZES
+
 from dnc_serve.model.config import DNCConfig
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import script
