@@ -62,7 +62,6 @@ def test_an_echo_takes_the_same_loads() -> None:
             assert stream_load(floor, replace(load, rounds=2), Span(0.0)).calls == 2 * load.sessions
 
 
-@pytest.mark.end_to_end
 def test_the_serving_program_writes_its_section(tmp_path: Path) -> None:
     (tmp_path / DOCUMENT).write_text("<!-- measured: serving -->\n<!-- end: serving -->\n")
     command = [sys.executable, "-m", "bench.serving", "--quick", "--docs", str(tmp_path)]
