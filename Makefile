@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # numpy and torch bring their own thread pools; on a small machine they only get into each other's way.
 export OMP_NUM_THREADS ?= 1
-PARALLEL ?= --numprocesses logical --maxprocesses 4 --dist worksteal
+# Tests wait for servers half of the time: three processes keep two cores busy.
+PARALLEL ?= --numprocesses 3 --dist worksteal
 
 .PHONY: help demo serve test test-long test-proof lint format types proto bench install clean
 

@@ -169,6 +169,7 @@ def test_a_finite_step_has_nothing_to_diagnose() -> None:
     assert first_non_finite(run.model, inputs, run.model.initial_state(2)) == "timestep 1: the input is not finite"
 
 
+@pytest.mark.long
 def test_a_compiled_step_trains_as_the_eager_one_does() -> None:
     recipe = replace(RECIPE, iterations=2, carry=0.0)
     torch.testing.assert_close(

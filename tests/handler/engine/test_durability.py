@@ -1,5 +1,6 @@
 """What a server keeps its promise against: restarts, other models, full disks, damaged files, time."""
 
+import os
 import resource
 import sqlite3
 from collections.abc import Iterator
@@ -159,6 +160,28 @@ def test_a_full_disk_stops_acknowledgements_and_loses_nothing(
         dumped = door.dump("s")
         replayed = door.dump("s", position=position + 3)
         assert dumped["memory"].shape == replayed["memory"].shape
+
+
+def test_a_sync_that_failed_is_made_again_by_itself(
+    artifact_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_door(artifact_folder, tmp_path, durability="async") as door:
+        door.create("s")
+        sync, failures = os.fdatasync, []
+
+        def fail_once(descriptor: int) -> None:
+            if not failures:
+                failures.append(descriptor)
+                raise OSError(5, "Input/output error")
+            sync(descriptor)
+
+        door.step("s", random_inputs(0, 4))
+        wait_until(lambda: door.session("s").durable_position == 4, "all is synced")
+        monkeypatch.setattr(os, "fdatasync", fail_once)
+        door.step("s", random_inputs(1, 4))
+        wait_until(lambda: failures, "a sync fails")
+        # Nothing more is written.
+        wait_until(lambda: door.session("s").durable_position == 8, "another one comes")
 
 
 def test_a_damaged_snapshot_falls_back_to_the_one_before(artifact_folder: Path, tmp_path: Path) -> None:
