@@ -117,7 +117,7 @@ def test_wrong_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_shown_as_toml_that_can_be_read_again(tmp_path: Path) -> None:
-    given = load_config({"store": "redis://me:secret@host:1/0", "model": 'a "b"\\c', "compile": True, "nr_cells": "3"})
+    given = load_config({"store": "redis://me:secret@host:1/0", "model": 'a "b"\\c', "insecure": True, "nr_cells": "3"})
     shown = given.show()
     assert "secret" not in shown
     file = tmp_path / "shown.toml"

@@ -152,7 +152,7 @@ def test_neither_place_nor_division_nor_threads_change_a_bit(seed, ticks, rows, 
     inputs, states = inputs_of(kernel, ticks, rows, seed), zeros(kernel, rows)
     outputs, _ = kernel.step(states, range(rows), range(rows), inputs)
     shared = kernel_of(dnc, threads)
-    shared._work_of_a_row = 1 << 20  # so small a model would not be worth a thread
+    shared._work_of_a_row = 1 << 22  # so small a model would not be worth a thread
     places = np.random.default_rng(seed).permutation(2 * rows)
     others, cut = zeros(kernel, 2 * rows), ticks // 2
     sources, targets = places[:rows].tolist(), places[rows:].tolist()
