@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from dnc_serve.client.hosts import Hosts
 from dnc_serve.client.tls import TLS
+from dnc_serve.client.transport import Hosts
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 
