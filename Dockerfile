@@ -23,16 +23,20 @@ COPY model model
 COPY handler handler
 COPY client client
 RUN pip install --no-deps .
+# Machine code for the bundled models, for whichever processor the image will run on.
+RUN python3 -m dnc_serve.model.kernel.warm --into /opt/cache/dnc-serve/kernel --any-processor copy recall graph
 
 FROM ${BASE}
 RUN useradd --uid 10001 --create-home --home-dir /home/dnc dnc \
     && install -d -o 10001 -g 10001 /var/lib/dnc
 COPY --from=builder /opt/venv /opt/venv
+COPY --from=builder /opt/cache /opt/cache
 # The container's network is the fence, and publishing a port the explicit act; hence an open endpoint inside. With
 # DNC_TLS_CERTIFICATE and DNC_TOKENS set, DNC_INSECURE=false makes sure that it never is one.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
+    XDG_CACHE_HOME=/opt/cache \
     DNC_HOST=0.0.0.0 \
     DNC_INSECURE=true \
     DNC_STATE_DIR=/var/lib/dnc

@@ -10,9 +10,10 @@ import random
 import resource
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import grpc
@@ -39,6 +40,8 @@ DEAF_STREAMS = 16
 HELD_UP_S = 0.1
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = bytes.fromhex("000000040000000000")
+
+Call = tuple[str, bytes, tuple[tuple[str, str], ...]]  # method, body, metadata
 
 
 @dataclass(frozen=True)
@@ -76,18 +79,16 @@ def mutated(message: bytes, chance: random.Random) -> bytes:
 def valid_messages(input_size: int) -> dict[str, bytes]:
     """A request for each method, on the victims' sessions or such as aren't there."""
     chunk = chunk_of("victim-2", 3, input_size, position=0, incarnation=NO_INCARNATION)
+    reset = pb.Reset(session_id="victim-2", position=3, experience=1)
+    fork = pb.ForkSessionRequest(session_id="victim", fork_session_id="victim-5", position=1)
     return {
         "CreateSession": pb.CreateSessionRequest(session_id="victim-3", allow_existing=True).SerializeToString(),
         "GetSession": pb.GetSessionRequest(session_id="victim").SerializeToString(),
         "ListSessions": pb.ListSessionsRequest(page_size=10, prefix="v", page_token="v").SerializeToString(),
         "DeleteSession": pb.DeleteSessionRequest(session_id="victim-4", incarnation=3).SerializeToString(),
         "Step": pb.StepRequest(chunk=chunk).SerializeToString(),
-        "ResetSession": pb.ResetSessionRequest(
-            reset=pb.Reset(session_id="victim-2", position=3, experience=1)
-        ).SerializeToString(),
-        "ForkSession": pb.ForkSessionRequest(
-            session_id="victim", fork_session_id="victim-5", position=1
-        ).SerializeToString(),
+        "ResetSession": pb.ResetSessionRequest(reset=reset).SerializeToString(),
+        "ForkSession": fork.SerializeToString(),
         "GetModel": b"",
     }
 
@@ -102,6 +103,11 @@ def valid_rows(input_size: int) -> tuple[bytes, bytes]:
 def chunk_of(session_id: str, timesteps: int, input_size: int, **options: Any) -> pb.Chunk:
     """A chunk of ones."""
     return pb.Chunk(session_id=session_id, inputs=array_of(np.ones((timesteps, input_size), np.float32)), **options)
+
+
+def row(body: bytes) -> Call:
+    """A call of TorchServe's with this body."""
+    return PREDICTIONS, predictions(MODEL_NAME, data=body), ()
 
 
 def cut_frame(number: int, chance: random.Random) -> bytes:
@@ -132,16 +138,57 @@ def mutated_calls(at: Endpoints, seconds: float) -> int:
     """Mutated protobuf messages of every method, many at once."""
     valid, chance = valid_messages(at.input_size), random.Random(1)
 
+    def draw() -> Call:
+        method = chance.choice(METHODS)
+        return f"{SERVICE}/{method}", mutated(valid[method], chance), ()
+
+    return throw(at.grpc, draw, seconds)
+
+
+def mutated_rows(at: Endpoints, seconds: float) -> int:
+    """Mutated JSON and protobuf at TorchServe's endpoint, many at once."""
+    valid, chance = valid_rows(at.input_size), random.Random(3)
+    return throw(at.torchserve_grpc, lambda: row(mutated(chance.choice(valid), chance)), seconds)
+
+
+def large_json(at: Endpoints, seconds: float) -> int:
+    """Bodies at TorchServe's endpoint: of several times the size that is read, and of as many numbers as are read."""
+    opening = b'{"step":{"session_id":"json","position":0,"incarnation":"1","inputs":['
+    values, too_many = (b"[0.123456,0.123456]," * count for count in (MAX_VALUES // 2 - 100, MAX_BYTES // 5))
+    rows = cycle([row(opening + values + b"[0,0]]}}"), row(opening + too_many)])
+    return throw(at.torchserve_grpc, lambda: next(rows), seconds, at_once=2)
+
+
+def absurd_sizes(at: Endpoints, seconds: float) -> int:
+    """Messages beyond the limit, metadata beyond the limit, and messages just below it of a million empty parts."""
+    # Two bytes for each request of a batch: its tag, and a length of zero.
+    parts = pb.RequestBatch.FromString(b"\x0a\x00" * (at.max_message_bytes // 2 - 64))
+    step = f"{SERVICE}/Step"
+    calls: list[Call] = [
+        (step, bytes(at.max_message_bytes + 1), ()),
+        *((step, b"", metadata) for metadata in absurd_metadata()),
+        (STREAM, pb.StreamRequest(batch=parts).SerializeToString(), ()),
+    ]
+    each = cycle(calls)
+    return throw(at.grpc, lambda: next(each), seconds, at_once=1)
+
+
+def throw(address: str, draw: Callable[[], Call], seconds: float, at_once: int = IN_FLIGHT) -> int:
+    """Calls, each followed by another as soon as it is answered, whatever the answer is."""
+
     async def attack(channel: Any, until: float) -> int:
-        calls: dict[str, Any] = {method: channel.unary_unary(f"{SERVICE}/{method}") for method in METHODS}
+        async def again_and_again() -> int:
+            thrown = 0
+            while time.monotonic() < until:
+                method, body, metadata = draw()
+                with suppress(grpc.RpcError):
+                    await channel.unary_unary(method)(body, metadata=metadata)
+                thrown += 1
+            return thrown
 
-        async def one() -> None:
-            method = chance.choice(METHODS)
-            await calls[method](mutated(valid[method], chance))
+        return sum(await asyncio.gather(*(again_and_again() for _ in range(at_once))))
 
-        return await _many_at_once(one, until)
-
-    return _on_channel(at.grpc, attack, seconds)
+    return _on_channel(address, attack, seconds)
 
 
 def mutated_stream(at: Endpoints, seconds: float) -> int:
@@ -157,47 +204,32 @@ def mutated_stream(at: Endpoints, seconds: float) -> int:
             await stream.read()
             answered += 1
             await stream.write(mutated(valid, chance))
-        stream.cancel()
         return answered
 
     return _on_channel(at.grpc, attack, seconds)
 
 
-def mutated_rows(at: Endpoints, seconds: float) -> int:
-    """Mutated JSON and protobuf at TorchServe's endpoint, many at once."""
-    valid, chance = valid_rows(at.input_size), random.Random(3)
-    return _predictions(at, seconds, lambda: mutated(chance.choice(valid), chance))
-
-
-def large_json(at: Endpoints, seconds: float) -> int:
-    """Bodies at TorchServe's endpoint: of several times the size that is read, and of as many numbers as are read."""
-    opening, row = b'{"step":{"session_id":"json","position":0,"incarnation":"1","inputs":[', b"[0.123456,0.123456],"
-    bodies = [opening + row * (MAX_VALUES // 2 - 100) + b"[0,0]]}}", opening + row * (4 * MAX_BYTES // len(row))]
-    chance = random.Random(4)
-    return _predictions(at, seconds, lambda: chance.choice(bodies), at_once=2)
-
-
-def absurd_sizes(at: Endpoints, seconds: float) -> int:
-    """Messages beyond the limit, metadata beyond the limit, and messages just below it of a million empty parts."""
-    too_large = bytes(at.max_message_bytes + 1)
-    # Two bytes for each request of a batch: its tag, and a length of zero.
-    parts = b"\x0a\x00" * (at.max_message_bytes // 2 - 64)
-    batch = pb.StreamRequest(batch=pb.RequestBatch.FromString(parts)).SerializeToString()
+def deaf_readers(at: Endpoints, seconds: float) -> int:
+    """Streams that ask for wide answers, which the server has at hand, and never read one."""
 
     async def attack(channel: Any, until: float) -> int:
-        thrown, step = 0, channel.unary_unary(f"{SERVICE}/Step")
+        sent, streams = 0, list[Any]()
+        stub: Any = dnc_pb2_grpc.DncServiceStub(channel)
+        await stub.CreateSession(pb.CreateSessionRequest(session_id="deaf", allow_existing=True))
+        chunk = chunk_of("deaf", WIDE_TIMESTEPS, at.input_size, position=0)
+        await stub.Step(pb.StepRequest(chunk=chunk))
+        message = pb.StreamRequest(chunk=chunk).SerializeToString()
         while time.monotonic() < until:
-            for message, metadata in ((too_large, ()), *((b"", odd) for odd in absurd_metadata())):
-                with suppress(grpc.RpcError):
-                    await step(message, metadata=metadata)
-                thrown += 1
-            stream = channel.stream_stream(STREAM)()
-            with suppress(grpc.RpcError, asyncio.InvalidStateError):
-                await stream.write(batch)
-                await stream.read()
-            stream.cancel()
-            thrown += 1
-        return thrown
+            if len(streams) == DEAF_STREAMS:
+                for stream in streams:
+                    stream.cancel()
+                streams = []
+            streams.append(channel.stream_stream(STREAM)())
+            with suppress(TimeoutError):
+                while time.monotonic() < until:
+                    await asyncio.wait_for(asyncio.shield(streams[-1].write(message)), HELD_UP_S)
+                    sent += 1
+        return sent
 
     return _on_channel(at.grpc, attack, seconds)
 
@@ -219,33 +251,6 @@ def silence(at: Endpoints, seconds: float) -> int:
         return len(connections)
 
 
-def deaf_readers(at: Endpoints, seconds: float) -> int:
-    """Streams that ask for wide answers, which the server has at hand, and never read one."""
-
-    async def attack(channel: Any, until: float) -> int:
-        sent, streams = 0, []
-        stub: Any = dnc_pb2_grpc.DncServiceStub(channel)
-        await stub.CreateSession(pb.CreateSessionRequest(session_id="deaf", allow_existing=True))
-        chunk = chunk_of("deaf", WIDE_TIMESTEPS, at.input_size, position=0)
-        await stub.Step(pb.StepRequest(chunk=chunk))
-        message = pb.StreamRequest(chunk=chunk).SerializeToString()
-        while time.monotonic() < until:
-            if len(streams) == DEAF_STREAMS:
-                for stream in streams:
-                    stream.cancel()
-                streams = []
-            streams.append(channel.stream_stream(STREAM)())
-            with suppress(TimeoutError):
-                while time.monotonic() < until:
-                    await asyncio.wait_for(asyncio.shield(streams[-1].write(message)), HELD_UP_S)
-                    sent += 1
-        for stream in streams:
-            stream.cancel()
-        return sent
-
-    return _on_channel(at.grpc, attack, seconds)
-
-
 ATTACKS: dict[str, Callable[[Endpoints, float], int]] = {
     "mutated protobuf calls": mutated_calls,
     "mutated messages on a stream": mutated_stream,
@@ -258,7 +263,7 @@ ATTACKS: dict[str, Callable[[Endpoints, float], int]] = {
 }
 
 
-def _on_channel(address: str, attack: Callable[[Any, float], Awaitable[int]], seconds: float) -> int:
+def _on_channel(address: str, attack: Callable[[Any, float], Coroutine[Any, Any, int]], seconds: float) -> int:
     async def run() -> int:
         unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
         options = [*unlimited, *channel_options(address)]
@@ -266,29 +271,6 @@ def _on_channel(address: str, attack: Callable[[Any, float], Awaitable[int]], se
             return await attack(channel, time.monotonic() + seconds)
 
     return run_loop(run())
-
-
-def _predictions(at: Endpoints, seconds: float, body: Callable[[], bytes], at_once: int = IN_FLIGHT) -> int:
-    async def attack(channel: Any, until: float) -> int:
-        predict: Any = channel.unary_unary(PREDICTIONS)
-        return await _many_at_once(lambda: predict(predictions(MODEL_NAME, data=body())), until, at_once)
-
-    return _on_channel(at.torchserve_grpc, attack, seconds)
-
-
-async def _many_at_once(one: Callable[[], Awaitable[object]], until: float, at_once: int = IN_FLIGHT) -> int:
-    """Each again as soon as it is answered, whatever the answer is."""
-    thrown = 0
-
-    async def again_and_again() -> None:
-        nonlocal thrown
-        while time.monotonic() < until:
-            with suppress(grpc.RpcError):
-                await one()
-            thrown += 1
-
-    await asyncio.gather(*(again_and_again() for _ in range(at_once)))
-    return thrown
 
 
 def _connection(address: str) -> socket.socket:

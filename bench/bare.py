@@ -24,7 +24,7 @@ def tick_ms(artifact: str, device: str, seconds: float) -> float:
     return _call_s(runner_of(artifact, device), 1, 1, seconds) * 1000
 
 
-def timesteps_per_s(artifact: str, device: str, ticks: int, seconds: float) -> float:
+def timesteps_per_s(artifact: str, device: str, seconds: float, ticks: int) -> float:
     """Of as many rows as are stepped together at most, by so many ticks a call."""
     runner = runner_of(artifact, device)
     return runner.max_rows * ticks / _call_s(runner, runner.max_rows, ticks, seconds)

@@ -1,170 +1,87 @@
-"""Where a chunk's time goes in the worker: processor time by part, for a lone stream and for many.
+"""Where a chunk's time goes in the worker: processor time by function, for a lone stream and for many.
 
-    python -m bench.breakdown [--docs docs] [--compile] [--quick] [--durability async]
+    python -m bench.breakdown [--docs docs] [--serve FLAGS] [--seconds 8] [--quick]
 
-The worker's server runs in this process, the load in another. The functions of each part are timed on the clock of
-their thread, without what they call of other parts; what is left of the process' time is gRPC, protobuf and the event
-loop. Timing costs about a microsecond a call, so small parts look a little larger than they are.
+`py-spy` looks into the worker of a real server under load many times a second, without stopping it, at whatever has the
+processor. Each look counts for the innermost function of ours, so numpy, protobuf, SQLite and gRPC's writing count for
+who called them; what no function of ours called is gRPC's and the event loop's. The shares are of the processor time a
+chunk that the same load takes when nobody looks. On a busy machine what waits for the processor counts too.
 """
 
-import functools
-import importlib
+import subprocess
+import sysconfig
 import tempfile
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from bench.report import finish, markdown_table, parser_of
-from dnc_serve.client.cli.measure.aside import aside
-from dnc_serve.client.cli.measure.load import Load, model_of, own_streams, shared_streams, stream_load
-from dnc_serve.client.cli.measure.lockstep import Span
-from dnc_serve.client.cli.measure.rounds import machine
-from dnc_serve.handler.config import COMPILED, ServeConfig, default_state_dir
-from dnc_serve.handler.server import DncServer
-from dnc_serve.handler.torchserve.artifact import resolve_artifact
+from bench.run import Run, number, table
+from bench.servers import ROOT
+from dnc_serve.client.cli.load import LOADS, Span, stream_load
 
-MODEL = "copy"
-MANY = 64
-LOADS = {
-    "lone stream": ((("s0",),), 1, 1),
-    f"{MANY} streams": (own_streams(MANY), 1, 1),
-    f"{MANY} streams, chunks of 16": (own_streams(MANY), 16, 1),
-    f"one stream of {MANY} sessions": (shared_streams(MANY, 1), 1, MANY),
-    f"one stream of {MANY} sessions, chunks of 16": (shared_streams(MANY, 1), 16, MANY),
-}
-# Each part's functions, as module:name or module:class.name below dnc_serve.handler.
-PARTS = {
-    "take: decode and check a message": (
-        "api.stream:SessionStream._submit_chunk",
-        "api.operations:Operations.chunk",
-        "engine.engine:Engine.submit",
-    ),
-    "schedule: judge, begin, choose a batch": (
-        "engine.engine:Engine.step",
-        "engine.dispatcher:Dispatcher.dispatch",
-        "engine.batch_scheduler:BatchScheduler.next_batch",
-    ),
-    "step: the model": ("engine.tile_runner:TileRunner.run",),
-    "step: around it": ("engine.executor:Executor.step", "engine.tile_runner:TileRunner.step"),
-    "commit: checks, swap, metrics": (
-        "engine.engine:Engine._stepped",
-        "engine.engine:Engine._committed",
-        "engine.write_ahead:WriteAhead.record_chunks",
-    ),
-    "journal: encode": ("engine.write_ahead:WriteAhead._record_of",),
-    "journal: write": ("engine.journal:Journal.write", "store.sqlite:SQLiteStore.commit"),
-    "answer: hand over": ("engine.engine:Engine._answer",),
-    "answer: encode": ("api.session_queue:SessionQueue.encode_chunk",),
-}
-REST = "gRPC, protobuf, event loop"
-
-
-def found(place: str) -> tuple[Any, str]:
-    """The module or class that has a function, and the function's name there; raises AttributeError."""
-    module, _, path = place.partition(":")
-    owner: Any = importlib.import_module(f"dnc_serve.handler.{module}")
-    *classes, name = path.split(".")
-    for each in classes:
-        owner = getattr(owner, each)
-    getattr(owner, name)
-    return owner, name
-
-
-class Stopwatch:
-    """Exclusive processor time of parts, over all threads."""
-
-    def __init__(self) -> None:
-        self.ns: Counter[str] = Counter()
-        self.calls: Counter[str] = Counter()
-        self._local = threading.local()
-
-    def watch(self, part: str, place: str) -> None:
-        """Times a function from now on."""
-        owner, name = found(place)
-        setattr(owner, name, self._timed(part, place, getattr(owner, name)))
-
-    def reset(self) -> None:
-        self.ns.clear()
-        self.calls.clear()
-
-    def _timed(self, part: str, place: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        local, clock = self._local, time.thread_time_ns
-
-        @functools.wraps(function)
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            within = getattr(local, "within", 0)
-            local.within = 0
-            started = clock()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                took = clock() - started
-                self.ns[part] += took - local.within
-                self.calls[place] += 1
-                local.within = within + took
-
-        return timed
+LOOKS_PER_S = 500
+PY_SPY = str(Path(sysconfig.get_path("scripts")) / "py-spy")
+REST, OTHERS, ALL = "gRPC, protobuf, event loop", "other functions", "all"
+SHOWN = 0.03  # of some load's time: functions below are added up
+COLUMNS = (
+    "lone stream", "8 streams", "64 streams", "64 streams, chunks of 16", "a stream of 64 sessions in batches",
+    "a stream of 64 sessions, a message each",
+)  # fmt: skip
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    parser.add_argument("--durability", choices=("off", "async", "sync"), default="async")
-    arguments = parser.parse_args()
-    stopwatch = Stopwatch()
-    for part, places in PARTS.items():
-        for place in places:
-            stopwatch.watch(part, place)
-    with tempfile.TemporaryDirectory(prefix="dnc-bench-") as folder, aside() as load:
-        state_dir = Path(folder)
-        if arguments.compile:
-            (state_dir / COMPILED).symlink_to(default_state_dir() / COMPILED)
-        artifact = resolve_artifact(MODEL, None, state_dir / "artifacts", state_dir / "unpacked")
-        config = ServeConfig(state_dir=state_dir, port=0, metrics_port=0, durability=arguments.durability)
-        server = DncServer(config, artifact, "cpu")
-        address = server.start().grpc
-        try:
-            input_size, _, kind, _ = load.run(model_of, address)
-            span = Span(0.3 if arguments.quick else 2.0, 0.3)
-            loads = {}
-            for label, (streams, chunk, in_flight) in LOADS.items():
-                stopwatch.reset()
-                before = time.process_time()
-                figures = load.run(stream_load, Load(address, streams, chunk, input_size, span, in_flight))
-                spent_us = (time.process_time() - before) * 1e6
-                loads[label] = _of_a_chunk(stopwatch, spent_us) | {"timesteps/s": figures.timesteps_per_s}
-        finally:
-            server.stop()
-    report = {
-        "machine": machine(),
-        "compiled": kind == "aotinductor",
-        "durability": arguments.durability,
-        "loads": loads,
-    }
-    finish("breakdown", report, _table(loads), arguments.docs)
+    with Run("breakdown", __doc__, seconds=8.0) as run, run.served() as server:
+        loads = {}
+        for name in COLUMNS:
+            unseen = run.stream(server.endpoint, LOADS[name])()
+            seconds = max(1, round(run.seconds))
+            loading = run.load.start(stream_load, server.endpoint, LOADS[name], Span(seconds + 1))
+            looks = look(server.worker.pid, seconds)
+            loading.result()
+            loads[name] = {part: count / looks.total() * unseen.server_us for part, count in looks.items()}
+        run.finish(parts_table(loads), loads)
 
 
-def _of_a_chunk(stopwatch: Stopwatch, spent_us: float) -> dict[str, float]:
-    """Microseconds of processor time of a chunk by part, and how many rows were stepped in a turn."""
-    chunks = stopwatch.calls["api.operations:Operations.chunk"]
-    parts = {part: stopwatch.ns[part] / 1000 / chunks for part in PARTS}
-    return {
-        **parts,
-        REST: spent_us / chunks - sum(parts.values()),
-        "all": spent_us / chunks,
-        "chunks a commit": chunks / max(1, stopwatch.calls["engine.write_ahead:WriteAhead.record_chunks"]),
-    }
+def look(pid: int, seconds: int) -> Counter[str]:
+    """How often each function was at work."""
+    with tempfile.TemporaryDirectory(prefix="dnc-bench-") as folder:
+        raw = Path(folder) / "raw"
+        command = [
+            *(PY_SPY, "record", "--pid", str(pid), "--nonblocking", "--rate", str(LOOKS_PER_S), "--format", "raw"),
+            *("--duration", str(seconds), "--full-filenames", "--output", str(raw)),
+        ]
+        subprocess.run(command, check=True, capture_output=True)
+        return counted(raw.read_text())
 
 
-def _table(loads: dict[str, dict[str, float]]) -> str:
-    rows = next(iter(loads.values()))
-    lines = [
-        [row, *(f"{parts[row]:,.0f}" if parts[row] >= 100 else f"{parts[row]:.1f}" for parts in loads.values())]
-        for row in rows
-    ]
-    return markdown_table(["µs of processor time a chunk", *loads], lines)
+def counted(raw: str) -> Counter[str]:
+    """Looks by function, of lines as `thread;outer (file:line);inner (file:line) looks`."""
+    looks: Counter[str] = Counter()
+    for line in raw.splitlines():
+        stack, _, count = line.rpartition(" ")
+        frames = (frame.rpartition(":")[0].partition(" (") for frame in reversed(stack.split(";")))
+        # An environment may lie within the checkout.
+        ours = (
+            f"{Path(file).relative_to(ROOT)}: {function}"
+            for function, _, file in frames
+            if Path(file).is_relative_to(ROOT) and "site-packages" not in file
+        )
+        looks[next(ours, REST)] += int(count)
+    return looks
+
+
+def parts_table(loads: Mapping[str, Mapping[str, float]]) -> str:
+    """Microseconds of a chunk; functions in the order of the largest share that they have."""
+    shares: Counter[str] = Counter()
+    for parts in loads.values():
+        for part, us in parts.items():
+            shares[part] = max(shares[part], us / sum(parts.values()))  # type: ignore[assignment]
+    shown = [part for part, share in shares.most_common() if share >= SHOWN]
+    rows = [[part, *(number(parts.get(part, 0.0)) for parts in loads.values())] for part in shown]
+    rest = (sum(us for part, us in parts.items() if part not in shown) for parts in loads.values())
+    rows.append([OTHERS, *map(number, rest)])
+    rows.append([ALL, *(number(sum(parts.values())) for parts in loads.values())])
+    return table(["µs of processor time a chunk", *loads], rows)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,9 @@ the median of some alternating runs, the rest of the axes is run once. Every ser
 same process; `bench/ticks.py` has the models without servers. The first run installs the peers into the cache folder.
 """
 
-import json
-import shlex
-import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,11 +20,10 @@ from bench.peers.afternoon import MODEL as HANDLER
 from bench.peers.afternoon import afternoon
 from bench.peers.setup import cache_folder, dnc_package, triton_python
 from bench.peers.triton import triton
-from bench.report import Ratio, finish, markdown_ratios, markdown_table, number, parser_of
-from bench.servers import MODEL, Aside, aside, echo, served
+from bench.run import Run, number, ratio_table, table
+from bench.servers import echo
 from bench.unary import handler_load, triton_load
-from dnc_serve.client.cli.bench import told
-from dnc_serve.client.cli.load import Figures, Load, Server, Span, in_turns, median_figures, stream_load
+from dnc_serve.client.cli.load import Figures, Load, Server, Span, median_figures, stream_load
 
 OURS, TRITON, AFTERNOON, ECHO = "dnc-serve", "Triton", "TorchServe in an afternoon", "empty echo"
 MANY, CHUNK, MANY_CELLS, CALLERS = 64, 16, 1_024, 64  # more sessions than callers are gone round, or taken at random
@@ -55,71 +51,58 @@ AIMS: tuple[tuple[str, Point, Point, dict[str, float]], ...] = (
     (RATE, (OURS, 10_000, CHUNK), (OURS, MANY, CHUNK), {"at_least": 0.8}),
 )
 
-Systems = Mapping[str, Callable[[int, int, Span], Figures]]  # by sessions, chunk and span
+Systems = Mapping[str, Callable[[int, int], Figures]]  # by sessions and chunk
 Measured = dict[Any, Figures | None]  # by point; None for a server that did not live through it
 
 
 def main() -> None:
-    parser = parser_of(__doc__, rounds=3)
-    parser.add_argument("--seconds", type=float, default=0.8, help="of each run (%(default)s)")
-    parser.add_argument("--cache", type=Path, default=cache_folder(), metavar="FOLDER", help="of peers (%(default)s)")
-    arguments = parser.parse_args()
-    quick, cache, flags = arguments.quick, arguments.cache, shlex.split(arguments.serve)
-    rounds, span = (1, Span(0.2, 0.1)) if quick else (arguments.rounds, Span(arguments.seconds, 0.3))
-    judged, others = (QUICK_POINTS, set()) if quick else (JUDGED_POINTS, AXES_POINTS - JUDGED_POINTS)
-    cells: Measured = {}
-    with aside() as load:
-        with systems(load, cache, ("--slots", "1024", *flags), max(sessions for sessions, _ in judged)) as all_of_them:
-            turns = in_turns(_measures(all_of_them, judged, span), rounds, told)
-            once = in_turns(_measures(all_of_them, others, span), 1, told)
-        for nr_cells in () if quick else CELLS:  # at 1,024 memory slots a state takes 4 MiB
-            with systems(load, cache, ("--slots", "64", *flags), MANY, nr_cells) as all_of_them:
-                (turn,) = in_turns(_measures(all_of_them, {(MANY, CHUNK)}, span), 1, told)
+    cache_flag = {"type": Path, "default": cache_folder(), "metavar": "FOLDER", "help": "of peers (%(default)s)"}
+    with Run("compare", __doc__, rounds=3, seconds=0.8, cache=cache_flag) as run:
+        judged, others = (QUICK_POINTS, set()) if run.quick else (JUDGED_POINTS, AXES_POINTS - JUDGED_POINTS)
+        with systems(run, 1_024, max(sessions for sessions, _ in judged)) as all_of_them:
+            turns = run.turns(_measures(all_of_them, judged))
+            (once,) = run.turns(_measures(all_of_them, others), 1)
+        cells: Measured = {}
+        for nr_cells in () if run.quick else CELLS:  # at 1,024 memory slots a state takes 4 MiB
+            with systems(run, MANY, MANY, nr_cells) as all_of_them:
+                (turn,) = run.turns(_measures(all_of_them, {(MANY, CHUNK)}), 1)
                 cells |= {(name, nr_cells): found for (name, _, _), found in turn.items()}
-    told("")
-    figures: Measured = {point: _median([turn[point] for turn in turns]) for point in turns[0]} | once[0]
-    ratios = _ratios(turns)
-    report = {
-        "ratios": ratios,
-        "servers": [{"server": who, "sessions": n, "chunk": t, "figures": f} for (who, n, t), f in figures.items()],
-        "by_memory_slots": [{"server": who, "slots": n, "figures": found} for (who, n), found in cells.items()],
-    }
-    text = f"{markdown_ratios(ratios)}\n\n{_tables(figures, cells)}"
-    finish("compare", arguments, text, report, partial(draw, figures, cells))
+        figures: Measured = {point: _median([turn[point] for turn in turns]) for point in turns[0]} | once
+        judge(run, turns)
+        report = {
+            "servers": [{"server": who, "sessions": n, "chunk": t, "figures": f} for (who, n, t), f in figures.items()],
+            "by_memory_slots": [{"server": who, "slots": n, "figures": found} for (who, n), found in cells.items()],
+        }
+        text = f"{ratio_table(run.ratios)}\n\n{_tables(figures, cells)}"
+        run.finish(text, report, partial(draw, figures, cells))
 
 
 @contextmanager
-def systems(
-    load: Aside, cache: Path, flags: Sequence[str], most: int, nr_cells: int | None = None
-) -> Iterator[Systems]:
+def systems(run: Run, slots: int, most: int, nr_cells: int | None = None) -> Iterator[Systems]:
     """Starts every server with the same model, or for the `dnc` package with one of the same sizes."""
-    more = () if nr_cells is None else ("--nr-cells", str(nr_cells))
-    with ExitStack() as stack:
-        ours = stack.enter_context(served(MODEL, *flags, *more))
-        artifact = Path(ours.artifact(MODEL, nr_cells))
-        config = json.loads((artifact / "manifest.json").read_text())["config"]
-        size = config["input_size"]
-        its_triton = stack.enter_context(triton(triton_python(cache), artifact, most + CALLERS))
-        package = stack.enter_context(afternoon(dnc_package(cache), {name: config[name] for name in PACKAGE_SIZES}))
-        floor = stack.enter_context(echo(size))
+    cache, span = run.asked.cache, Span(run.seconds, 0.3)
+    with run.served("--slots", str(slots), nr_cells=nr_cells) as ours, echo(ours.model.input_size) as floor:
+        sizes = {name: ours.model.config[name] for name in PACKAGE_SIZES}
+        with (
+            triton(triton_python(cache), Path(ours.artifact), most + CALLERS) as its_triton,
+            afternoon(dnc_package(cache), sizes) as package,
+        ):
 
-        def streams(server: Server, sessions: int, chunk: int, span: Span) -> Figures:
-            return load.run(stream_load, server, Load(sessions, min(sessions, CALLERS), chunk), span)
+            def streams(server: Server, sessions: int, chunk: int) -> Figures:
+                return run.load.run(stream_load, server, Load(sessions, min(sessions, CALLERS), chunk), span)
 
-        yield {
-            OURS: partial(streams, ours.endpoint),
-            TRITON: lambda sessions, chunk, span: load.run(triton_load, its_triton, sessions, chunk, size, span),
-            AFTERNOON: lambda sessions, chunk, span: load.run(
-                handler_load, package, HANDLER, sessions, chunk, size, span
-            ),
-            ECHO: partial(streams, floor),
-        }
+            yield {
+                OURS: partial(streams, ours.endpoint),
+                TRITON: lambda sessions, chunk: run.load.run(triton_load, its_triton, sessions, chunk, span),
+                AFTERNOON: lambda sessions, chunk: run.load.run(handler_load, package, HANDLER, sessions, chunk, span),
+                ECHO: partial(streams, floor),
+            }
 
 
-def _measures(all_of_them: Systems, points: Iterable[tuple[int, int]], span: Span) -> dict[Any, Callable[[], Any]]:
+def _measures(all_of_them: Systems, points: Iterable[tuple[int, int]]) -> dict[Any, Callable[[], Any]]:
     def survived(name: str, sessions: int, chunk: int) -> Figures | None:
         try:
-            return all_of_them[name](sessions, chunk, span)
+            return all_of_them[name](sessions, chunk)
         except (grpc.RpcError, RuntimeError, OSError) as exc:
             if name == OURS:
                 raise
@@ -138,33 +121,31 @@ def _median(figures: Sequence[Figures | None]) -> Figures | None:
     return median_figures(alive) if len(alive) == len(figures) else None
 
 
-def _ratios(turns: Sequence[Mapping[Any, Any]]) -> list[Ratio]:
+def judge(run: Run, turns: Sequence[Mapping[Any, Any]]) -> None:
     """What was reached of what should be; without those of points that were not measured, or not lived through."""
-    ratios = []
     for figure, above, below, aim in AIMS:
         pairs = [(turn.get(above), turn.get(below)) for turn in turns]
         if all(one and other for one, other in pairs):
-            value = statistics.median(getattr(one, figure) / getattr(other, figure) for one, other in pairs)
             names = (f"{who}, {sessions:,} × {chunk}" for who, sessions, chunk in (above, below))
-            ratios.append(Ratio(f"{FIGURES[figure]}: {' / '.join(names)}", value, **aim))
-    return ratios
+            ratios = [getattr(one, figure) / getattr(other, figure) for one, other in pairs]
+            run.ratio(f"{FIGURES[figure]}: {' / '.join(names)}", ratios, **aim)
 
 
 def _tables(figures: Measured, cells: Measured) -> str:
     columns = list(dict.fromkeys(name for name, _, _ in figures))
     points = sorted({(sessions, chunk) for _, sessions, chunk in figures})
 
-    def table(shown: Callable[[Figures], str]) -> str:
+    def figures_table(shown: Callable[[Figures], str]) -> str:
         rows = []
         for sessions, chunk in points:
             found = (figures[name, sessions, chunk] for name in columns)
             rows.append([f"{sessions:,}", str(chunk), *(shown(one) if one else "failed" for one in found)])
-        return markdown_table(["sessions", "chunk", *columns], rows)
+        return table(["sessions", "chunk", *columns], rows)
 
     parts = [
-        *("Timesteps a second:", table(lambda one: number(one.timesteps_per_s))),
-        *("p50 and p99 of a call, ms:", table(lambda one: f"{number(one.p50_ms)}, {number(one.p99_ms)}")),
-        *("µs of the server's processor time a call:", table(lambda one: number(one.server_us))),
+        *("Timesteps a second:", figures_table(lambda one: number(one.timesteps_per_s))),
+        *("p50 and p99 of a call, ms:", figures_table(lambda one: f"{number(one.p50_ms)}, {number(one.p99_ms)}")),
+        *("µs of the server's processor time a call:", figures_table(lambda one: number(one.server_us))),
     ]
     if cells:
         rows = []
@@ -172,7 +153,7 @@ def _tables(figures: Measured, cells: Measured) -> str:
             found = (cells[name, nr_cells] for name in columns)
             rows.append([f"{nr_cells:,}", *(number(one.timesteps_per_s) if one else "failed" for one in found)])
         parts.append(f"Timesteps a second by the memory slots N of the model, {MANY} sessions, chunks of {CHUNK}:")
-        parts.append(markdown_table(["N", *columns], rows))
+        parts.append(table(["N", *columns], rows))
     return "\n\n".join(parts)
 
 

@@ -10,47 +10,29 @@ many of the well-behaved. Attackers have the lowest priority: they stand for oth
 
 import asyncio
 import os
-import shlex
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from statistics import median
 
 from bench.attacks import ATTACKS, VICTIMS, Endpoints
-from bench.report import Ratio, finish, markdown_table, median_of, number, parser_of
-from bench.servers import MODEL, Aside, Served, aside, grown, mean, quantile, served
-from dnc_serve.client import AsyncClient
-from dnc_serve.client.cli.bench import told
-from dnc_serve.client.cli.load import (
-    Load,
-    Server,
-    Span,
-    answered,
-    array_of,
-    bits,
-    connected,
-    in_turns,
-    model_of,
-    run_loop,
-    stream_load,
-)  # fmt: skip
+from bench.run import Aside, Ratio, Run, number, table
+from bench.servers import Served, grown, mean, quantile
+from dnc_serve.client import AsyncClient, Client
+from dnc_serve.client.cli.load import Load, Server, answered, array_of, bits, connected, run_loop
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
-POLITE = "polite"
+POLITE, FLOODING = "polite", "flood"
 QUEUE_WAIT, TICK = "dnc_queue_wait_seconds", "dnc_tick_duration_seconds"
-WARM_UP_S, SETTLE_S = 0.2, 1.0
 FLOOD_CHUNK, FLOOD_IN_FLIGHT = 4096, 32
 WATCHERS, FRAMES_PER_SECOND = 10, 30
 WATCHED = ("memory", "link_matrix", "usage_vector", "write_weights", "read_weights", "precedence", "interface")
 # Of the chunks that the histogram counts, so many may be others': a mutation may happen to be a good one.
 STRANGERS = 0.02
-MEAN_WAIT, P99_WAIT, P99, MEAN_TICK, CALLS = (
-    "mean wait",
-    "p99 of wait",
-    "p99 of wait + tick",
-    "mean tick",
-    "p99 of calls",
-)
+MEAN_WAIT, P99_WAIT, P99 = "mean wait", "p99 of wait", "p99 of wait + tick"
+MEAN_TICK, CALLS = "mean tick", "p99 of calls"
+FIGURES = (MEAN_WAIT, P99_WAIT, P99, MEAN_TICK, CALLS)
 
 
 @dataclass(frozen=True)
@@ -61,17 +43,16 @@ class Neighbour:
     at_most: Mapping[str, float]
     sessions: int = 1  # that step beside it
     steps: bool = False  # it is stepped itself
-    hostile: bool = field(default=False)
 
 
 def flood(at: Endpoints, seconds: float) -> int:
     """Keeps many long chunks of one session under way; how many were answered."""
 
     async def keep_full() -> int:
-        chunk = pb.Chunk(session_id="flood", inputs=array_of(bits(FLOOD_CHUNK, at.input_size)))
+        chunk = pb.Chunk(session_id=FLOODING, inputs=array_of(bits(FLOOD_CHUNK, at.input_size)))
         message = pb.StreamRequest(chunk=chunk).SerializeToString()
         count, until = 0, time.monotonic() + seconds
-        async with connected(Server(at.grpc)) as endpoint:
+        async with connected(Server(at.grpc, at.input_size)) as endpoint:
             stream = endpoint.stream()
             for _ in range(FLOOD_IN_FLIGHT):
                 await stream.write(message)
@@ -106,51 +87,45 @@ def watch(at: Endpoints, seconds: float) -> int:
     return run_loop(run())
 
 
-FLOOD, TEN_WATCHERS = "one that floods", f"{WATCHERS} watchers of one of five sessions"
 NEIGHBOURS = {
-    FLOOD: Neighbour(flood, {P99: 3.0, CALLS: 3.0}, steps=True),
-    TEN_WATCHERS: Neighbour(watch, {MEAN_TICK: 1.1, MEAN_WAIT: 1.1}, sessions=5),
-    **{
-        name: Neighbour(attack, {MEAN_WAIT: 3.0, P99_WAIT: 3.0, P99: 3.0}, hostile=True)
-        for name, attack in ATTACKS.items()
-    },
+    "one that floods": Neighbour(flood, {P99: 3.0, CALLS: 3.0}, steps=True),
+    f"{WATCHERS} watchers of one of five sessions": Neighbour(watch, {MEAN_TICK: 1.1, MEAN_WAIT: 1.1}, sessions=5),
+    **{name: Neighbour(attack, {MEAN_WAIT: 3.0, P99_WAIT: 3.0, P99: 3.0}) for name, attack in ATTACKS.items()},
 }
 
 
 def main() -> None:
-    arguments = parser_of(__doc__).parse_args()
-    rounds, seconds = (1, 0.5) if arguments.quick else (arguments.rounds, 4.0)
-    with served(MODEL, *shlex.split(arguments.serve)) as server, aside() as load, aside() as other, aside() as attacker:
+    with Run("neighbours", __doc__, seconds=4.0) as run, run.served() as server:
+        other, attacker = run.aside(), run.aside()
         attacker.run(os.nice, 19)
-        at = Endpoints(server.endpoint.address, server.torchserve.address, load.run(input_size_of, server.endpoint))
-        load.run(positions, server.endpoint, ["flood", *VICTIMS])
-        measures = {_alone(sessions): partial(look, server, load, sessions, seconds) for sessions in (1, 5)}
+        with Client(server.endpoint.address) as client:
+            for name in (FLOODING, *VICTIMS):
+                client.session(name).info()
+        measures = {_alone(sessions): partial(look, run, server, sessions) for sessions in (1, 5)}
         for name, neighbour in NEIGHBOURS.items():
-            process = attacker if neighbour.hostile else other
-            measures[name] = partial(beside, neighbour, process, at, server, load, seconds)
-        turns = in_turns(measures, rounds, told)
-    told("")
-    figures, ratios = {}, []
-    for name in turns[0]:
-        figures[name] = {key: median_of(turns, lambda turn, key=key: turn[name][key]) for key in turns[0][name]}  # type: ignore[misc]
-    for name, neighbour in NEIGHBOURS.items():
-        for key, at_most in neighbour.at_most.items():
-            grew = median_of(turns, lambda turn: turn[name][key] / turn[_alone(neighbour.sessions)][key])
-            ratios.append(Ratio(f"{name}: {key} / alone", grew, at_most))
-    finish("neighbours", arguments, table(figures, ratios), {"milliseconds": figures, "ratios": ratios})
+            process = attacker if neighbour.work in ATTACKS.values() else other
+            measures[name] = partial(beside, run, server, neighbour, process)
+        turns = run.turns(measures)
+        for name, neighbour in NEIGHBOURS.items():
+            alone = _alone(neighbour.sessions)
+            for key, at_most in neighbour.at_most.items():
+                grew = [turn[name][key] / turn[alone][key] for turn in turns]
+                run.ratio(f"{name}: {key} / alone", grew, at_most=at_most)
+        figures = {
+            name: {key: median(turn[name][key] for turn in turns) for key in row} for name, row in turns[0].items()
+        }
+        run.finish(neighbours_table(figures, run.ratios), figures)
 
 
 def _alone(sessions: int) -> str:
     return "alone" if sessions == 1 else f"{sessions} sessions alone"
 
 
-def look(server: Served, load: Aside, sessions: int, seconds: float, strangers: bool = False) -> dict[str, float]:
+def look(run: Run, server: Served, sessions: int, strangers: bool = False) -> dict[str, float]:
     """Milliseconds of the well-behaved; raises RuntimeError if others' chunks are among them unless that is wanted."""
-    names = [f"{POLITE}{index}" for index in range(sessions)]
-    stood, before = load.run(positions, server.endpoint, names), server.metrics()
-    span = Span(seconds, WARM_UP_S)
-    seen = load.run(stream_load, server.endpoint, Load(sessions, sessions), span, POLITE)
-    after, own = server.metrics(), load.run(positions, server.endpoint, names) - stood
+    stood, before = server.position(POLITE), server.metrics()
+    seen = run.stream(server.endpoint, Load(sessions, sessions), POLITE)()
+    after, own = server.metrics(), server.position(POLITE) - stood
     counted = grown(before, after, f"{QUEUE_WAIT}_count")
     if not strangers and not own <= counted <= own * (1 + STRANGERS):
         raise RuntimeError(f"the histogram counted {counted:.0f} chunks, those of the well-behaved were {own}")
@@ -164,44 +139,29 @@ def look(server: Served, load: Aside, sessions: int, seconds: float, strangers: 
     }
 
 
-def beside(
-    neighbour: Neighbour, process: Aside, at: Endpoints, server: Served, load: Aside, seconds: float
-) -> dict[str, float]:
+def beside(run: Run, server: Served, neighbour: Neighbour, process: Aside) -> dict[str, float]:
     """The same, while the neighbour is at work."""
-    lasts_s = SETTLE_S + WARM_UP_S + seconds + SETTLE_S
+    settle_s = 0.25 * run.seconds
+    lasts_s = settle_s + 1.3 * run.seconds + settle_s
+    at = Endpoints(server.endpoint.address, server.torchserve.address, server.model.input_size)
     working = process.start(neighbour.work, at, lasts_s)
-    time.sleep(SETTLE_S)
-    figures = look(server, load, neighbour.sessions, seconds, neighbour.steps)
+    time.sleep(settle_s)
+    figures = look(run, server, neighbour.sessions, neighbour.steps)
     return {**figures, "a second": working.result() / lasts_s}
 
 
-def input_size_of(server: Server) -> int:
-    return int(model_of(server).input_size)
-
-
-def positions(server: Server, names: list[str]) -> int:
-    """Of sessions, which are made if they aren't there: the sum."""
-
-    async def ask() -> int:
-        async with connected(server) as endpoint:
-            return sum(session.position for session in await endpoint.create(names))
-
-    return run_loop(ask())
-
-
-def table(figures: Mapping[str, Mapping[str, float]], ratios: list[Ratio]) -> str:
+def neighbours_table(figures: Mapping[str, Mapping[str, float]], ratios: Sequence[Ratio]) -> str:
     """Milliseconds, in brackets how many times as long as alone where that is judged."""
     judged = {ratio.name: ratio for ratio in ratios}
     rows = []
     for name, row in figures.items():
-        cells, missed = [], []
-        for key in (MEAN_WAIT, P99_WAIT, P99, MEAN_TICK, CALLS):
-            ratio = judged.get(f"{name}: {key} / alone")
-            cells.append(number(row[key]) + (f" ({ratio.value:.2f} ×)" if ratio else ""))
-            missed += [f"{key} {ratio.aim}"] if ratio and ratio.verdict else []
-        rows.append([name, number(row.get("a second", 0)), *cells, ", ".join(missed)])
-    head = ["beside", "a second", *(f"{key}, ms" for key in (MEAN_WAIT, P99_WAIT, P99, MEAN_TICK, CALLS)), "missed"]
-    return markdown_table(head, rows)
+        of_alone = [judged.get(f"{name}: {key} / alone") for key in FIGURES]
+        cells = [
+            number(row[key]) + (f" ({ratio.value:.2f} ×{' missed' * bool(ratio.verdict)})" if ratio else "")
+            for key, ratio in zip(FIGURES, of_alone, strict=True)
+        ]
+        rows.append([name, number(row.get("a second", 0)), *cells])
+    return table(["beside", "a second", *(f"{key}, ms" for key in FIGURES)], rows)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
-"""Real servers to measure, each on free ports, and processes of their own to measure them from."""
+"""Real servers to measure, on free ports: ours, of any version, and an empty echo."""
 
 import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from multiprocessing import get_context
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
 from urllib.request import ProxyHandler, build_opener
 
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from dnc_serve.client import Client
 from dnc_serve.client.cli.child_server import STOP_TIMEOUT_S, ChildServer, running
 from dnc_serve.client.cli.load import Server
 from dnc_serve.handler.torchserve.artifact import resolve_artifact
@@ -30,94 +30,80 @@ from dnc_serve.client.cli.child_server import serve_command
 print(json.dumps(serve_command(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])))
 """
 
-Result = TypeVar("Result")
 Metrics = Mapping[tuple[str, str], float]
 
 
 class Served:
     """A `dnc serve` that serves. `endpoint` is for loads by streams, `torchserve` for calls through TorchServe."""
 
-    def __init__(self, server: ChildServer, state_dir: Path) -> None:
+    def __init__(self, server: ChildServer, model: str, nr_cells: int | None, state_dir: Path) -> None:
         self.state_dir = state_dir
-        self._process = psutil.Process(server.process.pid)
-        tree = self._tree()
-        self.worker = next(each for each in tree if WORKER_MARK in " ".join(each.cmdline()))
-        self.endpoint = Server(server.addresses["grpc"], pids=(self.worker.pid,))
-        self.torchserve = Server(server.addresses["torchserve-grpc"], pids=tuple(each.pid for each in tree))
+        self.root = psutil.Process(server.process.pid)
+        self.worker = next(each for each in tree(self.root) if WORKER_MARK in " ".join(each.cmdline()))
+        with Client(server.addresses["grpc"]) as client:
+            self.model = client.model()
+        self.endpoint = Server(server.addresses["grpc"], self.model.input_size, pids=(self.worker.pid,))
+        pids = tuple(each.pid for each in tree(self.root))
+        self.torchserve = replace(self.endpoint, address=server.addresses["torchserve-grpc"], pids=pids)
+        # As it found it.
+        self.artifact = str(resolve_artifact(model, nr_cells, state_dir / "artifacts", state_dir / "unpacked"))
         self._metrics = server.addresses["metrics"]
 
-    def _tree(self) -> list[psutil.Process]:
-        return [self._process, *self._process.children(recursive=True)]
-
-    def artifact(self, model: str, nr_cells: int | None = None) -> str:
-        """The folder of the artifact that it serves, as it found it."""
-        return str(resolve_artifact(model, nr_cells, self.state_dir / "artifacts", self.state_dir / "unpacked"))
+    def position(self, prefix: str) -> int:
+        """Of all sessions whose names begin so, the sum."""
+        with Client(self.endpoint.address) as client:
+            return sum(session.position for session in client.sessions(prefix))
 
     def metrics(self) -> Metrics:
         """The present value of each sample, by its name and its bucket (`le`), other labels summed."""
         with build_opener(ProxyHandler({})).open(f"http://{self._metrics}/metrics", timeout=30) as response:
             text = response.read().decode()
-        values: dict[tuple[str, str], float] = {}
+        values: Counter[tuple[str, str]] = Counter()
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                key = (sample.name, sample.labels.get("le", ""))
-                values[key] = values.get(key, 0.0) + sample.value
+                values[sample.name, sample.labels.get("le", "")] += sample.value  # type: ignore[assignment]
         return values
 
     def kill(self) -> None:
         """Ends the whole tree at once, as a power cut would."""
-        tree = self._tree()
-        for process in tree:
+        everything = tree(self.root)
+        for process in everything:
             process.kill()
-        psutil.wait_procs(tree, timeout=STOP_TIMEOUT_S)
+        psutil.wait_procs(everything, timeout=STOP_TIMEOUT_S)
 
 
 @contextmanager
-def served(model: str, *flags: str, python: str = sys.executable, state_dir: Path | None = None) -> Iterator[Served]:
+def served(
+    model: str, *flags: str, nr_cells: int | None = None, python: str = sys.executable, state_dir: Path | None = None
+) -> Iterator[Served]:
     """Starts the server of an environment and stops it at the end. Its state vanishes with it unless a folder is given.
 
     Raises ServerFailed.
     """
     with tempfile.TemporaryDirectory(prefix="dnc-bench-") as temporary:
         folder = state_dir or Path(temporary) / "state"
-        asked = [python, "-c", COMMAND, model, str(folder), "--log-level", "error", *flags]
+        cells = () if nr_cells is None else ("--nr-cells", str(nr_cells))
+        asked = [python, "-c", COMMAND, model, str(folder), "--log-level", "error", *cells, *flags]
         command = json.loads(subprocess.run(asked, cwd="/", check=True, stdout=subprocess.PIPE).stdout)
         with running(command) as server:
-            yield Served(server, folder)
+            yield Served(server, model, nr_cells, folder)
 
 
 @contextmanager
 def echo(input_size: int) -> Iterator[Server]:
     """The floor of the transport, for messages with inputs of this size."""
     command = [sys.executable, "-m", "bench.echo"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:  # type: ignore[call-overload]
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
         try:
-            yield Server(process.stdout.readline().strip(), pids=(process.pid,), echo_of=input_size)
+            yield Server(process.stdout.readline().strip(), input_size, pids=(process.pid,), is_echo=True)
         finally:
             process.stdin.close()
 
 
-class Aside:
-    """A process that does one thing after the other, and shares no interpreter with what it measures."""
-
-    def __init__(self, executor: ProcessPoolExecutor) -> None:
-        self._executor = executor
-
-    def run(self, work: Callable[..., Result], *args: Any) -> Result:
-        """What `work` returns there; raises what it raises."""
-        return self.start(work, *args).result()
-
-    def start(self, work: Callable[..., Result], *args: Any) -> "Future[Result]":
-        """The same, not waited for."""
-        return self._executor.submit(work, *args)
-
-
-@contextmanager
-def aside() -> Iterator[Aside]:
-    """A fresh process, which ends with the block."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
-        yield Aside(executor)
+def tree(process: psutil.Process) -> list[psutil.Process]:
+    """A process and all that stem from it."""
+    return [process, *process.children(recursive=True)]
 
 
 def grown(before: Metrics, after: Metrics, name: str) -> float:
@@ -135,18 +121,14 @@ def quantile(before: Metrics, after: Metrics, name: str, q: float) -> float:
 
     Raises ValueError if it counted nothing.
     """
-    edges = sorted(
-        (float(le), count - before.get((metric, le), 0.0))
-        for (metric, le), count in after.items()
-        if metric == f"{name}_bucket"
-    )
+    buckets = [(float(le), metric, le) for metric, le in after if metric == f"{name}_bucket"]
+    edges = [(edge, after[metric, le] - before.get((metric, le), 0.0)) for edge, metric, le in sorted(buckets)]
     total = edges[-1][1] if edges else 0.0
     if not total:
         raise ValueError(f"{name} counted nothing")
     lower, below = 0.0, 0.0
     for edge, count in edges:
-        if count >= q * total:
-            within = (q * total - below) / max(count - below, 1e-9)
-            return lower if edge == float("inf") else lower + (edge - lower) * within
-        lower, below = edge, count
+        if count >= q * total and edge != float("inf"):
+            return lower + (edge - lower) * (q * total - below) / max(count - below, 1e-9)
+        lower, below = (edge, count) if edge != float("inf") else (lower, below)
     return lower

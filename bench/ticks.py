@@ -1,11 +1,12 @@
-"""What compiling ahead of time gains: a tick of TorchScript, of compiled code, of the `dnc` package, in one process.
+"""A tick of the row kernel, of TorchScript and of the `dnc` package, in one process; and how fast links stream.
 
-    python bench/ticks.py [--model copy] [--cache FOLDER] [--package FOLDER] [--json]
+    python -m bench.ticks [--model copy|readme|1024|4096|FOLDER]… [--package FOLDER] [--turns 60] [--json]
 
-Rows 1, 8 and 64 in the tiles that the server would take, calls of one and of eight ticks, one thread. Each way takes
-its turn many times, so that whatever else the machine does falls on all; the figure is the median turn's time on the
-processor. Compiling, if `--cache` doesn't have the model already, takes minutes. The `dnc` package of PyPI runs the
-same sizes with its own weights; it is left out if it can't be imported.
+Rows 1, 8 and 64, calls of one and of eight ticks, one thread; `readme` is of the size that the package's README shows,
+the numbers are copy models with as many memory slots. Each way takes its turn many times, so that whatever else the
+machine does falls on all; the figure is the median turn's time on the processor. The `dnc` package of PyPI runs the
+same sizes with its own weights; it is left out if it can't be imported. Bytes a second are those of the states, read
+once and written once for each tick, beside what the machine copies.
 """
 
 import argparse
@@ -13,86 +14,135 @@ import importlib
 import json
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from bench.readme_size import SIZES
 
-from dnc_serve.handler.engine.tile_runner import TileRunner
-from dnc_serve.model.compiled import CompileBar, compile_artifact
 from dnc_serve.model.config import DNCConfig
-from dnc_serve.model.export import export, load_artifact
+from dnc_serve.model.dnc import DNC
+from dnc_serve.model.export import script
+from dnc_serve.model.kernel import RowKernel, TickCode, compile_code, compiled, request, user_cache
+from dnc_serve.model.layout import StateLayout
 from dnc_serve.model.pretrained import path
 from dnc_serve.model.weights import load_model
 
 ROWS = (1, 8, 64)
 TICKS = (1, 8)
-TURNS = 60
-CALLS_A_TURN = 8
+KERNEL, TORCHSCRIPT, PACKAGE = "row kernel", "TorchScript", "dnc package"
+# Rows whose states take more are left out: they would measure the memory of the machine, and for minutes.
+MOST_STATE_BYTES = 512 << 20
+TURN_SECONDS = 0.002
+# By model and rows, how many times faster the kernel should be, for calls of one tick.
+AIMS = {
+    ("copy", 1, TORCHSCRIPT): 20, ("copy", 64, TORCHSCRIPT): 4, ("readme", 1, PACKAGE): 5, ("readme", 8, PACKAGE): 5,
+    ("readme", 64, PACKAGE): 3, ("1024", 8, TORCHSCRIPT): 5,
+}  # fmt: skip
 
 Call = Callable[[], Any]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="copy", help="a bundled model, or a run's folder (default: copy)")
-    parser.add_argument("--cache", type=Path, help="folder of compiled models (default: a temporary one)")
+    parser.add_argument("--model", action="append", help="may be given several times (copy, readme, 1024)")
     parser.add_argument("--package", help="folder that the dnc package was installed to")
+    parser.add_argument("--turns", type=int, default=60, help="of each way (60)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
     if args.package:
         sys.path.append(args.package)
-    run = Path(args.model) if Path(args.model).is_dir() else path(args.model)
-    with tempfile.TemporaryDirectory() as temporary:
-        report = measure(run, Path(temporary), args.cache or Path(temporary) / "compiled")
-    print(json.dumps(report, indent=2) if args.json else table(report))
+    torch.set_num_threads(1)
+    reports = [measure(model, args.turns) for model in args.model or ("copy", "readme", "1024")]
+    print(json.dumps(reports, indent=2) if args.json else "\n\n".join(map(table, reports)))
 
 
-def measure(run: Path, temporary: Path, cache: Path) -> dict[str, Any]:
+def model_of(name: str) -> DNC:
+    """The model of that name, or of so many slots."""
+    if name == "readme":
+        torch.manual_seed(0)
+        return DNC(**SIZES).eval()
+    if name.isdecimal():
+        return load_model(path("copy"), nr_cells=int(name)).eval()
+    return load_model(Path(name) if Path(name).is_dir() else path(name)).eval()
+
+
+def kernel_of(dnc: DNC) -> RowKernel:
+    """Its row kernel, compiled if need be."""
+    asked = request(dnc.config)
+    file = compiled(asked, [user_cache()]) or compile_code([asked], user_cache())[0]
+    return RowKernel(dnc.config, dnc.state_dict(), TickCode(file))
+
+
+def measure(name: str, turns: int) -> dict[str, Any]:
     """Microseconds a tick, for each number of rows and of ticks a call."""
-    export(load_model(run), temporary / "artifact")
-    with CompileBar() as bar:
-        compile_artifact(temporary / "artifact", cache, progress=bar.show)
-    artifact = load_artifact(temporary / "artifact")
-    compiled = choose_tiles(artifact, "cpu", cache)
-    if compiled.note:
-        sys.exit(compiled.note)
-    portable = compiled.others[0]
-    figures = {}
+    dnc = model_of(name)
+    kernel, module = kernel_of(dnc), script(DNC.from_config(replace(dnc.config)))
+    state_bytes = 4 * StateLayout(dnc.config).size
+    figures: dict[str, dict[str, float]] = {}
+    ratios = {}
     for rows in ROWS:
         for ticks in TICKS:
-            calls = {"torchscript": tiled(portable, rows, ticks), "compiled": tiled(compiled, rows, ticks)}
-            package = packaged(artifact.config, rows, ticks)
-            if package is not None:
-                calls["dnc package"] = package
-            figures[f"{rows} rows, {ticks} ticks"] = {
-                name: seconds / ticks * 1e6 for name, seconds in in_turns(calls).items()
+            if 2 * rows * state_bytes > MOST_STATE_BYTES:
+                continue
+            calls = {
+                KERNEL: stepped_by_kernel(kernel, rows, ticks),
+                TORCHSCRIPT: stepped_by_module(module, dnc, rows, ticks),
             }
+            package = stepped_by_package(dnc.config, rows, ticks)
+            if package is not None:
+                calls[PACKAGE] = package
+            seconds = in_turns(calls, turns)
+            figures[f"{rows} rows, {ticks} ticks"] = {kind: each / ticks * 1e6 for kind, each in seconds.items()}
+            for kind in (TORCHSCRIPT, PACKAGE):
+                if ticks == 1 and kind in seconds and (name, rows, kind) in AIMS:
+                    ratios[f"{rows} rows: {kind} / {KERNEL}"] = (
+                        seconds[kind] / seconds[KERNEL],
+                        AIMS[name, rows, kind],
+                    )
+    lone = figures["1 rows, 8 ticks"][KERNEL]
     return {
+        "model": name,
         "torch": torch.__version__,
-        "sizes": artifact.config.to_dict(),
-        "tiles": {"torchscript": portable.sizes, "compiled": compiled.sizes},
-        "difference": compiled.difference(portable),
+        "sizes": dnc.config.to_dict(),
+        "state_bytes": state_bytes,
         "microseconds_a_tick": figures,
+        "ratios": ratios,
+        "gigabytes_a_second": {"kernel": 2 * state_bytes / lone / 1e3, "copy": copied(state_bytes, turns)},
     }
 
 
-def tiled(tiles: TileRunner, rows: int, ticks: int) -> Call:
-    """A call that steps a session's state on, in the smallest tile for so many rows."""
-    tile = tiles.fit(rows)
-    inputs, states = torch.randn(ticks, tile, tiles.input_size).sign(), torch.zeros(tile, tiles.layout.size)
+def stepped_by_kernel(kernel: RowKernel, rows: int, ticks: int) -> Call:
+    """A call that steps sessions on, between two rows of a slab each, as a server does."""
+    inputs = np.sign(np.random.default_rng(0).standard_normal((ticks, rows, kernel.input_size))).astype(np.float32)
+    states = np.zeros((2 * rows, kernel.state_size), np.float32)
+    places = [list(range(rows)), list(range(rows, 2 * rows))]
 
     def call() -> None:
-        nonlocal states
-        _, states = tiles.run(inputs, states)
+        kernel.step(states, *places, inputs)
+        places.reverse()
 
     return call
 
 
-def packaged(config: DNCConfig, rows: int, ticks: int) -> Call | None:
+def stepped_by_module(module: Any, dnc: DNC, rows: int, ticks: int) -> Call:
+    """The same with TorchScript."""
+    inputs = torch.randn(ticks, rows, dnc.config.input_size).sign()
+    states = torch.zeros(rows, StateLayout(dnc.config).size)
+
+    def call() -> None:
+        nonlocal states
+        with torch.inference_mode():
+            _, states = module(inputs, states)
+
+    return call
+
+
+def stepped_by_package(config: DNCConfig, rows: int, ticks: int) -> Call | None:
     """The same with the `dnc` package, which takes sequences in one call too."""
     try:
         package = importlib.import_module("dnc")
@@ -112,30 +162,47 @@ def packaged(config: DNCConfig, rows: int, ticks: int) -> Call | None:
     return call
 
 
-def in_turns(calls: dict[str, Call]) -> dict[str, float]:
+def copied(size: int, turns: int) -> float:
+    """Gigabytes a second that are read and written while so many bytes are copied to and fro."""
+    first, second = np.zeros(size, np.uint8), np.ones(size, np.uint8)
+
+    def copy() -> None:
+        np.copyto(first, second)
+        np.copyto(second, first)
+
+    return 4 * size / in_turns({"copy": copy}, turns)["copy"] / 1e9
+
+
+def in_turns(calls: dict[str, Call], turns: int) -> dict[str, float]:
     """Seconds of processor time of each call: the median of many turns."""
-    for call in calls.values():
-        for _ in range(4):
+    repeats = {}
+    for name, call in calls.items():
+        for _ in range(4):  # TorchScript's executor may change its code after the first calls
+            start = time.thread_time()
             call()
-    turns: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(TURNS):
+        repeats[name] = max(1, int(TURN_SECONDS / max(time.thread_time() - start, 1e-7)))
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(turns):
         for name, call in calls.items():
             start = time.thread_time()
-            for _ in range(CALLS_A_TURN):
+            for _ in range(repeats[name]):
                 call()
-            turns[name].append((time.thread_time() - start) / CALLS_A_TURN)
-    return {name: statistics.median(times) for name, times in turns.items()}
+            found[name].append((time.thread_time() - start) / repeats[name])
+    return {name: statistics.median(times) for name, times in found.items()}
 
 
 def table(report: dict[str, Any]) -> str:
-    """The figures, and how many times faster compiled code is than each of the others."""
+    """The figures, and how many times faster the kernel is than each of the others."""
+    speed = report["gigabytes_a_second"]
     lines = [
-        f"torch {report['torch']}, one thread; microseconds a tick; compiled and TorchScript differ by "
-        f"{report['difference']:.1e}"
+        f"{report['model']}, torch {report['torch']}, one thread, states of {report['state_bytes']:,} bytes; µs a tick",
+        f"streams {speed['kernel']:.1f} GB/s; the machine copies {speed['copy']:.1f} GB/s",
     ]
     for name, times in report["microseconds_a_tick"].items():
-        cells = [f"{kind} {time_us:8.1f} ({time_us / times['compiled']:5.2f}x)" for kind, time_us in times.items()]
+        cells = [f"{kind} {us:9.1f} ({us / times[KERNEL]:6.2f}x)" for kind, us in times.items()]
         lines.append(f"{name:18} " + "   ".join(cells))
+    for name, (ratio, aim) in report["ratios"].items():
+        lines.append(f"{name}: {ratio:.1f}, at least {aim}: {'reached' if ratio >= aim else 'missed'}")
     return "\n".join(lines)
 
 

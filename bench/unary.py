@@ -56,9 +56,9 @@ def infer(sequence: int, data: bytes, shape: Sequence[int], *, start: bool = Fal
     return field(1, b"dnc") + b"".join(parameters) + field(5, tensor) + field(7, data)
 
 
-def handler_load(server: Server, model: str, sessions: int, chunk: int, input_size: int, span: Span) -> Figures:
+def handler_load(server: Server, model: str, sessions: int, chunk: int, span: Span) -> Figures:
     """Callers that go round their share of the sessions, through a handler that takes `session` and `data`."""
-    data = bits(chunk, input_size).tobytes()
+    data = bits(chunk, server.input_size).tobytes()
     messages = [predictions(model, session=f"{chunk}-{index}".encode(), data=data) for index in range(sessions)]
 
     async def load(channel: Any) -> Figures:
@@ -68,9 +68,9 @@ def handler_load(server: Server, model: str, sessions: int, chunk: int, input_si
     return _on_channel(server, load)
 
 
-def torchserve_load(server: Server, callers: int, chunk: int, input_size: int, span: Span) -> Figures:
+def torchserve_load(server: Server, callers: int, chunk: int, span: Span) -> Figures:
     """Callers with a session each, through our handler: protobuf `Call` in, `CallResult` out."""
-    inputs = array_of(bits(chunk, input_size))
+    inputs = array_of(bits(chunk, server.input_size))
     names = [f"torchserve-{caller}" for caller in range(callers)]
     steps = [pb.Call(step=pb.StepRequest(chunk=pb.Chunk(session_id=name, inputs=inputs))) for name in names]
 
@@ -91,9 +91,9 @@ def torchserve_load(server: Server, callers: int, chunk: int, input_size: int, s
     return _on_channel(server, load)
 
 
-def triton_load(server: Server, sessions: int, chunk: int, input_size: int, span: Span) -> Figures:
+def triton_load(server: Server, sessions: int, chunk: int, span: Span) -> Figures:
     """A lone sequence on a stream; several over unary calls, because many streams bring the server down."""
-    data, shape = bits(chunk, input_size).tobytes(), (1, chunk, input_size)
+    data, shape = bits(chunk, server.input_size).tobytes(), (1, chunk, server.input_size)
     first = random.randrange(1 << 20, 1 << 62)  # a sequence of an earlier load must not be taken for one of this
     sequences = range(first, first + sessions)
 

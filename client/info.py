@@ -25,8 +25,8 @@ class ModelInfo:
     output_size: int
     config: Mapping[str, Any]  # DNCConfig
     digest: str  # of weights and sizes
-    artifact: str  # torchscript or aotinductor
-    artifact_note: str  # why a faster artifact is not used
+    artifact: str  # what steps sessions: row-kernel or torchscript
+    artifact_note: str  # why it is not the row kernel
     fingerprint: str  # what the promise of equal bits holds for
     device: str
     state_bytes: int  # of one session

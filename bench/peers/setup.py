@@ -1,4 +1,4 @@
-"""Where the peers are installed, in a cache folder and never in this project's environment, and how they are started."""
+"""Where the peers are installed, in a cache folder and never in this project's environment, and how they start."""
 
 import os
 import shutil

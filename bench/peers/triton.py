@@ -12,37 +12,21 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from string import Template
 
 import psutil
 
 from bench.peers.setup import free_ports, wait_until_open
+from bench.servers import tree
 from dnc_serve.client.cli.load import Server
 
-# Its sequence batcher with the "oldest" strategy, which batches the requests of different sequences.
-CONFIG = """
-name: "dnc"
-backend: "python"
-max_batch_size: 64
-input [{{ name: "INPUT", data_type: TYPE_FP32, dims: [ -1, {input_size} ] }}]
-output [{{ name: "OUTPUT", data_type: TYPE_FP32, dims: [ -1, {output_size} ] }}]
-sequence_batching {{
-  max_sequence_idle_microseconds: 600000000
-  oldest {{ max_candidate_sequences: {sequences} }}
-  control_input [
-    {{ name: "START", control [{{ kind: CONTROL_SEQUENCE_START, fp32_false_true: [ 0, 1 ] }}] }},
-    {{ name: "END", control [{{ kind: CONTROL_SEQUENCE_END, fp32_false_true: [ 0, 1 ] }}] }},
-    {{ name: "CORRID", control [{{ kind: CONTROL_SEQUENCE_CORRID, data_type: TYPE_UINT64 }}] }}
-  ]
-}}
-instance_group [{{ count: 1, kind: KIND_CPU }}]
-"""
+HERE = Path(__file__).parent
 
 
 @contextmanager
 def triton(python: Path, artifact: Path, sequences: int) -> Iterator[Server]:
     """Serves an artifact folder for so many sequences at once; `python` is that of an environment that has PyTriton."""
     manifest = json.loads((artifact / "manifest.json").read_text())
-    sizes = {name: manifest[name] for name in ("input_size", "output_size")}
     site_packages = next((python.parent.parent / "lib").glob("python*/site-packages"))
     program = site_packages / "pytriton" / "tritonserver"
     with tempfile.TemporaryDirectory(prefix="dnc-triton-") as temporary:
@@ -53,8 +37,9 @@ def triton(python: Path, artifact: Path, sequences: int) -> Iterator[Server]:
         shutil.copy(program / "python_backend_stubs" / version / "triton_python_backend_stub", backend)
         model = folder / "models" / "dnc"
         (model / "1").mkdir(parents=True)
-        shutil.copy(Path(__file__).with_name("triton_model.py"), model / "1" / "model.py")
-        (model / "config.pbtxt").write_text(CONFIG.format(**sizes, sequences=sequences))
+        shutil.copy(HERE / "triton_model.py", model / "1" / "model.py")
+        config = Template((HERE / "triton_config.pbtxt").read_text())
+        (model / "config.pbtxt").write_text(config.substitute(manifest, sequences=sequences))
         (port,) = free_ports(1)
         libraries = (sysconfig.get_config_var("LIBDIR"), site_packages / "nvidia_pytriton.libs")
         environment = {
@@ -73,8 +58,8 @@ def triton(python: Path, artifact: Path, sequences: int) -> Iterator[Server]:
             process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
         try:
             wait_until_open(port)
-            tree = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
-            yield Server(f"127.0.0.1:{port}", pids=tuple(tree))
+            pids = tuple(each.pid for each in tree(psutil.Process(process.pid)))
+            yield Server(f"127.0.0.1:{port}", manifest["input_size"], pids=pids)
         finally:
             process.terminate()
             try:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 
+from dnc_serve.client import Client
 from dnc_serve.client.cli.child_server import ServerFailed
 from dnc_serve.client.cli.connection import add_connection, credentials
 from dnc_serve.client.cli.demos.server import serving
@@ -18,9 +19,9 @@ HELP = "measure a server under the loads of many clients"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Puts each load on a server in turns, from this process; figures are medians over the rounds. The sessions that "
-        "it makes are deleted again. A server that others use meanwhile serves them slower. The repository's bench/ "
-        "measures more: beside an echo, another version, other servers, and by the server's processor time."
+        "Puts each load on a server in turns, from this process; figures are medians over the rounds. The sessions "
+        "that it makes are deleted again. A server that others use meanwhile serves them slower. The repository's "
+        "bench/ measures more: beside an echo, other versions and other servers, and by the server's processor time."
     )
     parser.add_argument("--model", default="copy", help="what a server that is started serves (copy)")
     parser.add_argument("--rounds", type=count, default=3, metavar="N", help="turns of everything (3)")
@@ -37,17 +38,16 @@ def run(args: argparse.Namespace) -> int:
     token, tls = credentials(args)
     rounds, seconds = (1, 0.1) if args.quick else (args.rounds, args.seconds)
     try:
-        from dnc_serve.client.cli.load import LOADS, Server, Span, in_turns, median_figures, model_of, stream_load
+        from dnc_serve.client.cli.load import LOADS, Server, Span, in_turns, median_figures, stream_load
 
         with ExitStack() as stack:
             address = args.target[0] if args.target else stack.enter_context(serving(args.model))
-            server = Server(address, token, tls)
-            model = model_of(server)
+            with Client(address, token=token, tls=tls, timeout_s=args.timeout) as client:
+                model = client.model()
+            server = Server(address, model.input_size, token, tls)
             prefix = f"bench-{secrets.token_hex(4)}-"
             span = Span(seconds, seconds / 4)
-            measures = {
-                name: partial(stream_load, server, load, span, prefix, keep=False) for name, load in LOADS.items()
-            }
+            measures = {name: partial(stream_load, server, load, span, prefix, False) for name, load in LOADS.items()}
             turns = in_turns(measures, rounds, told)
     except ImportError as exc:
         print(f"dnc bench: {exc}; to start a server needs more: pip install 'dnc-serve[serve]'", file=sys.stderr)

@@ -87,7 +87,7 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
         return
     yield Finding("settings", OK, "valid")
     yield from _variables()
-    checks: list[Callable[[ServeConfig], Finding]] = [_java, _gpu, _temp_folder, _files, _store, _model]
+    checks: list[Callable[[ServeConfig], Finding]] = [_java, _gpu, _temp_folder, _files, _store, _model, _code]
     for check in checks:
         yield check(config)
     yield from _ports(config)
@@ -235,6 +235,20 @@ def _model(config: "ServeConfig") -> Finding:
     return Finding(
         "model", OK, f"{config.model}: {sizes.input_size} inputs, {sizes.output_size} outputs, {sizes.nr_cells} cells"
     )
+
+
+def _code(config: "ServeConfig") -> Finding:
+    from dnc_serve.model.config import DNCConfig
+    from dnc_serve.model.kernel import KernelError, request
+
+    if config.code == "torchscript" or config.device.startswith("cuda"):
+        return Finding("code", OK, "TorchScript steps the model, as the settings say")
+    try:
+        asked = request(DNCConfig(input_size=1, hidden_size=1))
+    except KernelError as exc:
+        status = FAIL if config.code == "kernel" else WARN
+        return Finding("code", status, f"TorchScript steps the model, not the row kernel: {exc}", SERVE_EXTRA)
+    return Finding("code", OK, f"the row kernel steps the model, compiled for {asked.processor}, on a CPU")
 
 
 def _ports(config: "ServeConfig") -> Iterator[Finding]:

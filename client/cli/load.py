@@ -9,14 +9,15 @@ import random
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, TypeVar
 
 import numpy as np
 
 from dnc_serve.client.tls import TLS
-from dnc_serve.client.transport import Hosts
+from dnc_serve.client.transport import Hosts, Token
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 
@@ -36,7 +37,7 @@ class Span:
     """What is measured: `seconds` of calls, after `warm_up_s` that are not counted."""
 
     seconds: float
-    warm_up_s: float
+    warm_up_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Figures:
     p50_ms: float
     p99_ms: float
     timesteps_per_s: float
-    server_us: float = 0.0  # processor time; 0 if it isn't known which processes serve
+    server_us: float  # processor time; 0 if it isn't known which processes serve
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Load:
     streams: int = 1
     chunk: int = 1
     way: str = "lockstep"
+    rounds: int = 0  # chunks of each session; 0 for as many as the time allows
 
 
 LOADS: Mapping[str, Load] = {
@@ -80,43 +82,34 @@ LOADS: Mapping[str, Load] = {
 
 @dataclass(frozen=True)
 class Server:
-    """What the load is put on; an echo knows neither sessions nor the size of its inputs."""
+    """What the load is put on. An echo knows no sessions."""
 
     address: str
-    token: str | None = None
+    input_size: int
+    token: Token | None = None
     tls: TLS | None = None
     pids: tuple[int, ...] = ()  # the processes that serve, if they run on this machine
-    echo_of: int = 0  # the input size of what an echo stands for; 0 if it is none
+    is_echo: bool = False
 
 
 class Endpoint:
-    """A connection to a server."""
+    """A connection to a server: `call` makes unary calls, `stream` opens a stream of bytes."""
 
     def __init__(self, hosts: Hosts, address: str) -> None:
-        self._channel: Any = hosts.channel(address)
-        self._metadata = hosts.metadata()
-        self._stub: Any = dnc_pb2_grpc.DncServiceStub(self._channel)
-
-    def stream(self) -> Any:
-        """A stream of bytes."""
-        return self._channel.stream_stream(STREAM)(metadata=self._metadata)
-
-    def call(self, method: str, request: Any) -> Any:
-        """Awaitable: the answer to a unary call."""
-        return getattr(self._stub, method)(request, metadata=self._metadata)
+        channel: Any = hosts.channel(address)
+        stub, metadata = dnc_pb2_grpc.DncServiceStub(channel), hosts.metadata()
+        self.call: Callable[[str, Any], Any] = lambda method, request: getattr(stub, method)(request, metadata=metadata)
+        self.stream: Callable[[], Any] = lambda: channel.stream_stream(STREAM)(metadata=metadata)
 
     async def create(self, names: Sequence[str]) -> list[pb.Session]:
         """The sessions of these names, made where they aren't there."""
         requests = [pb.CreateSessionRequest(session_id=name, allow_existing=True) for name in names]
-        return [answer.session for answer in await self._calls("CreateSession", requests)]
+        return [answer.session for answer in await self.calls("CreateSession", requests)]
 
-    async def delete(self, names: Sequence[str]) -> None:
-        await self._calls("DeleteSession", [pb.DeleteSessionRequest(session_id=name) for name in names])
-
-    async def _calls(self, method: str, requests: Sequence[Any]) -> list[Any]:
+    async def calls(self, method: str, requests: Sequence[Any]) -> list[Any]:
         answers: list[Any] = []
-        for start in range(0, len(requests), AT_ONCE):
-            some = requests[start : start + AT_ONCE]
+        for first in range(0, len(requests), AT_ONCE):
+            some = requests[first : first + AT_ONCE]
             answers += await asyncio.gather(*(self.call(method, request) for request in some))
         return answers
 
@@ -134,26 +127,14 @@ async def connected(server: Server) -> AsyncIterator[Endpoint]:
 
 def run_loop(work: Coroutine[Any, Any, Result]) -> Result:
     """Runs to the end on a loop of its own, a fast one if uvloop is there."""
-    try:
-        from uvloop import new_event_loop
-    except ImportError:
-        new_event_loop = None
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    factory = asyncio.new_event_loop
+    with suppress(ImportError):
+        factory = import_module("uvloop").new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(work)
 
 
-def model_of(server: Server) -> pb.GetModelResponse:
-    """What it serves."""
-
-    async def ask() -> pb.GetModelResponse:
-        async with connected(server) as endpoint:
-            model: pb.GetModelResponse = await endpoint.call("GetModel", pb.GetModelRequest())
-            return model
-
-    return run_loop(ask())
-
-
-def stream_load(server: Server, load: Load, span: Span, prefix: str = "s", *, keep: bool = True) -> Figures:
+def stream_load(server: Server, load: Load, span: Span, prefix: str = "s", keep: bool = True) -> Figures:
     """What the callers see, of sessions named `prefix` and a number, which are deleted afterwards unless kept.
 
     Raises DncError, and RuntimeError for a chunk that was refused or applied other than once.
@@ -164,40 +145,34 @@ def stream_load(server: Server, load: Load, span: Span, prefix: str = "s", *, ke
 async def _stream_load(server: Server, load: Load, span: Span, prefix: str, keep: bool) -> Figures:
     names = [f"{prefix}{index}" for index in range(load.sessions)]
     async with connected(server) as endpoint:
-        input_size = server.echo_of
-        if server.echo_of:
-            found = [pb.Session(session_id=name) for name in names]
-        else:
-            input_size = (await endpoint.call("GetModel", pb.GetModelRequest())).input_size
-            found = await endpoint.create(names)
-        inputs = array_of(bits(load.chunk, input_size))
-        talkers = [Talker(session, inputs) for session in found]
-        clock = Clock(span, load.sessions if load.way != "lockstep" else load.streams, server.pids)
+        found = [pb.Session(session_id=name) for name in names] if server.is_echo else await endpoint.create(names)
+        inputs = array_of(bits(load.chunk, server.input_size))
+        talkers = [Talker(session, inputs, load.rounds) for session in found]
+        callers = load.streams if load.way == "lockstep" else load.sessions
+        clock = Clock(Span(float("inf")) if load.rounds else span, callers, server.pids)
         conversations = (
-            _converse(endpoint.stream(), talkers[first :: load.streams], load.way, clock, bool(server.echo_of))
+            _converse(endpoint.stream(), talkers[first :: load.streams], load.way, clock, server.is_echo)
             for first in range(load.streams)
         )
         await asyncio.gather(*conversations)
-        if not server.echo_of:
+        if not server.is_echo:
             for talker, session in zip(talkers, await endpoint.create(names), strict=True):
                 if session.position != talker.position:
-                    raise RuntimeError(
-                        f"session {session.session_id} stands at {session.position}, expected {talker.position}"
-                    )
+                    raise RuntimeError(f"{session.session_id} is at {session.position}, expected {talker.position}")
         if not keep:
-            await endpoint.delete(names)
+            await endpoint.calls("DeleteSession", [pb.DeleteSessionRequest(session_id=name) for name in names])
     return clock.figures(load.chunk)
 
 
 async def _converse(stream: Any, talkers: "Sequence[Talker]", way: str, clock: "Clock", is_echo: bool) -> None:
-    """Keeps chunks of different sessions under way until the time is over."""
+    """Keeps chunks of different sessions under way until the time is over, or each session has had its chunks."""
     idle = list(talkers)
     random.shuffle(idle)
     by_id = {talker.session_id: talker for talker in talkers}
     asked: list[Talker] = []
     under_way = 0
     while True:
-        if not clock.over and (way == "batch" or not under_way):
+        if idle and not clock.over and (way == "batch" or not under_way):
             if way == "lockstep":
                 asked = [idle.pop(random.randrange(len(idle)))]
             else:
@@ -212,47 +187,45 @@ async def _converse(stream: Any, talkers: "Sequence[Talker]", way: str, clock: "
         if not under_way:
             break
         reply = await stream.read()
-        if way != "lockstep":
+        if way != "lockstep" or not isinstance(reply, bytes) or not reply.startswith(CHUNK_TAG):
             asked = [by_id[session_id] for session_id in answered(reply, is_echo)]
-        elif not isinstance(reply, bytes) or not reply.startswith(CHUNK_TAG):
-            answered(reply, is_echo)
         for talker in asked:
             clock.called(talker.asked_at)
         under_way -= len(asked)
-        idle += asked
+        idle += [talker for talker in asked if talker.left != 0]
     await stream.done_writing()
     await stream.read()
 
 
 def answered(reply: Any, is_echo: bool = False) -> list[str]:
     """The sessions whose chunks a reply answers; an echo says what it was told. Raises RuntimeError for a refusal."""
-    if not isinstance(reply, bytes):
-        raise RuntimeError("the server ended a stream")
-    message: Any = (pb.StreamRequest if is_echo else pb.StreamResponse).FromString(reply)
+    message: Any = (pb.StreamRequest if is_echo else pb.StreamResponse).FromString(reply or b"")
     answers = [message]
     if message.WhichOneof("message") == "batch":
         answers = message.batch.requests if is_echo else message.batch.responses
     for answer in answers:
         if answer.WhichOneof("message") != "chunk":
-            raise RuntimeError(f"the server refused a chunk: {answer}")
+            raise RuntimeError(f"the server refused a chunk: {answer}" if reply else "the server ended a stream")
     return [answer.chunk.session_id for answer in answers]
 
 
 class Talker:
     """One session as its messages see it."""
 
-    def __init__(self, session: pb.Session, inputs: pb.Array) -> None:
+    def __init__(self, session: pb.Session, inputs: pb.Array, chunks: int = 0) -> None:
         self.session_id = session.session_id
         self.position = int(session.position)  # where the session stands after what was asked for
+        self.left = chunks or -1  # that it will ask for; -1 for ever
         self.asked_at = 0.0
-        self._timesteps = inputs.shape[0]
         chunk = pb.Chunk(session_id=session.session_id, incarnation=session.incarnation, inputs=inputs)
         self._request = pb.StreamRequest(chunk=chunk)
+        self._timesteps = inputs.shape[0]
 
     def ask(self) -> pb.StreamRequest:
         """The next chunk; to be sent before the next is asked for."""
         self._request.chunk.position = self.position
         self.position += self._timesteps
+        self.left -= 1
         self.asked_at = time.perf_counter()
         return self._request
 
@@ -261,39 +234,35 @@ class Clock:
     """Collects the calls of a span that begins now; with slow calls it lasts until each caller was answered twice."""
 
     def __init__(self, span: Span, callers: int, pids: Sequence[int] = ()) -> None:
-        self._counted_from = time.perf_counter() + span.warm_up_s
+        self._counted_from = self._last = time.perf_counter() + span.warm_up_s
         self._until = self._counted_from + span.seconds
-        self._at_the_latest = self._until + LONGER_AT_MOST_S
         self._callers = callers
         self._pids = pids
         self._took: list[float] = []
-        self._last = self._counted_from
-        self._spent_before = self._spent = 0.0
+        self._spent = [0.0, 0.0]  # by the server, before and after
 
     @property
     def over(self) -> bool:
-        now = time.perf_counter()
-        return now >= self._until and (len(self._took) >= 2 * self._callers or now >= self._at_the_latest)
+        late_s = time.perf_counter() - self._until
+        return late_s >= 0 and (len(self._took) >= 2 * self._callers or late_s >= LONGER_AT_MOST_S)
 
     def called(self, started: float) -> None:
         """A call that began at `started` has its answer now."""
-        if self._counted_from > (now := time.perf_counter()):
-            return
-        if not self.over:
+        if self._counted_from <= (now := time.perf_counter()) and not self.over:
             if not self._took:
-                self._spent_before = processor_s(self._pids)
+                self._spent[0] = processor_s(self._pids)
             self._took.append(now - started)
             self._last = now
-        elif not self._spent:
-            self._spent = processor_s(self._pids)
+        elif self._took and not self._spent[1]:
+            self._spent[1] = processor_s(self._pids)
 
     def figures(self, timesteps: int) -> Figures:
         """Of calls of so many timesteps each; raises RuntimeError if none ended within the span."""
         if not self._took:
-            raise RuntimeError(f"no call was answered within {self._at_the_latest - self._counted_from:.0f} s")
-        spent = (self._spent or processor_s(self._pids)) - self._spent_before
+            raise RuntimeError("no call was answered within the time")
         p50, p99 = np.percentile(self._took, (50, 99)) * 1000
         rate = len(self._took) * timesteps / (self._last - self._counted_from)
+        spent = (self._spent[1] or processor_s(self._pids)) - self._spent[0]
         return Figures(len(self._took), float(p50), float(p99), rate, spent / len(self._took) * 1e6)
 
 
@@ -325,17 +294,14 @@ def array_of(values: "np.ndarray[Any, np.dtype[np.float32]]") -> pb.Array:
     return pb.Array(shape=values.shape, data=values.tobytes(), dtype=pb.DATA_TYPE_FLOAT32)
 
 
-def in_turns(
-    measures: Mapping[Any, Callable[[], Any]], rounds: int, told: Callable[[str], None] = lambda line: None
-) -> list[dict[Any, Any]]:
+def in_turns(measures: Mapping[Any, Callable[[], Any]], rounds: int, told: Callable[[str], None]) -> list[Any]:
     """Each measurement once in each round, in an order that alternates, so that whatever else the machine does falls on
     all alike; `told` hears what is being done."""
     turns = []
     for index in range(rounds):
-        names = list(measures) if index % 2 == 0 else list(measures)[::-1]
         turn = {}
-        for name in names:
-            told(f"round {index + 1} of {rounds}: {name if isinstance(name, str) else ', '.join(map(str, name))}")
+        for name in list(measures)[:: 1 if index % 2 == 0 else -1]:
+            told(f"round {index + 1} of {rounds}: {', '.join(map(str, name)) if isinstance(name, tuple) else name}")
             turn[name] = measures[name]()
         turns.append(turn)
     return turns

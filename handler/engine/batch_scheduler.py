@@ -29,7 +29,7 @@ class Run:
     rest: int  # ticks that it has left
     reset_scope: str = ""  # what is reset before the first tick: "", "experience" or "all"
     outputs: Float32 | None = None  # [T, O], as far as it has come
-    finite: bool = True  # the state that it has come to; may be False where only a sum overflows
+    finite: bool = True  # its outputs and the state that it has come to; may be False where only a sum overflows
     debug: dict[str, Float32] | None = None
 
     def next_inputs(self, ticks: int) -> Float32:
@@ -43,7 +43,7 @@ class Run:
         self.source = self.row
         self.rest -= len(outputs)
         self.outputs = outputs if self.outputs is None else np.concatenate((self.outputs, outputs))
-        self.finite = finite
+        self.finite = self.finite and finite
 
 
 @dataclass(slots=True)

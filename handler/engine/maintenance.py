@@ -74,9 +74,7 @@ class Maintenance:
         engine, config = self._engine, self._engine.config
         now = CLOCK.at_least()
         born_before = now - config.max_age_s if config.max_age_s else None
-        overdue = await engine.loop.run_in_executor(
-            None, engine.journal.store.overdue, now - config.idle_timeout_s, born_before, ENDED_AT_ONCE
-        )
+        overdue = await engine.ownership.overdue(now - config.idle_timeout_s, born_before, ENDED_AT_ONCE)
         for head, why in overdue:
             with suppress(ServeError):  # somebody asked for it just now, or the queue is full
                 await engine.ownership.adopt(head.session_id, head.owner)

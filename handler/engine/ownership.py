@@ -9,11 +9,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from typing import cast
 
 from dnc_serve.handler.engine.session import Session
 from dnc_serve.handler.engine.session_table import SessionTable
 from dnc_serve.handler.errors import Overtaken, ServeError, StoreUnavailable
-from dnc_serve.handler.store.contract import Head, Lease, LeaseHeld, Store
+from dnc_serve.handler.store.contract import Head, Lease, LeaseHeld, SharedStore, Store
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class Ownership:
         discard: Callable[[Session, ServeError], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._store = store
+        self._store = cast(SharedStore, store)  # another one is asked nothing
         self._table = table
         self._lease_s = lease_s
         self._discard = discard
@@ -135,6 +136,10 @@ class Ownership:
     async def owned(self, owner: str, after: str, prefix: str, size: int) -> tuple[list[Head], str]:
         """A page of the owner's sessions, whoever has them, and the last id if there are more."""
         return await self._loop.run_in_executor(None, self._store.owned, owner, after, prefix, size)
+
+    async def overdue(self, used_before: float, born_before: float | None, at_most: int) -> list[tuple[Head, str]]:
+        """Some sessions that no other server has and whose time is up."""
+        return await self._loop.run_in_executor(None, self._store.overdue, used_before, born_before, at_most)
 
     async def _acquire(self, session_id: str) -> tuple[Lease, float]:
         if (releasing := self._releasing.get(session_id)) is not None:

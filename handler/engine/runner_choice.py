@@ -43,7 +43,7 @@ PROOF_NUMBERS = 100_000_000
 def choose_runner(artifact: Artifact, folder: Path, device: str, code: str, caches: Sequence[Path]) -> ModelRunner:
     """What `code` (auto, torchscript, kernel) asks for; `note` of TorchScript's tiles says why they are not the kernel.
 
-    `folder` has the artifact's weights; compiled code is looked for in `caches` and the user's, and put into the first.
+    `folder` has the artifact's weights; compiled code is looked for in the user's cache and `caches`, and put there.
     Raises ServeError if the kernel was asked for and can't be had.
     """
     if code == "torchscript":
@@ -64,19 +64,22 @@ def choose_runner(artifact: Artifact, folder: Path, device: str, code: str, cach
 def load_kernel(artifact: Artifact, folder: Path, caches: Sequence[Path]) -> RowKernel:
     """The artifact's kernel, compiled if no cache has it. Raises KernelError."""
     asked = request(artifact.config)
-    file = compiled(asked, (*caches, user_cache()))
+    folders = (user_cache(), *caches)
+    file = compiled(asked, folders)
     with tempfile.TemporaryDirectory(prefix="dnc-kernel-") as temporary:
         if file is None:
             logger.warning("the row kernel is compiled for this model: some ten seconds, once")
-            file = _compile(asked, caches[0] if caches else user_cache(), Path(temporary))
+            file = _compile(asked, folders, Path(temporary))
         code = TickCode(file)
     return RowKernel(artifact.config, read_weights(folder / WEIGHTS_FILE), code)
 
 
-def _compile(asked: CompileRequest, cache: Path, temporary: Path) -> Path:
-    if writable(cache):
-        return compile_code([asked], cache)[0]
-    logger.warning("%s can't be written to: the row kernel will be compiled at each start", cache)
+def _compile(asked: CompileRequest, caches: Sequence[Path], temporary: Path) -> Path:
+    """Into the first cache that can be written to."""
+    for cache in caches:
+        if writable(cache):
+            return compile_code([asked], cache)[0]
+    logger.warning("%s can't be written to: each start will compile", " and ".join(map(str, caches)))
     return compile_code([asked], temporary)[0]
 
 

@@ -10,7 +10,7 @@ in one call becomes visible as a whole for each session, in the order given.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 # What a session may begin with at most, as its position or experience. SQLite's integers end at 2^63 - 1, so whatever
 # begins there has as many timesteps before it as it could ever take.
@@ -34,9 +34,9 @@ class Head:
     ended_at: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One applied operation. `position` and `experience` are those after it."""
+class Record(NamedTuple):
+    """One applied operation. `position` and `experience` are those after it. A tuple, because that costs a quarter of
+    a frozen dataclass, and every chunk makes one."""
 
     session_id: str
     incarnation: int
@@ -79,8 +79,7 @@ class Begin:
     snapshot: Snapshot | None = None  # None: the zero state
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(NamedTuple):
     """An operation was applied. Records of the session from this ordinal on, left by a commit whose outcome was
     unknown, give way to this one. `digest`, where given, is the model that the session belongs to from now on."""
 
@@ -172,7 +171,7 @@ class StoreRefused(Exception):
 class Store(Protocol):
     """Durable sessions. Every method raises `StoreUnavailable` when the medium fails, and may be called again later."""
 
-    shared: bool  # several servers use it: leases matter
+    shared: bool  # whether it is a `SharedStore`
 
     def open(self) -> None:
         """Takes the store for this server; raises `StoreRefused` where only a person can help."""
@@ -217,7 +216,9 @@ class Store(Protocol):
     def size_bytes(self) -> int:
         """Bytes that records and snapshots take."""
 
-    # Of a store that several servers share.
+
+class SharedStore(Store, Protocol):
+    """One that several servers share: a session is written by the one that holds its lease."""
 
     def reserve(self, session_id: str, owner: str, at_most: int | None) -> int:
         """Counts a session that is about to begin, and whose lease this server has acquired, among its owner's, unless
@@ -232,7 +233,7 @@ class Store(Protocol):
         "idle" or "age"."""
 
     def acquire(self, session_id: str) -> Lease:
-        """The lease of a session; raises `LeaseHeld`. A store that is not shared grants it at once."""
+        """The lease of a session; raises `LeaseHeld`."""
 
     def renew(self, leases: Sequence[Lease]) -> list[Lease | None]:
         """Renewed leases; None where another server has taken over."""

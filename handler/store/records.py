@@ -13,14 +13,17 @@ import numpy as np
 from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.store.contract import Record, Snapshot
 
-RECORD_VERSION = 2
+RECORD_VERSION = 1
 SNAPSHOT_VERSION = 1
 _CRC = struct.Struct("<I")
+# incarnation, ordinal, position, experience: before the session's id, whose a content is
+_IDENTITY = struct.Struct("<QQQQ")
 # version, kind, timesteps, input size, output size, writer id, fingerprint length
 _RECORD = struct.Struct("<BBIIIQB")
 # version, fingerprint length, number of floats
 _SNAPSHOT = struct.Struct("<BBQ")
-_KINDS = ("chunk", "chunk after reset", "reset experience", "reset all")
+# Of a record, by its kind: what was reset before its chunk, or without one.
+_RESETS = ("", "experience", "experience", "all")
 
 
 class Damaged(Exception):
@@ -50,8 +53,11 @@ class Operation:
         return self.inputs.shape[1], self.outputs.shape[1]
 
 
-def _identity(of: Record | Snapshot) -> bytes:
-    return f"{of.session_id}/{of.incarnation}/{of.ordinal}/{of.position}/{of.experience}".encode()
+def _crc(
+    session_id: str, incarnation: int, ordinal: int, position: int, experience: int, content: bytes | memoryview
+) -> bytes:
+    identity = _IDENTITY.pack(incarnation, ordinal, position, experience) + session_id.encode()
+    return _CRC.pack(zlib.crc32(content, zlib.crc32(identity)))
 
 
 def encode_record(
@@ -68,18 +74,16 @@ def encode_record(
     writer_id: int,
 ) -> Record:
     """The record of a chunk (inputs [T, I], outputs [T, O], perhaps after a reset), or of a reset alone (None)."""
-    mark = fingerprint.encode()
     if inputs is None or outputs is None:
-        kind = 3 if reset == "all" else 2
-        parts = [_RECORD.pack(RECORD_VERSION, kind, 0, 0, 0, writer_id, len(mark)), mark]
+        kind, timesteps, input_size, output_size, arrays = 3 if reset == "all" else 2, 0, 0, 0, b""
     else:
-        header = _RECORD.pack(
-            RECORD_VERSION, 1 if reset else 0, len(inputs), inputs.shape[1], outputs.shape[1], writer_id, len(mark)
-        )  # fmt: skip
-        parts = [header, mark, inputs.tobytes(), outputs.tobytes()]
-    payload = b"".join(parts)
-    crc = zlib.crc32(payload, zlib.crc32(f"{session_id}/{incarnation}/{ordinal}/{position}/{experience}".encode()))
-    return Record(session_id, incarnation, ordinal, position, experience, at, _CRC.pack(crc) + payload)
+        (timesteps, input_size), output_size = inputs.shape, outputs.shape[1]
+        kind, arrays = 1 if reset else 0, inputs.tobytes() + outputs.tobytes()
+    mark = fingerprint.encode()
+    header = _RECORD.pack(RECORD_VERSION, kind, timesteps, input_size, output_size, writer_id, len(mark))
+    content = header + mark + arrays
+    crc = _crc(session_id, incarnation, ordinal, position, experience, content)
+    return Record(session_id, incarnation, ordinal, position, experience, at, crc + content)
 
 
 def decode_record(record: Record) -> Operation:
@@ -97,7 +101,7 @@ def decode_record(record: Record) -> Operation:
             ordinal=record.ordinal,
             position=record.position,
             experience=record.experience,
-            reset=("", "experience", "experience", "all")[kind],
+            reset=_RESETS[kind],
             inputs=inputs.reshape(timesteps, input_size),
             outputs=outputs.reshape(timesteps, output_size),
             fingerprint=fingerprint,
@@ -119,9 +123,9 @@ def encode_snapshot(
 ) -> Snapshot:
     """A snapshot of a packed state [S]."""
     mark = fingerprint.encode()
-    payload = _SNAPSHOT.pack(SNAPSHOT_VERSION, len(mark), state.size) + mark + state.tobytes()
-    crc = zlib.crc32(payload, zlib.crc32(f"{session_id}/{incarnation}/{ordinal}/{position}/{experience}".encode()))
-    return Snapshot(session_id, incarnation, ordinal, position, experience, at, _CRC.pack(crc) + payload)
+    content = _SNAPSHOT.pack(SNAPSHOT_VERSION, len(mark), state.size) + mark + state.tobytes()
+    crc = _crc(session_id, incarnation, ordinal, position, experience, content)
+    return Snapshot(session_id, incarnation, ordinal, position, experience, at, crc + content)
 
 
 def decode_snapshot(snapshot: Snapshot) -> tuple[Float32, str]:
@@ -138,10 +142,10 @@ def decode_snapshot(snapshot: Snapshot) -> tuple[Float32, str]:
         raise Damaged(f"snapshot {snapshot.ordinal} can't be read: {exc}") from exc
 
 
-def _checked(of: Record | Snapshot, content: bytes) -> memoryview:
-    if len(content) < _CRC.size:
-        raise Damaged(f"{len(content)} bytes are too few for a checksum")
-    payload = memoryview(content)[_CRC.size :]
-    if zlib.crc32(payload, zlib.crc32(_identity(of))) != _CRC.unpack_from(content)[0]:
+def _checked(of: Record | Snapshot, stored: bytes) -> memoryview:
+    if len(stored) < _CRC.size:
+        raise Damaged(f"{len(stored)} bytes are too few for a checksum")
+    content = memoryview(stored)[_CRC.size :]
+    if _crc(of.session_id, of.incarnation, of.ordinal, of.position, of.experience, content) != stored[: _CRC.size]:
         raise Damaged(f"the checksum of ordinal {of.ordinal} of session {of.session_id!r} does not fit")
-    return payload
+    return content

@@ -14,46 +14,47 @@ import logging
 import math
 import os
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from dnc_serve.handler.errors import StoreUnavailable
-from dnc_serve.handler.store import sqlite_index
 from dnc_serve.handler.store.contract import (
     Head,
-    Lease,
     Mutation,
     Outcome,
     Prune,
     Record,
-    Rejected,
     Snapshot,
     SnapshotInfo,
-    by_session,
 )
 from dnc_serve.handler.store.folder_lock import FolderLock
-from dnc_serve.handler.store.prunable import choose
+from dnc_serve.handler.store.prunable import Step, choose
 from dnc_serve.handler.store.schema import MIGRATIONS, Migration, migrate
-from dnc_serve.handler.store.sqlite_files import PAGE_BYTES, SQLiteFiles
-from dnc_serve.handler.store.sqlite_reader import SQLiteReader
-from dnc_serve.handler.store.sqlite_transaction import Transaction
+from dnc_serve.handler.store.sqlite_files import SQLiteFiles
+from dnc_serve.handler.store.sqlite_sessions import Standing, find, is_whole_record, rows_of, to_unsigned
 from dnc_serve.handler.store.sqlite_upkeep import SQLiteUpkeep
+from dnc_serve.handler.store.sqlite_writer import MEDIUM, SQLiteWriter, code_of
 
 logger = logging.getLogger(__name__)
 
 RETRY_S = 1.0  # between attempts to open failed files again
-_TOMBSTONES = 256  # forgotten in one transaction
-# Failures of the medium, after which the files are opened again. After others (no space, a lock, one page malformed)
-# the connections are as good as before.
-_MEDIUM = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PROTOCOL)
-# And those that are no single mutation's fault.
-_EVERYBODYS = (*_MEDIUM, sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM)
+_ROWS = 256  # read or deleted in one transaction: the log can't begin anew while one runs
+_SELECT_STEPS = """
+SELECT this.at, id, incarnation, this.ordinal,
+    this.total - coalesce(former.total, pruned_total) + coalesce(former.size, 0)
+FROM snapshots AS this JOIN sessions ON key = this.session
+LEFT JOIN snapshots AS former ON former.session = this.session AND former.ordinal =
+    (SELECT max(ordinal) FROM snapshots WHERE session = this.session AND ordinal < this.ordinal)
+WHERE this.step ORDER BY this.at
+"""
 
 
 class SQLiteStore:
-    """The `Store` of one server. Locks are taken in this order: syncing, writing, the reader's, indexing."""
+    """The `Store` of one server. Locks are taken in this order: syncing, writing, reading."""
 
     shared = False
 
@@ -63,7 +64,7 @@ class SQLiteStore:
         self._migrations = migrations
         self._syncing = threading.Lock()
         self._writing = threading.Lock()
-        self._indexing = threading.Lock()
+        self._reading = threading.Lock()  # by `_files.reader`
         self._opened = False
         self._failure = "it is not open"  # why the files can't be used; empty if they can
         self._retry_at = math.inf
@@ -84,24 +85,32 @@ class SQLiteStore:
 
     def close(self) -> None:
         try:
+            with self._guard(), self._syncing:
+                if not self._failure:
+                    self._tidy(closing=True)
             with self._guard(), self._syncing, self._writing:
                 sound = not self._failure
                 self._failure, self._retry_at = "it is closed", math.inf
                 if self._opened:
                     self._opened = False
-                    with self._reader.lock:
+                    with self._reading:
                         # After a failed sync, the next start must judge what is in the log.
                         self._files.close(last="writer" if sound else "reader")
         finally:
             self._lock.release()
 
     def commit(self, mutations: Sequence[Mutation]) -> list[Outcome]:
-        self._heal()
-        with self._guard(), self._writing:
-            self._require_sound()
-            outcomes = self._commit(mutations)
-            self._unsynced.append(mutations)
-        return outcomes
+        if self._failure:
+            self._heal()
+        try:
+            with self._writing:
+                if self._failure:
+                    self._require_sound()
+                outcomes = self._writer.write(mutations)
+                self._unsynced.append(mutations)
+            return outcomes
+        except (sqlite3.Error, OSError) as exc:
+            raise self._failed(exc) from exc
 
     def sync(self) -> None:
         self._heal()
@@ -120,134 +129,129 @@ class SQLiteStore:
             self._tidy()
 
     def head(self, session_id: str) -> Head | None:
-        return self._reading().head(session_id)
+        standing = self._standing(session_id)
+        return None if standing is None else standing.head()
 
     def heads(self) -> Iterator[Head]:
-        return self._reading().heads()
+        known = self._known()
+        after = 0
+        while rows := self._all("SELECT * FROM sessions WHERE key > ? ORDER BY key LIMIT ?", after, _ROWS):
+            for row in rows:
+                standing = Standing.of_columns(row)
+                if standing is not None:
+                    newer = known.get(standing.session.id, standing)
+                    yield (newer if newer.session.key == standing.session.key else standing).head()
+            after = rows[-1][0]
 
     def records(self, session_id: str, incarnation: int, after: int, up_to: int | None = None) -> Iterator[Record]:
-        return self._reading().records(session_id, incarnation, after, up_to)
+        standing = self._standing(session_id, incarnation)
+        if standing is None:
+            return
+        first = max(after, standing.pruned) + 1
+        last = standing.ordinal if up_to is None else min(up_to, standing.ordinal)
+        if first > last:
+            return
+        with self._guard(), self._reading:
+            rows = rows_of(self._files.reader, standing, first, last)
+        for start in range(0, len(rows), _ROWS):
+            part = rows[start : start + _ROWS]
+            marks = ",".join("?" * len(part))
+            found = self._all(f"SELECT * FROM records WHERE row IN ({marks}) ORDER BY row", *part)
+            for row in found:
+                _, session, ordinal, position, experience, at, _, _, _, body = row
+                if session != standing.session.key or ordinal != first or not is_whole_record(row):
+                    return
+                yield Record(session_id, incarnation, ordinal, position, experience, at, body)
+                first += 1
+            if len(found) < len(part):
+                return
 
     def snapshots(self, session_id: str, incarnation: int) -> list[SnapshotInfo]:
-        return self._reading().snapshots(session_id, incarnation)
+        standing = self._standing(session_id, incarnation)
+        rows = standing and self._all(
+            "SELECT ordinal, position, experience, at, size FROM snapshots WHERE session = ? ORDER BY ordinal DESC",
+            standing.session.key,
+        )
+        return [SnapshotInfo(*row) for row in rows or ()]
 
     def snapshot(self, session_id: str, incarnation: int, ordinal: int) -> Snapshot | None:
-        return self._reading().snapshot(session_id, incarnation, ordinal)
+        standing = self._standing(session_id, incarnation)
+        rows = standing and self._all(
+            "SELECT ordinal, position, experience, at, states.state FROM snapshots "
+            "JOIN states ON row = snapshots.state WHERE session = ? AND ordinal = ?",
+            standing.session.key,
+            ordinal,
+        )
+        return Snapshot(session_id, incarnation, *rows[0]) if rows else None
 
     def prunable(self, before: float, excess_bytes: int) -> list[Prune]:
         self._heal()
-        with self._indexing:
-            return choose(self._index.steps(), before, excess_bytes)
+        with self._guard(), self._reading:
+            steps = self._files.reader.execute(_SELECT_STEPS)
+            try:
+                return choose(
+                    (Step(at, one, to_unsigned(incarnation), *rest) for at, one, incarnation, *rest in steps),
+                    before,
+                    excess_bytes,
+                )
+            finally:
+                steps.close()
 
     def size_bytes(self) -> int:
-        return self._index.size_bytes
+        return self._writer.sessions.size_bytes
 
     def forget_tombstones(self, before: float, at_most: int) -> int:
-        tombstones = self._reading().tombstones()
-        excess = len(tombstones) - at_most
-        leaving = [
-            (key, session_id)
-            for place, (ended_at, key, session_id) in enumerate(tombstones)
-            if ended_at < before or place < excess
-        ]
-        for start in range(0, len(leaving), _TOMBSTONES):
-            part = leaving[start : start + _TOMBSTONES]
+        ((count,),) = self._all("SELECT count(*) FROM sessions WHERE ended != ''")
+        forgotten = 0
+        while True:
             with self._guard(), self._writing:
-                with self._transaction():
-                    self._files.writer.executemany("DELETE FROM sessions WHERE key = ?", [(key,) for key, _ in part])
-                self._upkeep.log_bytes += len(part) * PAGE_BYTES
-                with self._indexing:
-                    for key, session_id in part:
-                        self._index.forget(key, session_id)
-        return len(leaving)
+                part = self._writer.forget_tombstones(before, count - forgotten - at_most, _ROWS)
+            forgotten += part
+            if part < _ROWS:
+                return forgotten
 
-    def reserve(self, session_id: str, owner: str, at_most: int | None) -> int:
-        raise NotImplementedError("its server knows all sessions")
-
-    def owned(self, owner: str, after: str, prefix: str, size: int) -> tuple[list[Head], str]:
-        raise NotImplementedError("its server knows all sessions")
-
-    def overdue(self, used_before: float, born_before: float | None, at_most: int) -> list[tuple[Head, str]]:
-        raise NotImplementedError("its server knows all sessions")
-
-    def acquire(self, session_id: str) -> Lease:
-        return Lease(session_id, 1, math.inf)
-
-    def renew(self, leases: Sequence[Lease]) -> list[Lease | None]:
-        return list(leases)
-
-    def release(self, leases: Sequence[Lease]) -> None:
-        """Nothing: nobody else can have them while this server holds the folder."""
-
-    def _tidy(self) -> None:
-        """All is synced already: a failure here is no reason to say otherwise."""
+    def _tidy(self, closing: bool = False) -> None:
+        """A failure here is no reason to say that what was committed is not synced."""
         if time.monotonic() < self._tidy_at:
             return
         try:
             with self._guard():
-                self._upkeep.run()
+                self._upkeep.settle(sys.maxsize) if closing else self._upkeep.run()
         except StoreUnavailable as unavailable:
             self._tidy_at = time.monotonic() + RETRY_S
             logger.warning("the upkeep was put off: %s", unavailable)
 
-    def _commit(self, mutations: Sequence[Mutation]) -> list[Outcome]:
-        """In one transaction; if one session's mutations can't be written, in one for each session."""
-        try:
-            return self._commit_together(mutations)
-        except Exception as exc:
-            if _is_everybodys(exc):
-                raise
-        outcomes: list[Outcome] = [None] * len(mutations)
-        for session_id, places in by_session(mutations).items():
-            try:
-                own = self._commit_together([mutations[place] for place in places])
-            except Exception as exc:
-                if _is_everybodys(exc):
-                    raise
-                logger.exception("session %r could not be written", session_id)
-                own = [Rejected(f"session {session_id!r} can't be written: {exc}")] * len(places)
-            for place, outcome in zip(places, own, strict=True):
-                outcomes[place] = outcome
-        return outcomes
+    def _known(self) -> dict[str, Standing]:
+        """Whose rows may be behind. Of both, this is to be looked at first: what leaves it is in its row by then."""
+        if self._failure:
+            self._heal()
+        return self._writer.sessions.standings
 
-    def _commit_together(self, mutations: Sequence[Mutation]) -> list[Outcome]:
-        with self._transaction():
-            transaction = Transaction(self._files.writer, self._index)
-            outcomes: list[Outcome] = [transaction.apply(mutation) for mutation in mutations]
-            transaction.flush()
-        with self._indexing:
-            transaction.settle()
-        self._upkeep.log_bytes += transaction.size_bytes + 2 * PAGE_BYTES  # the first and the last page are shared
-        return outcomes
+    def _standing(self, session_id: str, incarnation: int | None = None) -> Standing | None:
+        """Where a session stands; None if it is unknown, or another incarnation."""
+        standing = self._known().get(session_id)
+        if standing is None:
+            with self._guard(), self._reading:
+                standing = find(self._files.reader, session_id)
+        return None if standing is None or incarnation not in (None, standing.session.incarnation) else standing
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        writer = self._files.writer
-        writer.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            writer.execute("COMMIT")
-        except BaseException:
-            if writer.in_transaction:  # after some failures SQLite has rolled back by itself
-                writer.execute("ROLLBACK")
-            raise
-
-    def _reading(self) -> SQLiteReader:
-        self._heal()
-        return self._reader
+    def _all(self, query: str, *values: Any) -> list[Any]:
+        if self._failure:
+            self._heal()
+        with self._guard(), self._reading:
+            return self._files.reader.execute(query, values).fetchall()
 
     def _open_files(self, create: bool) -> None:
         files = SQLiteFiles(self._path, create)
         try:
             migrate(files.writer, self._path, self._migrations)
-            index = sqlite_index.load(files.writer)
+            writer = SQLiteWriter(files.writer)
         except BaseException:
             files.close(last="reader")
             raise
         self._files = files
-        self._index = index
-        self._reader = SQLiteReader(files.reader, index, self._indexing, self._guard)
-        self._upkeep = SQLiteUpkeep(files, index, self._writing, self._reader.lock)
+        self._writer = writer
+        self._upkeep = SQLiteUpkeep(files, writer, self._writing, self._reading)
         self._opened = True
 
     def _require_sound(self) -> None:
@@ -276,13 +280,13 @@ class SQLiteStore:
     def _open_again(self) -> None:
         """What the medium has is read anew, and what it may lack is written once more."""
         if self._opened:
-            with self._reader.lock:
+            with self._reading:
                 self._files.drop_page_cache()
                 self._files.close(last="reader")
                 self._opened = False
         self._open_files(create=False)
         for mutations in self._unsynced:
-            self._commit(mutations)
+            self._writer.write(mutations)
         os.fdatasync(self._files.log)
         self._unsynced = []
 
@@ -292,17 +296,11 @@ class SQLiteStore:
         try:
             yield
         except (sqlite3.Error, OSError) as exc:
-            if isinstance(exc, OSError) or _code(exc) in _MEDIUM:
-                self._failure = str(exc)
-                self._retry_at = time.monotonic() + RETRY_S
-                logger.error("%s failed and will be opened again: %s", self._path, exc)
-            raise StoreUnavailable(f"{self._path} can't be used: {exc}") from exc
+            raise self._failed(exc) from exc
 
-
-def _code(exc: Exception) -> int:
-    return int(getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_OK)) & 0xFF
-
-
-def _is_everybodys(exc: Exception) -> bool:
-    """Whether a commit failed for no single session's sake."""
-    return isinstance(exc, OSError | MemoryError) or _code(exc) in _EVERYBODYS
+    def _failed(self, exc: sqlite3.Error | OSError) -> StoreUnavailable:
+        if isinstance(exc, OSError) or code_of(exc) in MEDIUM:
+            self._failure = str(exc)
+            self._retry_at = time.monotonic() + RETRY_S
+            logger.error("%s failed and will be opened again: %s", self._path, exc)
+        return StoreUnavailable(f"{self._path} can't be used: {exc}")

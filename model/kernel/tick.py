@@ -1,7 +1,7 @@
 """The tick: timesteps of a DNC of given sizes, for rows of a slab of states."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,10 +36,15 @@ def make_tick(config: DNCConfig, wide_registers: bool) -> Tick:
     [B] whether a row ends in finite numbers only; a sum of them that overflows counts as none. All else of the states
     is left alone, and a row's bits depend on nothing but its state and inputs.
     """
-    I, H, O = config.input_size, config.hidden_size, config.outputs  # noqa: E741, N806
-    L, D, N, W = config.num_layers, config.num_hidden_layers, config.nr_cells, config.cell_size  # noqa: N806
-    R, K = config.read_heads, config.write_heads  # noqa: N806
-    I, H, O, L, D, N, W, R, K = (np.int64(size) for size in (I, H, O, L, D, N, W, R, K))  # type: ignore[assignment]  # noqa: E741, N806
+    # As numpy's: Numba would compile each helper anew for every Python integer that it is given.
+    sizes: list[Any] = [
+        np.int64(size)
+        for size in (
+            config.input_size, config.hidden_size, config.outputs, config.num_layers, config.num_hidden_layers,
+            config.nr_cells, config.cell_size, config.read_heads, config.write_heads,
+        )
+    ]  # fmt: skip
+    I, H, O, L, D, N, W, R, K = sizes  # noqa: E741, N806
     rnn = RNN_TANH if config.nonlinearity == "tanh" else RNN_RELU
     kind = {"lstm": LSTM, "gru": GRU, "rnn": rnn}[config.rnn_type]
     smooth, by_usage = config.cosine == "deepmind", config.allocation_order == "usage"

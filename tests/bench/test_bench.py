@@ -1,38 +1,78 @@
-"""`dnc bench` on a real server. What it measures is not judged here: this machine may be busy."""
+"""`dnc bench` and the serving program on real servers. What they measure isn't judged here: the machine may be busy."""
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
-from dnc_serve.client.cli.bench import table
+import pytest
 
-ROWS = (
-    "lone stream",
-    "64 streams",
-    "64 streams, chunks of 16",
-    "one stream of 64 sessions",
-    "one stream of 64 sessions, chunks of 16",
-)
+from bench.run import DOCUMENT
+from bench.servers import ROOT, echo
+from dnc_serve.client import Client
+from dnc_serve.client.cli.load import LOADS, Server, Span, stream_load
+from dnc_serve.model.dnc import DNC
+from dnc_serve.model.export import export
+from tests.handler.door import Door, open_door
+
+INPUT_SIZE = 5
 
 
-def test_the_command_measures_a_server_an_echo_the_bare_model_and_torchserves_door() -> None:
-    command = [sys.executable, "-m", "dnc_serve.client.cli", "bench", "--quick", "--json"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.fixture(scope="module")
+def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    artifact = tmp_path_factory.mktemp("artifact")
+    export(DNC(INPUT_SIZE, 8, num_hidden_layers=1, nr_cells=4, cell_size=4, read_heads=1), artifact)
+    with open_door(artifact, tmp_path_factory.mktemp("state")) as door:
+        yield door
+
+
+def test_the_command_measures_a_server_that_runs_and_leaves_nothing_behind(door: Door) -> None:
+    address = door.addresses.grpc
+    command = [sys.executable, "-m", "dnc_serve.client.cli", "bench", "--target", address, "--quick", "--json"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert ended.returncode == 0, ended.stderr
-
     report = json.loads(ended.stdout)
-    assert set(report["rows"]) == {
-        *ROWS,
-        *(f"echo: {row}" for row in ROWS),
-        "lone stream, client library",
-        "TorchServe's door, 1 caller",
-        "TorchServe's door, 64 callers",
-    }
+    assert report["device"] == "cpu"
+    assert list(report["rows"]) == list(LOADS)
     for row in report["rows"].values():
         assert row["calls"] > 0
         assert 0 < row["p50_ms"] <= row["p99_ms"]
-    assert report["bare_timesteps_per_s"] > 0
-    assert len(report["ratios"]) == 4
+    with Client(address) as client:
+        assert list(client.sessions("bench-")) == []
+
+
+@pytest.mark.parametrize("name", LOADS)
+def test_each_load_steps_every_session_as_often_as_it_was_asked_to(name: str, door: Door) -> None:
+    load, prefix = replace(LOADS[name], rounds=3), name.replace(" ", "-").replace(",", "")
+    server = Server(door.addresses.grpc, INPUT_SIZE, pids=(os.getpid(),))
+    figures = stream_load(server, load, Span(0.0), prefix=prefix + ":")
+    assert figures.calls == 3 * load.sessions
+    assert figures.server_us > 0
+    with Client(server.address) as client:
+        positions = [session.position for session in client.sessions(prefix + ":")]
+    assert positions == load.sessions * [3 * load.chunk]
+
+
+def test_an_echo_takes_the_same_loads() -> None:
+    with echo(INPUT_SIZE) as floor:
+        for load in LOADS.values():
+            assert stream_load(floor, replace(load, rounds=2), Span(0.0)).calls == 2 * load.sessions
+
+
+def test_the_serving_program_writes_its_section(tmp_path: Path) -> None:
+    (tmp_path / DOCUMENT).write_text("<!-- measured: serving -->\n<!-- end: serving -->\n")
+    command = [sys.executable, "-m", "bench.serving", "--quick", "--docs", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, cwd=ROOT)
+    assert ended.returncode == 0, ended.stderr
+    written = (tmp_path / DOCUMENT).read_text()
+    report = json.loads((tmp_path / "performance-serving.json").read_text())
+    loads = {(row["server"], row["load"]): row["figures"] for row in report["figures"]["loads"]}
+    assert {label for server, label in loads if server == "echo"} == set(LOADS)
+    assert {label for server, label in loads if server == "now"} > set(LOADS)
+    for (_, label), figures in loads.items():
+        assert label in written
+        assert figures["server_us"] > 0
     assert all(ratio["value"] > 0 for ratio in report["ratios"])
-    printed = table(report)
-    assert all(row in printed for row in report["rows"])

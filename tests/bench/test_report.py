@@ -1,13 +1,18 @@
 """What the programs write into the documentation, and how a long load is judged."""
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bench.plots import draw_comparison
-from bench.report import DOCUMENT, finish
-from bench.soak import Callers, Look, judged, moments_of
-from dnc_serve.client.cli.measure.rounds import machine
+from bench.breakdown import REST, counted
+from bench.compare import ECHO, OURS, TRITON, draw, judge
+from bench.run import DOCUMENT, Run
+from bench.servers import ROOT
+from bench.soak import Callers, Look, moments_of
+from bench.soak import judge as judge_soak
+from dnc_serve.client.cli.load import Figures
 
 
 @pytest.fixture
@@ -16,14 +21,21 @@ def docs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def draw(folder: Path) -> dict[str, str]:
+@pytest.fixture
+def argv(docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench", "--docs", str(docs)])
+
+
+def draw_it(folder: Path) -> dict[str, str]:
     (folder / "it.svg").write_text("<svg/>")
     return {"it.svg": "What it is"}
 
 
+@pytest.mark.usefixtures("argv")
 def test_a_section_gets_its_text_and_its_plots_and_nothing_else_changes(docs: Path) -> None:
     for text in ("first", "second"):
-        finish("it", {"machine": machine(), "compiled": False}, text, docs, draw)
+        with Run("it", None) as run:
+            run.finish(text, {"a": 1}, draw_it)
     written = (docs / DOCUMENT).read_text()
     assert written.startswith("before\n<!-- measured: it -->\n")
     assert written.endswith("\n\nsecond\n\n![What it is](images/it.svg)\n\n<!-- end: it -->\nafter\n")
@@ -32,20 +44,28 @@ def test_a_section_gets_its_text_and_its_plots_and_nothing_else_changes(docs: Pa
     assert (docs / "performance-it.json").is_file()
 
 
-def test_a_document_without_the_section_is_refused(docs: Path) -> None:
-    with pytest.raises(ValueError, match="no section between <!-- measured: other -->"):
-        finish("other", {"machine": machine(), "compiled": False}, "text", docs)
+@pytest.mark.usefixtures("argv")
+def test_a_document_without_the_section_is_refused() -> None:
+    with Run("other", None) as run, pytest.raises(ValueError, match="no section between <!-- measured: other -->"):
+        run.finish("text", {})
 
 
-def test_the_comparison_draws_a_plot_for_each_axis_without_peers_that_failed(tmp_path: Path) -> None:
-    servers = [
-        {"system": system, "sessions": sessions, "chunk": chunk, **figures}
-        for sessions, chunk in ((1, 1), (64, 1), (64, 16))
-        for system, figures in (("lives", {"timesteps_per_s": 1000.0 * sessions}), ("dies", {"failed": True}))
+def figures(rate: float) -> Figures:
+    return Figures(calls=10, p50_ms=1000 / rate, p99_ms=1.0, timesteps_per_s=rate, server_us=100.0)
+
+
+@pytest.mark.usefixtures("argv")
+def test_the_comparison_judges_and_draws_without_peers_that_failed(tmp_path: Path) -> None:
+    turns: list[dict[Any, Figures | None]] = [
+        {(who, sessions, chunk): figures(rate) for sessions, chunk in ((1, 1), (64, 1), (64, 16))}
+        for who, rate in ((OURS, 3000.0), (ECHO, 9000.0))
     ]
-    by_cells = [{"nr_cells": cells, "timesteps_per_s": {"lives": 10_000 // cells}} for cells in (16, 64)]
-    plots = draw_comparison({"servers": servers, "by_memory_slots": by_cells}, tmp_path)
-    assert {file.name for file in tmp_path.iterdir()} == set(plots)
+    turn = {**turns[0], **turns[1], (TRITON, 1, 1): figures(1000.0), (TRITON, 64, 1): None}
+    with Run("it", None) as run:
+        judge(run, [turn])
+    assert [(ratio.value, ratio.verdict) for ratio in run.ratios] == [(pytest.approx(1 / 3), "")]
+    plots = draw(turn, {(OURS, 16): figures(10.0), (TRITON, 16): None}, tmp_path)
+    assert {file.name for file in tmp_path.glob("*.svg")} == set(plots)
     assert len(plots) == 4
 
 
@@ -67,14 +87,16 @@ def looks(memory: list[float]) -> list[Look]:
     ]
 
 
-def test_memory_that_grows_and_refusals_miss_their_aims() -> None:
-    callers = Callers(calls=1000, sessions=5, refusals=0)
-    flat = judged(moments_of(looks([100.0] * 20)), callers)
-    assert [ratio.reached for ratio in flat] == [True, True, True]
-    growing = judged(moments_of(looks([100.0 + index for index in range(20)])), callers)
-    assert [ratio.reached for ratio in growing] == [False, True, True]
-    refused = judged(moments_of(looks([100.0] * 20)), Callers(calls=1000, sessions=5, refusals=1))
-    assert [ratio.reached for ratio in refused] == [True, True, False]
+@pytest.mark.usefixtures("argv")
+@pytest.mark.parametrize(
+    ("growth_mib", "refusals", "verdicts"),
+    [(0, 0, ["", "", ""]), (1, 0, ["missed", "", ""]), (0, 1, ["", "", "missed"])],
+)
+def test_memory_that_grows_and_refusals_miss_their_aims(growth_mib: int, refusals: int, verdicts: list[str]) -> None:
+    moments = moments_of(looks([100.0 + growth_mib * index for index in range(20)]))
+    with Run("soak", None) as run:
+        judge_soak(run, moments, Callers(calls=1000, sessions=5, refusals=refusals))
+    assert [ratio.verdict for ratio in run.ratios] == verdicts
 
 
 def test_an_interval_without_an_answer_counts_as_a_wait_of_its_length() -> None:
@@ -84,3 +106,12 @@ def test_an_interval_without_an_answer_counts_as_a_wait_of_its_length() -> None:
     (answered,) = moments_of([first, second])
     assert answered.p99_ms <= 1.0
     assert answered.timesteps_per_s == pytest.approx(100)
+
+
+def test_a_look_counts_for_the_innermost_function_of_ours() -> None:
+    ours, library = f"{ROOT}/handler/engine/engine.py", f"{ROOT}/.venv/lib/site-packages/numpy/core.py"
+    raw = (
+        f"run (/usr/lib/threading.py:9);step (uvloop/loop.pyx:1);Engine.step ({ours}:7);sum ({library}:3) 4\n"
+        "run (/usr/lib/threading.py:9);poll (grpc/aio.pyx:1) 2\n"
+    )
+    assert counted(raw) == {"handler/engine/engine.py: Engine.step": 4, REST: 2}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dnc_serve.client import AsyncClient, Client, Retry, Unavailable
-from dnc_serve.client.cli.measure.load import create, model_of, step_each
+from dnc_serve.client.cli.load import Load, Server, Span, stream_load
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.torchserve.probe import health
 from dnc_serve.proto.targets import channel_options, is_loopback, proxy_of
@@ -49,9 +49,7 @@ def test_a_server_tests_itself_and_is_asked_for_its_health_directly(
         monkeypatch.setenv(name, f"http://{NOBODY}")
     with open_door(small_artifact, tmp_path) as door:
         assert health(door.addresses.grpc, ServeConfig(), 10) == "SERVING"
-        create(door.addresses.grpc, ["measured"])
-        assert model_of(door.addresses.grpc)[0] == INPUT_SIZE
-        step_each(door.addresses.grpc, ["measured"], 1, INPUT_SIZE)
+        assert stream_load(Server(door.addresses.grpc, INPUT_SIZE), Load(rounds=1), Span(0.0)).calls == 1
 
 
 @pytest.mark.parametrize("command", [["health"], ["sessions"], ["doctor", "--serving"]])

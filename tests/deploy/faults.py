@@ -232,8 +232,8 @@ def damaged_snapshots(artifact: Path, folder: Path) -> Iterator[str]:
         door.create("s")
         door.step("s", random_inputs(7, 4))
     with _database(folder) as database:
-        for row, state in database.execute("SELECT row, state FROM snapshots").fetchall():
-            database.execute("UPDATE snapshots SET state = ? WHERE row = ?", (_flipped(state), row))
+        for row, state in database.execute("SELECT row, state FROM states").fetchall():
+            database.execute("UPDATE states SET state = ? WHERE row = ?", (_flipped(state), row))
     with open_door(artifact, folder) as door:
         door.step("s", random_inputs(8, 4))
         yield door.addresses.metrics

@@ -45,6 +45,7 @@ def run(options: Options) -> int:
         asked = in_another_process(visit, address, recall_inputs(options.length))
         print(f"process {asked.pid} came back and read the sequence from the session's memory\n")
         calls_ms = in_another_process(time_calls, address) * 1000
+        stepped_by = in_another_process(code_of, address)
     recalled = decode(asked.outputs)
     wrong = int((recalled != vectors).sum())
     rows = [(bits(vector), bits(answer)) for vector, answer in zip(vectors, recalled, strict=True)]
@@ -52,8 +53,17 @@ def run(options: Options) -> int:
     print(f"\nwrong bits: {wrong} of {vectors.size}\n")
     print(weightings(told.written, asked.read))
     p50, p99 = np.percentile(calls_ms, (50, 99))
-    print(f"\n{len(calls_ms)} calls of one timestep each: p50 {p50:.2f} ms, p99 {p99:.2f} ms")
+    print(f"\n{len(calls_ms)} calls of one timestep each: p50 {p50:.2f} ms, p99 {p99:.2f} ms, stepped by {stepped_by}")
     return 0 if wrong == 0 else 1
+
+
+def code_of(address: str) -> str:
+    """What steps the server's sessions, and why, if it is not the row kernel."""
+    with Client(address) as client:
+        model = client.model()
+        names = {"row-kernel": "the row kernel", "torchscript": "TorchScript"}
+        reason = f" ({model.artifact_note})" if model.artifact_note else ""
+        return names.get(model.artifact, model.artifact) + reason
 
 
 def time_calls(address: str) -> Float32:

@@ -154,7 +154,7 @@ def test_a_setting_is_one_that_can_be_counted_with(name: str, value: float) -> N
         ServeConfig(**{name: value})
 
 
-def test_a_session_whose_row_is_damaged_costs_the_others_of_its_commit_nothing(
+def test_a_session_that_can_not_be_written_costs_the_others_of_its_commit_nothing(
     artifact_folder: Path, tmp_path: Path
 ) -> None:
     names = [f"s{number}" for number in range(6)]
@@ -162,7 +162,10 @@ def test_a_session_whose_row_is_damaged_costs_the_others_of_its_commit_nothing(
         for name in (*names, "damaged"):
             door.create(name)
         database = sqlite3.connect(tmp_path / "sessions.db")
-        database.execute("UPDATE sessions SET digest = 'another' WHERE id = 'damaged'")
+        database.execute(
+            "CREATE TRIGGER damaged BEFORE INSERT ON sessions WHEN new.id = 'damaged' "
+            "BEGIN SELECT RAISE(ABORT, 'its page is damaged'); END"
+        )
         database.commit()
         database.close()
         stop = threading.Event()

@@ -32,15 +32,14 @@ class TimedRunner:
 def a_run(timesteps: int, runner: TimedRunner) -> Run:
     """A chunk whose timesteps are numbered."""
     session = Session("s", 1, "", "", 0.0, Replies(1, 1))
-    session.row = SESSION_ROW
     chunk = Chunk(np.arange(timesteps, dtype=np.float32).reshape(-1, 1), lambda result, error: None)
-    return Run(session, chunk, RUN_ROW, runner, timesteps)  # type: ignore[arg-type]
+    return Run(session, chunk, SESSION_ROW, RUN_ROW, runner, timesteps)  # type: ignore[arg-type]
 
 
 def echo(batch: Batch) -> None:
     """Steps a model whose outputs are its inputs."""
     for run, ticks in zip(batch.runs, batch.ticks, strict=True):
-        assert run.source_row == (SESSION_ROW if run.outputs is None else RUN_ROW)
+        assert run.source == (SESSION_ROW if run.outputs is None else RUN_ROW)
         run.advance(run.next_inputs(ticks), True)
 
 
@@ -104,7 +103,7 @@ def test_whatever_comes_each_gets_its_ticks_in_order_and_nobody_starves(
         assert batch.ticks == [min(run.rest, most) for run in chosen]
         assert all(due[run] >= number for run in waiting)
         waiting = [run for run in waiting if run not in chosen]
-        assert len(scheduler) == len(waiting)
+        assert len(scheduler.runs) == len(waiting)
         echo(batch)
         for run in chosen:
             if run.rest:
@@ -126,3 +125,10 @@ def test_a_short_chunk_is_through_in_the_next_batch_however_many_long_ones_wait(
     assert batch is not None
     assert dict(zip(batch.runs, batch.ticks, strict=True))[short] == 3
     assert sorted(batch.ticks) == [3, 10, 10, 10]
+
+
+def test_an_output_that_was_not_finite_is_remembered_through_the_ticks_that_follow() -> None:
+    run = a_run(3, TimedRunner(max_rows=1, tick_s=1.0, row_s=0.0))
+    for finite in (True, False, True):
+        run.advance(run.next_inputs(1), finite)
+    assert not run.rest and not run.finite

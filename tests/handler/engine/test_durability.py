@@ -168,12 +168,12 @@ def test_a_damaged_snapshot_falls_back_to_the_one_before(artifact_folder: Path, 
             door.step("s", random_inputs(seed, 4))
         before = door.dump("s")
     database = sqlite3.connect(tmp_path / "sessions.db")
-    rows = database.execute("SELECT rowid, state FROM snapshots ORDER BY rowid").fetchall()
+    rows = database.execute("SELECT rowid, state FROM states ORDER BY rowid").fetchall()
     assert len(rows) >= 3
     for rowid, state in rows[-2:]:
         flipped = bytearray(state)
         flipped[len(flipped) // 2] ^= 4
-        database.execute("UPDATE snapshots SET state = ? WHERE rowid = ?", (bytes(flipped), rowid))
+        database.execute("UPDATE states SET state = ? WHERE rowid = ?", (bytes(flipped), rowid))
     database.commit()
     database.close()
     with open_door(artifact_folder, tmp_path) as door:

@@ -213,10 +213,10 @@ async def test_a_copy_whose_only_snapshot_is_damaged_is_refused(
         harness.engine.lifecycle.begin(copy, state, begun.set_result)
         assert await begun is None
     with sqlite3.connect(tmp_path / "sessions.db") as database:
-        [(rowid, content)] = database.execute("SELECT rowid, state FROM snapshots").fetchall()
+        [(rowid, content)] = database.execute("SELECT rowid, state FROM states").fetchall()
         flipped = bytearray(content)
         flipped[len(flipped) // 2] ^= 4
-        database.execute("UPDATE snapshots SET state = ? WHERE rowid = ?", (bytes(flipped), rowid))
+        database.execute("UPDATE states SET state = ? WHERE rowid = ?", (bytes(flipped), rowid))
     async with running_engine(tiles, artifact, settings) as harness:
         session = harness.engine.table.get("copy", "")
         with pytest.raises(ServeError) as refused:

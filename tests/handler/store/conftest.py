@@ -6,6 +6,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 import redis
@@ -13,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from dnc_serve.handler.store import open_store
-from dnc_serve.handler.store.contract import Append, Begin, Head, Keep, Record, Snapshot, Store
+from dnc_serve.handler.store.contract import Append, Begin, Head, Keep, Record, SharedStore, Snapshot, Store
 from tests.folders import memory_folder
 from tests.ports import own_port
 from tests.programs import program
@@ -123,9 +124,14 @@ class Sessions:
         state = bytes([ordinal % 256]) * size
         return Snapshot(session_id, incarnation, ordinal, ordinal * 4, ordinal // 3, 100.5 + ordinal, state)
 
+    def acquire(self, session_id: str) -> None:
+        """Where one has to, so as to write it."""
+        if self.store.shared:
+            cast(SharedStore, self.store).acquire(session_id)
+
     def begin(self, session_id: str, incarnation: int = 7, records: int = 0, **changes: object) -> Head:
         head = self.head(session_id, incarnation, **changes)
-        self.store.acquire(session_id)
+        self.acquire(session_id)
         appends = [Append(self.record(session_id, ordinal, incarnation)) for ordinal in range(1, records + 1)]
         outcomes = self.store.commit([Begin(head), *appends])
         assert outcomes == [None] * (records + 1)

@@ -24,7 +24,7 @@ def test_a_new_store_is_empty(reopenable):
 def test_a_session_comes_back_as_it_was_written(reopenable, sessions):
     head = sessions.begin("a", LARGEST, digest="d" * 64, owner="an owner", created_at=1764000000.123456)
     assert reopenable.store.head("a") == head
-    record = replace(sessions.record("a", 1, LARGEST), body=bytes(range(256)) * 9, position=1 << 40)
+    record = sessions.record("a", 1, LARGEST)._replace(body=bytes(range(256)) * 9, position=1 << 40)
     assert reopenable.store.commit([Append(record)]) == [None]
     expected = replace(head, position=1 << 40, experience=0, ordinal=1, last_used_at=record.at)
     for store in reopenable.before_and_after():
@@ -67,7 +67,7 @@ def test_a_record_that_leaves_a_gap_is_refused(sessions):
 
 def test_outcomes_are_one_for_each_mutation_in_order(sessions):
     sessions.begin("a", records=1)
-    sessions.store.acquire("never begun")
+    sessions.acquire("never begun")
     outcomes = sessions.store.commit(
         [
             Append(sessions.record("a", 2)),
@@ -107,7 +107,7 @@ def test_a_fork_may_begin_at_a_later_ordinal(reopenable, sessions):
 
 
 def test_begin_and_end_in_one_commit_apply_in_order(sessions):
-    sessions.store.acquire("a")
+    sessions.acquire("a")
     outcomes = sessions.store.commit(
         [
             Begin(sessions.head("a")),
@@ -135,7 +135,7 @@ def test_an_ended_session_leaves_a_tombstone(reopenable, sessions):
         assert store.size_bytes() == 0
         assert store.prunable(1e9, 1 << 40) == []
     # Ending twice changes nothing, and nothing goes on.
-    reopenable.store.acquire("a")
+    sessions.acquire("a")
     assert reopenable.store.commit([End("a", 7, "expired", 300.0)]) == [None]
     assert reopenable.store.head("a").ended == "deleted"
     assert isinstance(reopenable.store.commit([Append(sessions.record("a", 4))])[0], Fenced)
@@ -179,13 +179,13 @@ def test_pruning_keeps_the_newest_and_where_the_session_stands(reopenable, sessi
         assert [info.ordinal for info in sessions.store.snapshots("a", 7)] == [8, 5]
         assert sessions.store.head("a") == head
         assert sessions.store.size_bytes() == 3 * 100 + 1000
-    sessions.store.acquire("a")
+    sessions.acquire("a")
     assert sessions.store.commit([Prune("a", 7, 8), Prune("a", 7, 2)]) == [None, None]
     for _ in reopenable.before_and_after():
         assert sessions.ordinals("a") == []
         assert [info.ordinal for info in sessions.store.snapshots("a", 7)] == [8]
         assert sessions.store.head("a") == head
-    sessions.store.acquire("a")
+    sessions.acquire("a")
     sessions.append("a", 9)
     assert sessions.ordinals("a") == [9]
 
@@ -207,7 +207,7 @@ def test_what_is_old_or_too_much_may_be_pruned_but_for_two_snapshots(reopenable,
     sessions.keep("c", 3, 5)
     for store in reopenable.before_and_after():
         for session_id in "abc":
-            store.acquire(session_id)
+            sessions.acquire(session_id)
         assert store.prunable(before=0.0, excess_bytes=0) == []
         assert store.prunable(before=103.0, excess_bytes=0) == [Prune("a", 7, 2)]
         assert store.prunable(before=104.0, excess_bytes=0) == [Prune("a", 7, 2), Prune("c", 7, 3)]
@@ -218,7 +218,7 @@ def test_what_is_old_or_too_much_may_be_pruned_but_for_two_snapshots(reopenable,
     assert sessions.ordinals("a") == [5, 6, 7, 8]
     for store in reopenable.before_and_after():
         for session_id in "abc":
-            store.acquire(session_id)
+            sessions.acquire(session_id)
         assert store.prunable(before=1e9, excess_bytes=0) == [Prune("a", 7, 6)]
     sessions.append("a", 9)
     assert reopenable.store.commit([Keep(sessions.snapshot("a", 9), instead_of=(8,))]) == [None]
@@ -248,7 +248,7 @@ def test_old_and_surplus_tombstones_are_forgotten(reopenable, sessions):
 def test_many_sessions_are_listed_once(reopenable, sessions):
     mutations = []
     for number in range(700):
-        sessions.store.acquire(f"s{number}")
+        sessions.acquire(f"s{number}")
         mutations.append(Begin(sessions.head(f"s{number}", number + 1)))
     assert sessions.store.commit(mutations) == [None] * 700
     heads = list(reopenable.again().heads())
@@ -297,17 +297,6 @@ def test_readers_beside_the_writer_see_whole_prefixes(reopenable, sessions):
     assert sessions.ordinals("b") == list(range(1, 301))
 
 
-def test_leases_are_granted_renewed_and_released(sessions):
-    lease = sessions.store.acquire("a")
-    assert lease.session_id == "a"
-    assert lease.ttl_s > 0
-    (renewed,) = sessions.store.renew([lease])
-    assert renewed is not None
-    assert renewed.token == lease.token
-    sessions.store.release([renewed])
-    assert sessions.store.acquire("a").token >= lease.token
-
-
 @pytest.mark.parametrize("size", [0, 1, 5_000_000])
 def test_bodies_of_any_size(reopenable, sessions, size):
     sessions.begin("a")
@@ -326,7 +315,7 @@ def test_what_can_not_be_written_fails_its_own_session_alone(request, reopenable
             client.set("dnc:{bad}:marks", "x")
         bad = sessions.record("bad", 2)
     else:
-        bad = replace(sessions.record("bad", 2), position=1 << 63)
+        bad = sessions.record("bad", 2)._replace(position=1 << 63)
     mutations = [Append(sessions.record("a", 2)), Append(bad), Keep(sessions.snapshot("bad", 1))]
     outcomes = sessions.store.commit([*mutations, Append(sessions.record("z", 2)), Begin(sessions.head("a", 8))])
     assert [type(outcome) for outcome in outcomes] == [type(None), Rejected, Rejected, type(None), type(None)]

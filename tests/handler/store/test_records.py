@@ -45,10 +45,10 @@ def test_every_flipped_bit_and_every_cut_of_a_record_is_noticed() -> None:
         body = bytearray(record.body)
         body[bit // 8] ^= 1 << bit % 8
         with pytest.raises(Damaged):
-            decode_record(dataclasses.replace(record, body=bytes(body)))
+            decode_record(record._replace(body=bytes(body)))
     for length in range(len(record.body)):
         with pytest.raises(Damaged):
-            decode_record(dataclasses.replace(record, body=record.body[:length]))
+            decode_record(record._replace(body=record.body[:length]))
 
 
 def test_every_flipped_bit_of_a_snapshot_is_noticed() -> None:
@@ -66,6 +66,6 @@ def test_every_flipped_bit_of_a_snapshot_is_noticed() -> None:
 )
 def test_a_record_that_strayed_is_noticed(other: dict) -> None:
     with pytest.raises(Damaged, match="checksum"):
-        decode_record(dataclasses.replace(a_record(), **other))
+        decode_record(a_record()._replace(**other))
     with pytest.raises(Damaged, match="checksum"):
         decode_snapshot(dataclasses.replace(a_snapshot(), **other))

@@ -21,7 +21,6 @@ from dnc_serve.handler.store import sqlite_upkeep
 from dnc_serve.handler.store.contract import Append, Begin, End, Prune, Rejected, StoreRefused
 from dnc_serve.handler.store.schema import MIGRATIONS
 from dnc_serve.handler.store.sqlite import RETRY_S, SQLiteStore
-from dnc_serve.handler.store.sqlite_index import Index
 from tests.folders import memory_folder
 
 BLOCK = 4096  # what a disk writes as a whole, or not
@@ -124,7 +123,7 @@ def test_a_power_loss_takes_nothing_that_was_synced(folder, store, sessions, see
     if seed % 2:
         for ordinal in range(1, 60):
             sessions.append("a", ordinal)
-        store._upkeep.log_bytes = 1 << 40
+        store._writer.log_bytes = 1 << 40
         store.sync()
         ordinal += 1
         sessions.append("a", ordinal)  # begins the log anew
@@ -259,7 +258,7 @@ while True:
     store.commit([Append(Record("a", 7, ordinal, ordinal, 0, 1.0, bytes(500)))])
     print(ordinal, flush=True)
     if ordinal % 50 == 0:
-        store._upkeep.log_bytes = 1 << 40
+        store._writer.log_bytes = 1 << 40
         store.sync()
 """
     for round_ in range(3):
@@ -320,7 +319,7 @@ def test_an_older_schema_is_migrated_once_or_not_at_all(folder, store, sessions)
 def test_one_flipped_bit_is_noticed_or_harmless(folder, store, sessions):
     """A session is as it was, or shorter, or missing, or refused. Bodies have checksums of the journal's own."""
     heads = {f"s{number}": sessions.begin(f"s{number}", records=8) for number in range(6)}
-    store._upkeep.log_bytes = 1 << 40
+    store._writer.log_bytes = 1 << 40
     store.sync()
     for name in heads:
         sessions.append(name, 9, 10)
@@ -342,9 +341,9 @@ def test_one_flipped_bit_is_noticed_or_harmless(folder, store, sessions):
                 assert replace(head, last_used_at=0, position=0, experience=0, ordinal=0) == replace(
                     first, last_used_at=0
                 )
-                records = [replace(record, body=b"") for record in flipped.records(name, 7, 0)]
+                records = [record._replace(body=b"") for record in flipped.records(name, 7, 0)]
                 assert records == [
-                    replace(sessions.record(name, ordinal), body=b"") for ordinal in range(1, len(records) + 1)
+                    sessions.record(name, ordinal)._replace(body=b"") for ordinal in range(1, len(records) + 1)
                 ]
                 shorter += len(records) < 10
                 if records and head.ordinal == len(records):
@@ -387,7 +386,7 @@ def test_log_and_file_stay_bounded(folder, store, sessions):
     assert store.commit([End("a", 7, "deleted", 1.0), End("b", 7, "deleted", 1.0)]) == [None, None]
     for _ in range(200):
         store.sync()
-    store._upkeep.log_bytes = 1 << 40
+    store._writer.log_bytes = 1 << 40
     store.sync()
     assert (folder / "state" / "sessions.db").stat().st_size < full / 2
 
@@ -398,7 +397,7 @@ def test_commits_go_on_while_the_log_moves(store, sessions):
 
     def sync() -> None:
         while not done.is_set():
-            store._upkeep.log_bytes = 1 << 40
+            store._writer.log_bytes = 1 << 40
             store.sync()
 
     thread = threading.Thread(target=sync)
@@ -448,7 +447,7 @@ def test_a_session_whose_mutations_fail_half_way_is_not_changed(store, sessions)
         [
             Append(sessions.record("a", 3)),
             Begin(sessions.head("b")),
-            Append(replace(sessions.record("a", 4), body=[1, 2])),  # no column can hold it
+            Append(sessions.record("a", 4)._replace(body=[1, 2])),  # no column can hold it
         ]
     )
     assert [type(outcome) for outcome in outcomes] == [Rejected, type(None), Rejected]
@@ -458,27 +457,146 @@ def test_a_session_whose_mutations_fail_half_way_is_not_changed(store, sessions)
     assert sessions.ordinals("a") == [1, 2, 3]
 
 
-def test_what_may_be_pruned_is_known_without_a_look_at_the_file(store, sessions):
-    for number in range(50):
+def killed(store_folder: Path, copy: Path) -> Path:
+    """What a server that was killed just now would leave."""
+    return put_files(copy, *files_of(store_folder))
+
+
+def test_the_numbers_of_what_was_deleted_are_not_believed_of_what_comes_later(folder, store, sessions, monkeypatch):
+    monkeypatch.setattr(sqlite_upkeep, "SETTLE_RECORDS", 1)
+    monkeypatch.setattr(sqlite_upkeep, "_SWEEP_BYTES", 10_000)
+    sessions.begin("a", records=20)
+    store.sync()
+    assert store.commit([End("a", 7, "deleted", 1.0)]) == [None]
+    store.sync()
+    assert store._all("SELECT count(*) FROM records") == [(0,)]
+    store.close()
+    store.open()
+    sessions.begin("b", records=3)
+    assert ordinals_in(killed(folder / "state", folder / "killed"), "b") == [1, 2, 3]
+
+
+def test_a_session_does_not_inherit_records_that_are_not_deleted_yet(folder, store, sessions, opened):
+    sessions.begin("a", records=1)
+    sessions.begin("b", records=3)
+    assert store.commit([End("b", 7, "deleted", 1.0)]) == [None]
+    assert store.forget_tombstones(2.0, 0) == 1
+    store = opened(killed(folder / "state", folder / "killed"))
+    assert store.commit([Begin(sessions.head("c"))]) == [None]
+    store = opened(killed(folder / "killed", folder / "killed again"))
+    assert store.head("c") == sessions.head("c")
+
+
+def test_only_what_came_last_is_read_at_a_start(folder, store, sessions, opened, monkeypatch):
+    monkeypatch.setattr(sqlite_upkeep, "SETTLE_RECORDS", 1000)
+    for number in range(30):
+        sessions.begin(f"idle{number}", records=2)
+    sessions.begin("a", records=960)
+    store.sync()
+    sessions.append("a", 961, 962)
+    after_a_kill = opened(killed(folder / "state", folder / "killed"))
+    assert after_a_kill._writer.sessions.standings.keys() == {"a"}
+    assert after_a_kill.head("a") == store.head("a")
+    assert after_a_kill.head("idle7") == store.head("idle7")
+    store.close()
+    store.open()
+    assert store._writer.sessions.standings == {}
+    assert store.head("a") == after_a_kill.head("a")
+
+
+def test_a_record_that_was_lost_last_stays_lost(folder, store, sessions, opened):
+    """However often the store is opened since: the session must not end before it."""
+    sessions.begin("a", records=5)
+    store.close()
+    store.open()
+    sessions.append("a", 6)
+    state_dir = killed(folder / "state", folder / "killed")
+    with sqlite3.connect(state_dir / "sessions.db") as connection:
+        connection.execute("UPDATE records SET position = position + 1 WHERE ordinal = 6")
+    for _ in range(3):
+        damaged = opened(state_dir)
+        assert damaged.head("a").ordinal == 6
+        assert [record.ordinal for record in damaged.records("a", 7, 0)] == [1, 2, 3, 4, 5]
+        damaged.close()
+
+
+def test_what_lies_behind_a_lost_record_is_found_from_a_snapshot_on(folder, store, sessions):
+    sessions.begin("a", records=9)
+    sessions.keep("a", 5)
+    store.close()
+    with sqlite3.connect(folder / "state" / "sessions.db") as connection:
+        connection.execute("UPDATE records SET previous = previous + 1 WHERE ordinal = 3")
+    store.open()
+    assert sessions.ordinals("a", after=5) == [6, 7, 8, 9]
+    assert sessions.ordinals("a") == sessions.ordinals("a", up_to=2) == [1, 2]
+
+
+@pytest.fixture
+def steps_of(store) -> Callable[[Callable[[], object]], int]:
+    """How many steps of SQLite's machine a call takes."""
+
+    def steps_of(call: Callable[[], object]) -> int:
+        steps = 0
+
+        def count() -> None:
+            nonlocal steps
+            steps += 1
+
+        for connection in (store._files.reader, store._files.writer):
+            connection.set_progress_handler(count, 1)
+        try:
+            call()
+        finally:
+            for connection in (store._files.reader, store._files.writer):
+                connection.set_progress_handler(None, 1)
+        return steps
+
+    return steps_of
+
+
+def test_a_session_costs_the_same_among_many(store, sessions, steps_of):
+    """Its next record, its snapshots, its way back, and what of it may be pruned."""
+
+    def costs(session_id: str, ordinal: int) -> list[int]:
+        sessions.begin(session_id, records=ordinal)
+        sessions.keep(session_id, 2, 4, ordinal)
+        return [
+            steps_of(lambda: sessions.append(session_id, ordinal + 1, ordinal + 2)),
+            steps_of(lambda: sessions.ordinals(session_id, after=ordinal)),
+            steps_of(lambda: sessions.keep(session_id, ordinal + 2)),
+            steps_of(lambda: store.prunable(1e9, 0)),
+            steps_of(lambda: store.commit([Prune(session_id, 7, ordinal)])),
+        ]
+
+    costs("first", 8)  # reads the schema
+    alone = costs("a", 8)
+    for number in range(300):
         sessions.begin(f"idle{number}", records=3)
-    sessions.begin("a", records=6)
-    sessions.keep("a", 2, 4, 6)
-    read = []
-    store._files.reader.set_trace_callback(read.append)
-    assert store.prunable(1e9, 0) == [Prune("a", 7, 4)]
-    assert read == []
+        sessions.keep(f"idle{number}", 3)
+    assert all(among <= 1.1 * before for among, before in zip(costs("b", 300), alone, strict=True))
 
 
-def test_the_dead_are_taken_oldest_first_in_bounded_pieces():
-    index = Index()
-    index.bury((row, 10) for row in range(900, 500, -1))
-    index.bury((row, 10) for row in range(1, 301))
-    taken = []
-    while index.dead:
-        piece = index.take_dead(at_most=64, at_most_bytes=400)
-        assert len(piece) in (20, 40)
-        taken += piece
-    assert [row for row, _ in taken] == [*range(1, 301), *range(501, 901)][: len(taken)]
-    assert index.dead_bytes == 0
-    index.bury([(1, 1000)])
-    assert index.take_dead(at_most=64, at_most_bytes=400) == [(1, 1000)]
+def test_the_dead_are_deleted_in_pieces_and_none_is_left(folder, store, sessions, steps_of, opened):
+    """At a cost that does not depend on how many there are; a kill in the middle changes nothing."""
+    for number in range(1, 4):
+        sessions.begin(f"s{number}")
+    sessions.begin("a")
+    for ordinal in range(1, 1201):
+        names = ("s1", "s2", "s3", "a")
+        assert set(store.commit([Append(sessions.record(name, ordinal)) for name in names])) == {None}
+    sessions.keep("s3", 600, 900)
+    ends = [End("s1", 7, "deleted", 1.0), End("s2", 7, "deleted", 1.0), Prune("s3", 7, 600)]
+    assert steps_of(lambda: store.commit(ends)) < 5000
+    left, costs = [4800], []
+    while left[-1] > 1800:
+        costs.append(steps_of(store.sync))
+        left += store._all("SELECT count(*) FROM records")[0]
+        assert 0 < left[-2] - left[-1] <= 256
+        if len(left) == 6:
+            store.close()
+            store.open()
+    assert max(costs) < 1.5 * min(costs[:-1])
+    assert left[-1] == 1800
+    assert store._all("SELECT count(*) FROM garbage") == [(0,)]
+    assert sessions.ordinals("a") == list(range(1, 1201))
+    assert sessions.ordinals("s3") == list(range(601, 1201))

@@ -35,7 +35,7 @@ def commit():
     store.commit([Append(Record("a", 7, ordinal, ordinal, 0, 1.0, bytes(500)))])
 
 def sync():
-    store._upkeep.log_bytes += sqlite_upkeep.CHECKPOINT_BYTES + 1
+    store._writer.log_bytes += sqlite_upkeep.CHECKPOINT_BYTES + 1
     store.sync()
     os.write(queue, b"done\\n")
 
