@@ -1,6 +1,7 @@
-"""`dnc doctor`: is everything here that serving needs? Each finding with what to do about it."""
+"""`dnc doctor`: is everything here that serving needs? Each finding with what to do. `dnc health`: does it serve?"""
 
 import argparse
+import asyncio
 import importlib
 import json
 import shutil
@@ -13,7 +14,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dnc_serve.client.cli.parser import path
+from dnc_serve.client.cli.connection import add_connection, credentials, targets
+from dnc_serve.client.cli.parser import Command, path
+from dnc_serve.client.transport import Hosts
+from dnc_serve.proto.health import SERVING, ask, status
 
 if TYPE_CHECKING:
     from dnc_serve.handler.config import ServeConfig
@@ -110,7 +114,7 @@ def _ask_health(args: argparse.Namespace) -> int:
         return 2
     answer = health(address, config, HEALTH_TIMEOUT_S)
     print(answer)
-    return 0 if answer == "SERVING" else 1
+    return 0 if answer == SERVING else 1
 
 
 def _variables() -> Iterator[Finding]:
@@ -265,3 +269,30 @@ def _ports(config: "ServeConfig") -> Iterator[Finding]:
             yield Finding("port", FAIL, str(exc), f"give another {flag('host')}, or {flag(setting)} 0")
         else:
             yield Finding("port", OK, f"{port} is free ({setting})")
+
+
+def _configure_health(parser: argparse.ArgumentParser) -> None:
+    add_connection(parser)
+    parser.set_defaults(timeout=5.0)
+
+
+def _health(args: argparse.Namespace) -> int:
+    token, tls = credentials(args)
+    if all(asyncio.run(_serves(Hosts([target], token, tls), args.timeout)) for target in targets(args)):
+        print("serving")
+        return 0
+    print("dnc health: the server is there, and does not serve now", file=sys.stderr)
+    return 1
+
+
+async def _serves(hosts: Hosts, timeout_s: float) -> bool:
+    [target] = hosts.targets
+    try:
+        async with hosts.translated(target):
+            answer: bytes = await ask(hosts.channel(target))(b"", timeout=timeout_s, metadata=hosts.metadata())
+            return status(answer) == SERVING
+    finally:
+        await hosts.close()
+
+
+HEALTH = Command("exit with 0 if the server serves, else with 1", _configure_health, _health)

@@ -1,7 +1,8 @@
 """`dnc COMMAND …`: finds the command's module and runs it.
 
-A command is a module of this folder with `HELP`, `configure(parser)` and `run(args) -> exit code`. Only the one that is
-asked for is imported, so that `dnc step` needs neither torch nor TorchServe.
+A command is a module of this folder with `HELP`, `configure(parser)` and `run(args) -> exit code`, or a `Command` of a
+module with several.
+Only the one that is asked for is imported, so that `dnc step` needs neither torch nor TorchServe.
 """
 
 import argparse
@@ -10,16 +11,16 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
-from types import ModuleType
 
 from dnc_serve.client.cli.files import reason
-from dnc_serve.client.cli.parser import Parser, did_you_mean
+from dnc_serve.client.cli.parser import Command, Parser, did_you_mean
 from dnc_serve.client.errors import DncError
 
 COMMANDS = (
     "serve", "demo", "step", "reset", "dump", "sessions", "fork", "delete", "watch", "record", "train", "export",
     "archive", "bench", "doctor", "health", "token",
 )  # fmt: skip
+MODULES = {"reset": "sessions", "fork": "sessions", "delete": "sessions", "health": "doctor"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,12 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = arguments[0] if arguments else ""
     if command not in installed():
         return _overview(arguments)
-    module = _module(command)
-    parser = Parser(prog=f"dnc {command}", description=module.HELP)
-    module.configure(parser)
+    help, configure, run = _command(command)
+    parser = Parser(prog=f"dnc {command}", description=help)
+    configure(parser)
     args = parser.parse_args(arguments[1:])
     try:
-        code: int = module.run(args)
+        code = run(args)
         sys.stdout.flush()
     except DncError as error:
         print(f"dnc {command}: {error}", file=sys.stderr)
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def installed() -> tuple[str, ...]:
     """The commands whose modules are there."""
-    return tuple(name for name in COMMANDS if importlib.util.find_spec(f"{__package__}.{name}") is not None)
+    return tuple(name for name in COMMANDS if importlib.util.find_spec(_module(name)) is not None)
 
 
 def _overview(arguments: list[str]) -> int:
@@ -64,7 +65,7 @@ def _overview(arguments: list[str]) -> int:
     parser.add_argument("-h", "--help", action="store_true", help="show this help")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     for name in installed():
-        commands.add_parser(name, help=_module(name).HELP)
+        commands.add_parser(name, help=_command(name).help)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(parser.format_help(), end="", file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
@@ -73,5 +74,12 @@ def _overview(arguments: list[str]) -> int:
     return 2
 
 
-def _module(command: str) -> ModuleType:
-    return importlib.import_module(f"{__package__}.{command}")
+def _module(command: str) -> str:
+    return f"{__package__}.{MODULES.get(command, command)}"
+
+
+def _command(name: str) -> Command:
+    module = importlib.import_module(_module(name))
+    if isinstance(command := getattr(module, name.upper(), None), Command):
+        return command
+    return Command(module.HELP, module.configure, module.run)

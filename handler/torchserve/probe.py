@@ -2,10 +2,10 @@
 
 import socket
 import ssl
-from typing import Any
 
 from dnc_serve.handler.addresses import host_port, reached_at
 from dnc_serve.handler.config import ServeConfig
+from dnc_serve.proto.health import SERVING, ask, status
 from dnc_serve.proto.targets import DIRECTLY
 
 
@@ -26,15 +26,12 @@ def health(address: str, config: ServeConfig, timeout_s: float) -> str:
     if config.tls_certificate:
         return _handshake(address, timeout_s)
     import grpc
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     with grpc.insecure_channel(host_port(*reached_at(address)), options=DIRECTLY) as channel:
-        stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
-            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s, wait_for_ready=True)
+            return status(ask(channel)(b"", timeout=timeout_s, wait_for_ready=True))
         except grpc.RpcError as exc:
             return f"{exc.code().name}: {exc.details()}"
-        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
 
 def _handshake(address: str, timeout_s: float) -> str:
@@ -47,6 +44,6 @@ def _handshake(address: str, timeout_s: float) -> str:
             socket.create_connection(reached_at(address), timeout=timeout_s) as plain,
             trusting.wrap_socket(plain),
         ):
-            return "SERVING"
+            return SERVING
     except OSError as exc:
         return f"UNAVAILABLE: {exc}"
