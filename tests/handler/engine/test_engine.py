@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from torch import Tensor
 
 from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.engine import engine as engine_module
 from dnc_serve.handler.engine.batch_scheduler import Batch
+from dnc_serve.handler.engine.model_runner import ModelRunner
 from dnc_serve.handler.engine.requests import Applied, Chunk, Delete, Inspect, Reset
 from dnc_serve.handler.engine.session import Tier
+from dnc_serve.handler.engine.state_rows import StateRows
 from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.model.export import Artifact
@@ -30,24 +32,23 @@ def config(tmp_path: Path, **settings: object) -> ServeConfig:
 
 
 class Alone:
-    """What a session is, without a server: a state and the model, alone in a tile."""
+    """What a session is, without a server: a state and the model, alone."""
 
-    def __init__(self, tiles: TileRunner) -> None:
-        self.tiles = tiles
-        self.state = torch.zeros(1, tiles.layout.size)
+    def __init__(self, runner: ModelRunner) -> None:
+        self._runner = runner
+        self._rows = StateRows(1, runner.layout.size, runner.device)
+
+    @property
+    def state(self) -> Tensor:
+        """[1, S]."""
+        return self._rows.states
 
     def step(self, inputs: Float32) -> Float32:
-        rows = self.tiles.max_rows
-        tiled = torch.zeros(len(inputs), rows, inputs.shape[1])
-        tiled[:, 0] = torch.from_numpy(inputs.copy())
-        states = torch.zeros(rows, self.tiles.layout.size)
-        states[0] = self.state[0]
-        outputs, states = self.tiles.run(tiled, states)
-        self.state = states[:1].clone()
-        return outputs[:, 0].numpy()
+        outputs, _ = self._runner.step(self._rows, [0], [0], [inputs])
+        return outputs[0]
 
     def reset(self, scope: str) -> None:
-        self.state[:, 0 if scope == "all" else self.tiles.layout.experience_offset :] = 0
+        self._rows.zero(0, 0 if scope == "all" else self._runner.layout.experience_offset)
 
 
 @pytest.mark.parametrize("long_s", [0.0, math.inf], ids=["in a thread", "in the loop"])
