@@ -40,6 +40,7 @@ def test_a_healthy_machine(artifact: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert list(findings) == [
         "python", "torch", "torchserve", "PyYAML", "settings", "java", "gpu", "temp folder", "state", "store", "model",
+        "code",
     ]  # fmt: skip
     assert {finding["status"] for finding in findings.values()} == {"ok"}
     assert "3 inputs, 2 outputs, 4 cells" in findings["model"]["found"]

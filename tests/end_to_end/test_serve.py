@@ -55,6 +55,16 @@ def test_ready_line_names_addresses_that_answer(server: Server) -> None:
     assert serves(server)
 
 
+def test_a_session_goes_from_one_code_to_the_other(small_artifact: Path, tmp_path: Path) -> None:
+    positions = []
+    for code, artifact in (("auto", "row-kernel"), ("torchscript", "torchscript"), ("kernel", "row-kernel")):
+        with running(small_artifact, tmp_path, "--code", code) as server:
+            with Client(server.grpc) as client:
+                assert client.model().artifact == artifact
+            positions.append(step(server, "s", 5))
+    assert positions == [5, 10, 15]
+
+
 def test_doctor_asks_a_server_for_its_health(server: Server) -> None:
     command = [sys.executable, "-m", "dnc_serve.client.cli", "doctor", "--serving", server.grpc]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "SERVING\n"

@@ -34,7 +34,7 @@ def test_the_model_says_what_it_is(door: Door) -> None:
     model = door.stub.GetModel(pb.GetModelRequest(), timeout=TIMEOUT)
     assert (model.input_size, model.output_size) == (INPUT_SIZE, OUTPUT_SIZE)
     assert len(model.model_digest) == 64
-    assert model.artifact == "torchscript"
+    assert (model.artifact, model.artifact_note) == ("row-kernel", "")
     assert model.durability == "async"
     assert model.max_chunk_timesteps == 50
     assert model.max_in_flight_chunks > 0
