@@ -4,7 +4,6 @@ Their own stubs would collide with a user's, or want an environment of their own
 encoded here.
 """
 
-import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import cycle
@@ -12,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from dnc_serve.client.cli.load import AT_ONCE, Exchange, Figures, Server, Span, bits, lockstep, run_loop
+from dnc_serve.client.cli.load import AT_ONCE, Exchange, Figures, Server, Span, bits, lockstep, run_loop, some_at_once
 from dnc_serve.handler.torchserve.archive import MODEL_NAME
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.targets import channel_options
@@ -58,7 +57,7 @@ def infer(sequence: int, data: bytes, shape: Sequence[int], *, start: bool = Fal
 
 
 def handler_load(server: Server, model: str, rows: Sequence[Mapping[str, bytes]], chunk: int, span: Span) -> Figures:
-    """Callers that go round their share of the rows, through a handler behind TorchServe; ours answers with a status."""
+    """Callers that go round their share of the rows, through a handler behind TorchServe; ours gives a status."""
     messages = [predictions(model, **row) for row in rows]
 
     async def load(channel: Any) -> Figures:
@@ -83,13 +82,7 @@ def triton_load(server: Server, sessions: int, chunk: int, span: Span) -> Figure
 
     async def load(channel: Any) -> Figures:
         unary = channel.unary_unary(f"{TRITON}/ModelInfer")
-
-        async def for_each(**what: bool) -> None:
-            for some in range(0, sessions, AT_ONCE):
-                calls = (unary(infer(each, data, shape, **what)) for each in sequences[some : some + AT_ONCE])
-                await asyncio.gather(*calls)
-
-        await for_each(start=True)  # before anything is measured
+        await some_at_once(unary, [infer(each, data, shape, start=True) for each in sequences])
         messages = [infer(each, data, shape) for each in sequences]
         exchanges = going_round(unary, messages)
         if sessions == 1:
@@ -103,7 +96,8 @@ def triton_load(server: Server, sessions: int, chunk: int, span: Span) -> Figure
 
             exchanges = [exchange]
         figures = await lockstep(exchanges, chunk, span, server.pids)
-        await for_each(end=True)  # those that don't end keep their places in the batcher
+        # Those that don't end keep their places in the batcher.
+        await some_at_once(unary, [infer(each, data, shape, end=True) for each in sequences])
         return figures
 
     return _on_channel(server, load)
