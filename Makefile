@@ -64,7 +64,7 @@ proto: $(READY) ## regenerate the code of the contract
 	PYTHON=$(BIN)/python proto/generate.sh
 
 bench: $(READY) ## the measured numbers, side by side in one run
-	$(BIN)/dnc bench
+	$(BIN)/python -m bench.serving
 
 clean: ## everything that was made
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -23,7 +23,7 @@ from bench.peers.triton import triton
 from bench.run import Run, number, ratio_table, table
 from bench.servers import echo
 from bench.unary import handler_load, triton_load
-from dnc_serve.client.cli.load import Figures, Load, Server, Span, median_figures, stream_load
+from dnc_serve.client.cli.load import Figures, Load, Server, Span, bits, median_figures, stream_load
 
 OURS, TRITON, AFTERNOON, ECHO = "dnc-serve", "Triton", "TorchServe in an afternoon", "empty echo"
 MANY, CHUNK, MANY_CELLS, CALLERS = 64, 16, 1_024, 64  # more sessions than callers are gone round, or taken at random
@@ -91,10 +91,15 @@ def systems(run: Run, slots: int, most: int, nr_cells: int | None = None) -> Ite
             def streams(server: Server, sessions: int, chunk: int) -> Figures:
                 return run.load.run(stream_load, server, Load(sessions, min(sessions, CALLERS), chunk), span)
 
+            def rows(server: Server, sessions: int, chunk: int) -> Figures:
+                data = bits(chunk, server.input_size).tobytes()
+                each = [{"session": f"{chunk}-{index}".encode(), "data": data} for index in range(sessions)]
+                return run.load.run(handler_load, server, HANDLER, each, chunk, span)
+
             yield {
                 OURS: partial(streams, ours.endpoint),
                 TRITON: lambda sessions, chunk: run.load.run(triton_load, its_triton, sessions, chunk, span),
-                AFTERNOON: lambda sessions, chunk: run.load.run(handler_load, package, HANDLER, sessions, chunk, span),
+                AFTERNOON: partial(rows, package),
                 ECHO: partial(streams, floor),
             }
 

@@ -6,7 +6,6 @@ serves until its standard input ends.
 
 import sys
 import threading
-from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -17,12 +16,11 @@ class Echo(grpc.GenericRpcHandler):
     """Bytes in, the same bytes out, whatever the method is called."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        return grpc.stream_stream_rpc_method_handler(give_back)
+        return grpc.stream_stream_rpc_method_handler(self.give_back)
 
-
-async def give_back(messages: AsyncIterator[bytes], context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
-    async for message in messages:
-        await context.write(message)
+    async def give_back(self, messages: Any, context: Any) -> None:
+        async for message in messages:
+            await context.write(message)
 
 
 async def serve() -> None:
@@ -33,6 +31,5 @@ async def serve() -> None:
     await server.wait_for_termination()
 
 
-if __name__ == "__main__":
-    threading.Thread(target=uvloop.run, args=(serve(),), name="echo", daemon=True).start()
-    sys.stdin.read()
+threading.Thread(target=lambda: uvloop.run(serve()), name="echo", daemon=True).start()
+sys.stdin.read()

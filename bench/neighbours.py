@@ -14,22 +14,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat, takewhile
 from statistics import median
 
 from bench.attacks import ATTACKS, VICTIMS, Endpoints
 from bench.run import Aside, Ratio, Run, number, table
 from bench.servers import Served, grown, mean, quantile
 from dnc_serve.client import AsyncClient, Client
-from dnc_serve.client.cli.load import Load, Server, answered, array_of, bits, connected, run_loop
-from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+from dnc_serve.client.cli.load import Load, bits, run_loop
 
 POLITE, FLOODING = "polite", "flood"
 QUEUE_WAIT, TICK = "dnc_queue_wait_seconds", "dnc_tick_duration_seconds"
-FLOOD_CHUNK, FLOOD_IN_FLIGHT = 4096, 32
+FLOOD_CHUNK = 4096
 WATCHERS, FRAMES_PER_SECOND = 10, 30
 WATCHED = ("memory", "link_matrix", "usage_vector", "write_weights", "read_weights", "precedence", "interface")
-# Of the chunks that the histogram counts, so many may be others': a mutation may happen to be a good one.
-STRANGERS = 0.02
+# Of the chunks that the histogram counts, so many may be others': a mutation may happen to be a good one, and readers
+# that never read have one stepped.
+STRANGERS, STRANGERS_AT_LEAST = 0.02, 2
 MEAN_WAIT, P99_WAIT, P99 = "mean wait", "p99 of wait", "p99 of wait + tick"
 MEAN_TICK, CALLS = "mean tick", "p99 of calls"
 FIGURES = (MEAN_WAIT, P99_WAIT, P99, MEAN_TICK, CALLS)
@@ -46,23 +47,11 @@ class Neighbour:
 
 
 def flood(at: Endpoints, seconds: float) -> int:
-    """Keeps many long chunks of one session under way; how many were answered."""
-
-    async def keep_full() -> int:
-        chunk = pb.Chunk(session_id=FLOODING, inputs=array_of(bits(FLOOD_CHUNK, at.input_size)))
-        message = pb.StreamRequest(chunk=chunk).SerializeToString()
-        count, until = 0, time.monotonic() + seconds
-        async with connected(Server(at.grpc, at.input_size)) as endpoint:
-            stream = endpoint.stream()
-            for _ in range(FLOOD_IN_FLIGHT):
-                await stream.write(message)
-            while time.monotonic() < until:
-                count += len(answered(await stream.read()))
-                await stream.write(message)
-            stream.cancel()
-        return count
-
-    return run_loop(keep_full())
+    """Keeps as many long chunks of one session under way as it may; how many were answered."""
+    until = time.monotonic() + seconds
+    chunks = repeat(bits(FLOOD_CHUNK, at.input_size))
+    with Client(at.grpc) as client, client.session(FLOODING) as session:
+        return 1 + sum(1 for _ in takewhile(lambda _: time.monotonic() < until, session.stream(chunks)))
 
 
 def watch(at: Endpoints, seconds: float) -> int:
@@ -127,7 +116,7 @@ def look(run: Run, server: Served, sessions: int, strangers: bool = False) -> di
     seen = run.stream(server.endpoint, Load(sessions, sessions), POLITE)()
     after, own = server.metrics(), server.position(POLITE) - stood
     counted = grown(before, after, f"{QUEUE_WAIT}_count")
-    if not strangers and not own <= counted <= own * (1 + STRANGERS):
+    if not strangers and not own <= counted <= own + max(own * STRANGERS, STRANGERS_AT_LEAST):
         raise RuntimeError(f"the histogram counted {counted:.0f} chunks, those of the well-behaved were {own}")
     wait, tick = (quantile(before, after, name, 0.99) * 1000 for name in (QUEUE_WAIT, TICK))
     return {

@@ -76,7 +76,7 @@ class Run(ExitStack):
         super().__init__()
         parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--docs", type=Path, metavar="FOLDER", help=f"write {DOCUMENT}'s part there, and figures")
-        parser.add_argument("--serve", default="", metavar="FLAGS", help="flags of `dnc serve`, in one word")
+        parser.add_argument("--serve", default="", metavar="FLAGS", help="of `dnc serve`: --serve='--durability sync'")
         parser.add_argument("--rounds", type=int, default=rounds, help="turns of everything (%(default)s)")
         parser.add_argument("--seconds", type=float, default=seconds, help="of each load in a round (%(default)s)")
         parser.add_argument("--quick", action="store_true", help="short and small: whether it runs")

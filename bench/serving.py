@@ -20,11 +20,13 @@ import torch
 from bench import bare
 from bench.run import Ratio, Run, number, ratio_table, table
 from bench.servers import MODEL, echo
-from bench.unary import torchserve_load
+from bench.unary import handler_load
 from dnc_serve.client import AsyncClient
-from dnc_serve.client.cli.load import LOADS, Figures, Server, Span, bits, lockstep, median_figures, run_loop
+from dnc_serve.client.cli.load import LOADS, Figures, Server, Span, array_of, bits, lockstep, median_figures, run_loop
+from dnc_serve.handler.torchserve.archive import MODEL_NAME
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.weights import save_weights
+from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 NOW, BEFORE, ECHO = "now", "before", "echo"
 LONE, TWO, EIGHT, MANY, MANY_LONG, BATCHES, BATCHES_LONG, EACH, EIGHT_EACH = LOADS
@@ -87,8 +89,11 @@ def measure(run: Run, versions: Mapping[str, str], alone: Any) -> Sequence[Mappi
             measures |= {(name, label): run.stream(server, load) for name, server in endpoints.items()}
         span = Span(run.seconds, 0.3 * run.seconds)
         measures[NOW, LIBRARY] = partial(run.load.run, library_load, now.endpoint, span)
-        for callers, label in TORCHSERVE.items():
-            measures[NOW, label] = partial(run.load.run, torchserve_load, now.torchserve, callers, 1, span)
+        inputs = array_of(bits(1, now.model.input_size))
+        for callers, label in TORCHSERVE.items():  # through sessions that the streams made
+            chunks = [pb.Chunk(session_id=f"s{caller}", inputs=inputs) for caller in range(callers)]
+            rows = [{"data": pb.Call(step=pb.StepRequest(chunk=chunk)).SerializeToString()} for chunk in chunks]
+            measures[NOW, label] = partial(run.load.run, handler_load, now.torchserve, MODEL_NAME, rows, 1, span)
         bare_model = (now.artifact, now.model.device, run.seconds)
         measures["bare", "tick"] = partial(alone.run, bare.tick_ms, *bare_model)
         measures["bare", "rate"] = partial(alone.run, bare.timesteps_per_s, *bare_model, 16)

@@ -10,6 +10,7 @@ seconds; the p99 is that of each interval, by the server's own histogram.
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -18,9 +19,9 @@ from typing import NamedTuple
 
 from bench.run import Aside, Run, number, ratio_table, table
 from bench.servers import Metrics, Served, grown, quantile
+from dnc_serve.client import AsyncClient, DncError
 from dnc_serve.client.cli.bench import told
-from dnc_serve.client.cli.load import CHUNK_TAG, Endpoint, Server, Talker, array_of, bits, connected, run_loop
-from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+from dnc_serve.client.cli.load import Server, bits, run_loop
 
 LATENCY = "dnc_step_duration_seconds"
 PLOT = "performance-soak.svg"
@@ -132,45 +133,35 @@ def judge(run: Run, moments: Sequence[Moment], callers: Callers) -> None:
 
 
 def come_and_go(server: Server, streams: int, seconds: float) -> Callers:
-    """The load, until the time is over."""
+    """The load by the client library, a stream for each session, until the time is over."""
+    until, counts = time.monotonic() + seconds, Counter[str]()
+    inputs = {chunk: bits(chunk, server.input_size) for chunk in CHUNKS}
+
+    async def sit(client: AsyncClient, place: int) -> None:
+        """One stream's place: session after session."""
+        dice = random.Random(place)
+        while time.monotonic() < until:
+            counts["sessions"] += 1
+            async with client.session() as session:
+                for _ in range(dice.randint(*CALLS_OF_A_SESSION)):
+                    await asyncio.sleep(dice.uniform(0, 2 * MEAN_PAUSE_S))
+                    if time.monotonic() >= until:
+                        break
+                    counts["calls"] += 1
+                    try:
+                        await session.step(inputs[dice.choice(CHUNKS)])
+                    except DncError:
+                        counts["refusals"] += 1
+                        break
+                if dice.random() < DELETED:
+                    await session.delete()
 
     async def load() -> Callers:
-        until = time.monotonic() + seconds
-        async with connected(server) as endpoint:
-            sitting = (_sit(endpoint, place, server.input_size, until) for place in range(streams))
-            counts = await asyncio.gather(*sitting)
-        return Callers(*(sum(column) for column in zip(*counts, strict=True)))
+        async with AsyncClient(server.address) as client:
+            await asyncio.gather(*(sit(client, place) for place in range(streams)))
+        return Callers(counts["calls"], counts["sessions"], counts["refusals"])
 
     return run_loop(load())
-
-
-async def _sit(endpoint: Endpoint, place: int, input_size: int, until: float) -> tuple[int, int, int]:
-    """One stream's place: session after session; calls, sessions and refusals."""
-    dice = random.Random(place)
-    arrays = {chunk: array_of(bits(chunk, input_size)) for chunk in set(CHUNKS)}
-    calls, sessions, refusals = 0, 0, 0
-    while time.monotonic() < until:
-        name = f"soak-{place}-{sessions}"
-        created = await endpoint.call("CreateSession", pb.CreateSessionRequest(session_id=name))
-        session, stream = created.session, endpoint.stream()
-        sessions += 1
-        for _ in range(dice.randint(*CALLS_OF_A_SESSION)):
-            await asyncio.sleep(dice.uniform(0, 2 * MEAN_PAUSE_S))
-            if time.monotonic() >= until:
-                break
-            chunk = dice.choice(CHUNKS)
-            await stream.write(Talker(session, arrays[chunk]).ask().SerializeToString())
-            reply = await stream.read()
-            calls += 1
-            if isinstance(reply, bytes) and reply.startswith(CHUNK_TAG):
-                session.position += chunk
-            else:
-                refusals += 1
-        await stream.done_writing()
-        await stream.read()
-        if dice.random() < DELETED:
-            await endpoint.call("DeleteSession", pb.DeleteSessionRequest(session_id=name))
-    return calls, sessions, refusals
 
 
 def draw(moments: Sequence[Moment], folder: Path) -> dict[str, str]:

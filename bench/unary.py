@@ -4,15 +4,15 @@ Their own stubs would collide with a user's, or want an environment of their own
 encoded here.
 """
 
-import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
 import grpc
 
-from dnc_serve.client.cli.load import AT_ONCE, Exchange, Figures, Server, Span, array_of, bits, lockstep, run_loop
+from dnc_serve.client.cli.load import AT_ONCE, Exchange, Figures, Server, Span, bits, lockstep, run_loop, some_at_once
+from dnc_serve.handler.torchserve.archive import MODEL_NAME
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.targets import channel_options
 
@@ -56,36 +56,19 @@ def infer(sequence: int, data: bytes, shape: Sequence[int], *, start: bool = Fal
     return field(1, b"dnc") + b"".join(parameters) + field(5, tensor) + field(7, data)
 
 
-def handler_load(server: Server, model: str, sessions: int, chunk: int, span: Span) -> Figures:
-    """Callers that go round their share of the sessions, through a handler that takes `session` and `data`."""
-    data = bits(chunk, server.input_size).tobytes()
-    messages = [predictions(model, session=f"{chunk}-{index}".encode(), data=data) for index in range(sessions)]
-
-    async def load(channel: Any) -> Figures:
-        call = channel.unary_unary(PREDICTIONS)
-        return await lockstep(going_round(call, messages), chunk, span, server.pids)
-
-    return _on_channel(server, load)
-
-
-def torchserve_load(server: Server, callers: int, chunk: int, span: Span) -> Figures:
-    """Callers with a session each, through our handler: protobuf `Call` in, `CallResult` out."""
-    inputs = array_of(bits(chunk, server.input_size))
-    names = [f"torchserve-{caller}" for caller in range(callers)]
-    steps = [pb.Call(step=pb.StepRequest(chunk=pb.Chunk(session_id=name, inputs=inputs))) for name in names]
+def handler_load(server: Server, model: str, rows: Sequence[Mapping[str, bytes]], chunk: int, span: Span) -> Figures:
+    """Callers that go round their share of the rows, through a handler behind TorchServe; ours gives a status."""
+    messages = [predictions(model, **row) for row in rows]
 
     async def load(channel: Any) -> Figures:
         call = channel.unary_unary(PREDICTIONS)
 
-        async def ask(message: bytes) -> None:
+        async def ask_ours(message: bytes) -> None:
             result = pb.CallResult.FromString(only_field(await call(message)))
             if result.status.code:
                 raise RuntimeError(f"the server refused a call: {result.status.message}")
 
-        for name in names:
-            create = pb.Call(create_session=pb.CreateSessionRequest(session_id=name, allow_existing=True))
-            await ask(predictions("dnc", data=create.SerializeToString()))
-        messages = [predictions("dnc", data=step.SerializeToString()) for step in steps]
+        ask = ask_ours if model == MODEL_NAME else call
         return await lockstep(going_round(ask, messages), chunk, span, server.pids)
 
     return _on_channel(server, load)
@@ -99,9 +82,7 @@ def triton_load(server: Server, sessions: int, chunk: int, span: Span) -> Figure
 
     async def load(channel: Any) -> Figures:
         unary = channel.unary_unary(f"{TRITON}/ModelInfer")
-        for some in range(0, sessions, AT_ONCE):  # they begin before anything is measured
-            calls = (unary(infer(each, data, shape, start=True)) for each in sequences[some : some + AT_ONCE])
-            await asyncio.gather(*calls)
+        await some_at_once(unary, [infer(each, data, shape, start=True) for each in sequences])
         messages = [infer(each, data, shape) for each in sequences]
         exchanges = going_round(unary, messages)
         if sessions == 1:
@@ -115,9 +96,8 @@ def triton_load(server: Server, sessions: int, chunk: int, span: Span) -> Figure
 
             exchanges = [exchange]
         figures = await lockstep(exchanges, chunk, span, server.pids)
-        for some in range(0, sessions, AT_ONCE):  # those that don't end keep their places in the batcher
-            calls = (unary(infer(each, data, shape, end=True)) for each in sequences[some : some + AT_ONCE])
-            await asyncio.gather(*calls)
+        # Those that don't end keep their places in the batcher.
+        await some_at_once(unary, [infer(each, data, shape, end=True) for each in sequences])
         return figures
 
     return _on_channel(server, load)

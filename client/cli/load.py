@@ -8,8 +8,8 @@ import asyncio
 import random
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeVar
@@ -92,39 +92,6 @@ class Server:
     is_echo: bool = False
 
 
-class Endpoint:
-    """A connection to a server: `call` makes unary calls, `stream` opens a stream of bytes."""
-
-    def __init__(self, hosts: Hosts, address: str) -> None:
-        channel: Any = hosts.channel(address)
-        stub, metadata = dnc_pb2_grpc.DncServiceStub(channel), hosts.metadata()
-        self.call: Callable[[str, Any], Any] = lambda method, request: getattr(stub, method)(request, metadata=metadata)
-        self.stream: Callable[[], Any] = lambda: channel.stream_stream(STREAM)(metadata=metadata)
-
-    async def create(self, names: Sequence[str]) -> list[pb.Session]:
-        """The sessions of these names, made where they aren't there."""
-        requests = [pb.CreateSessionRequest(session_id=name, allow_existing=True) for name in names]
-        return [answer.session for answer in await self.calls("CreateSession", requests)]
-
-    async def calls(self, method: str, requests: Sequence[Any]) -> list[Any]:
-        answers: list[Any] = []
-        for first in range(0, len(requests), AT_ONCE):
-            some = requests[first : first + AT_ONCE]
-            answers += await asyncio.gather(*(self.call(method, request) for request in some))
-        return answers
-
-
-@asynccontextmanager
-async def connected(server: Server) -> AsyncIterator[Endpoint]:
-    """What gRPC raises of calls becomes a DncError."""
-    hosts = Hosts(server.address, server.token, server.tls)
-    try:
-        async with hosts.translated(server.address):
-            yield Endpoint(hosts, server.address)
-    finally:
-        await hosts.close()
-
-
 def run_loop(work: Coroutine[Any, Any, Result]) -> Result:
     """Runs to the end on a loop of its own, a fast one if uvloop is there."""
     factory = asyncio.new_event_loop
@@ -143,25 +110,48 @@ def stream_load(server: Server, load: Load, span: Span, prefix: str = "s", keep:
 
 
 async def _stream_load(server: Server, load: Load, span: Span, prefix: str, keep: bool) -> Figures:
+    hosts = Hosts(server.address, server.token, server.tls)
+    channel: Any = hosts.channel(server.address)
+    stub, metadata = dnc_pb2_grpc.DncServiceStub(channel), hosts.metadata()
     names = [f"{prefix}{index}" for index in range(load.sessions)]
-    async with connected(server) as endpoint:
-        found = [pb.Session(session_id=name) for name in names] if server.is_echo else await endpoint.create(names)
-        inputs = array_of(bits(load.chunk, server.input_size))
-        talkers = [Talker(session, inputs, load.rounds) for session in found]
-        callers = load.streams if load.way == "lockstep" else load.sessions
-        clock = Clock(Span(float("inf")) if load.rounds else span, callers, server.pids)
-        conversations = (
-            _converse(endpoint.stream(), talkers[first :: load.streams], load.way, clock, server.is_echo)
-            for first in range(load.streams)
-        )
-        await asyncio.gather(*conversations)
-        if not server.is_echo:
-            for talker, session in zip(talkers, await endpoint.create(names), strict=True):
-                if session.position != talker.position:
+
+    async def sessions() -> list[pb.Session]:
+        """As they stand; they are made where they aren't there."""
+        if server.is_echo:
+            return [pb.Session(session_id=name) for name in names]
+        requests = [pb.CreateSessionRequest(session_id=name, allow_existing=True) for name in names]
+        answers = await some_at_once(lambda request: stub.CreateSession(request, metadata=metadata), requests)
+        return [answer.session for answer in answers]
+
+    try:
+        async with hosts.translated(server.address):
+            inputs = array_of(bits(load.chunk, server.input_size))
+            talkers = [Talker(session, inputs, load.rounds) for session in await sessions()]
+            callers = load.streams if load.way == "lockstep" else load.sessions
+            clock = Clock(Span(float("inf")) if load.rounds else span, callers, server.pids)
+            streams = [channel.stream_stream(STREAM)(metadata=metadata) for _ in range(load.streams)]
+            conversations = (
+                _converse(stream, talkers[first :: load.streams], load.way, clock, server.is_echo)
+                for first, stream in enumerate(streams)
+            )
+            await asyncio.gather(*conversations)
+            for talker, session in zip(talkers, await sessions(), strict=True):
+                if session.position != talker.position and not server.is_echo:
                     raise RuntimeError(f"{session.session_id} is at {session.position}, expected {talker.position}")
-        if not keep:
-            await endpoint.calls("DeleteSession", [pb.DeleteSessionRequest(session_id=name) for name in names])
+            if not keep:
+                deletions = [pb.DeleteSessionRequest(session_id=name) for name in names]
+                await some_at_once(lambda request: stub.DeleteSession(request, metadata=metadata), deletions)
+    finally:
+        await hosts.close()
     return clock.figures(load.chunk)
+
+
+async def some_at_once(call: Callable[[Any], Awaitable[Any]], requests: Sequence[Any]) -> list[Any]:
+    """The answers to calls."""
+    answers: list[Any] = []
+    for first in range(0, len(requests), AT_ONCE):
+        answers += await asyncio.gather(*map(call, requests[first : first + AT_ONCE]))
+    return answers
 
 
 async def _converse(stream: Any, talkers: "Sequence[Talker]", way: str, clock: "Clock", is_echo: bool) -> None:
