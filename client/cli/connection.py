@@ -100,13 +100,19 @@ def _token_of(file: Path) -> str:
     return token
 
 
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What a `Client` is made with, as the flags have it."""
+    token, tls = credentials(args)
+    return {
+        "targets": targets(args), "token": token, "tls": tls, "timeout_s": args.timeout,
+        "connect_timeout_s": args.connect_timeout,
+    }  # fmt: skip
+
+
 def connect(args: argparse.Namespace) -> Client:
     """The client that the flags describe, when its server has answered. Raises DncError if it doesn't."""
-    token, tls = credentials(args)
     try:
-        client = Client(
-            targets(args), token=token, tls=tls, timeout_s=args.timeout, connect_timeout_s=args.connect_timeout
-        )
+        client = Client(**settings(args))
     except ValueError as exc:
         print(f"dnc: {exc}", file=sys.stderr)
         raise SystemExit(2) from exc
