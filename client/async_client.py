@@ -1,7 +1,7 @@
 """`AsyncClient`: the calls that belong to no session, and the way to sessions."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 from weakref import WeakSet
 from zlib import crc32
 
@@ -19,7 +19,7 @@ from dnc_serve.client.checks import (
 from dnc_serve.client.errors import BadRequest, DncError, SessionError
 from dnc_serve.client.info import ModelInfo, SessionInfo
 from dnc_serve.client.ledger import Entry
-from dnc_serve.client.session import AsyncSession, Opener
+from dnc_serve.client.session import AsyncSession
 from dnc_serve.client.stream import Stream
 from dnc_serve.client.tls import TLS
 from dnc_serve.client.transport import DEFAULT_TARGET, Hosts, Route, Token
@@ -29,6 +29,50 @@ Blob = bytes | bytearray | memoryview
 
 BLOB_PART_BYTES = 1 << 20
 DEFAULT_STREAMS = 8
+
+
+class Opener:
+    """Opens sessions; the base of `AsyncClient` and `AsyncMultiplex`."""
+
+    def __init__(self, calls: Calls) -> None:
+        self.calls = calls
+        self.handles: WeakSet[AsyncSession] = WeakSet()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Leaves all its sessions; they stay on the server."""
+        for session in list(self.handles):
+            await session.close()
+
+    def session(
+        self,
+        id: str | None = None,
+        *,
+        allow_existing: bool = True,
+        create: bool = True,
+        writer_id: int | None = None,
+        position: int | None = None,
+        experience: int | None = None,
+    ) -> AsyncSession:
+        """A session with a stream of its own, or one of a multiplex's; one with a random id if none is given.
+
+        Enter it with `async with`, or await it; it is created, or taken up where it was left. Without
+        `allow_existing` one that is there raises SessionExists, without `create` one that isn't SessionNotFound.
+        `writer_id`, `position` and `experience`, as an earlier handle had them, go on in its place.
+        """
+        return AsyncSession(
+            self.calls, self.open_stream, self.handles, id, allow_existing=allow_existing, create=create,
+            writer_id=writer_id, position=position, experience=experience,
+        )  # fmt: skip
+
+    def open_stream(self, route: Route, session_id: str) -> Stream:
+        """A stream for one session."""
+        return Stream(self.calls.hosts, route.target, self.calls.hosts.metadata(session_id, route.owner))
 
 
 class AsyncClient(Opener):
@@ -124,7 +168,7 @@ class AsyncMultiplex(Opener):
         outputs: dict[AsyncSession, Float32 | DncError] = {}
         for session, values in inputs.items():
             try:
-                if session.opener.calls is not self.calls:
+                if session.calls is not self.calls:
                     raise SessionError(f"session {session.id!r} belongs to another client", reason="NOT_OPEN")
                 groups[session] = session.enter(values)
             except DncError as error:

@@ -12,12 +12,12 @@ from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable, Iter
 from typing import Any, Literal, Self, TypeVar, overload
 
 from dnc_serve.client.arrays import Float32
-from dnc_serve.client.async_client import DEFAULT_STREAMS, AsyncClient, AsyncMultiplex, Blob
+from dnc_serve.client.async_client import DEFAULT_STREAMS, AsyncClient, AsyncMultiplex, Blob, Opener
 from dnc_serve.client.calls import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S, Retry
 from dnc_serve.client.checks import checked_flag
 from dnc_serve.client.errors import BadRequest, ClientClosed, DncError
 from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, SessionInfo
-from dnc_serve.client.session import DEFAULT_MAX_CELLS, AsyncSession, Opener, Scope
+from dnc_serve.client.session import DEFAULT_MAX_CELLS, AsyncSession, Scope
 from dnc_serve.client.tls import TLS
 from dnc_serve.client.transport import DEFAULT_TARGET, Token, check_process
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -16,8 +16,20 @@ from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 MAX_ARRAY_BYTES = (4 << 20) - (64 << 10)
 
 
+class _OfAMessage:
+    """What is read from a message of the server."""
+
+    __slots__ = ()
+
+    @classmethod
+    def _copied(cls, message: Any, **others: Any) -> Self:
+        """Fields of the message, and those that are called or written otherwise."""
+        same = (field.name for field in fields(cls) if field.name not in others)  # type: ignore[arg-type]
+        return cls(**{name: getattr(message, name) for name in same}, **others)
+
+
 @dataclass(frozen=True, slots=True)
-class ModelInfo:
+class ModelInfo(_OfAMessage):
     """What a server serves, and what it takes at once."""
 
     name: str
@@ -51,28 +63,14 @@ class ModelInfo:
 
     @classmethod
     def from_wire(cls, message: pb.GetModelResponse) -> Self:
-        return cls(
-            name=message.name,
-            input_size=message.input_size,
-            output_size=message.output_size,
-            config=json.loads(message.config_json or "{}"),
-            digest=message.model_digest,
-            artifact=message.artifact,
-            artifact_note=message.artifact_note,
-            fingerprint=message.fingerprint,
-            device=message.device,
-            state_bytes=message.state_bytes,
-            server_epoch=message.server_epoch,
-            server_version=message.server_version,
-            durability=message.durability,
-            max_chunk_timesteps=message.max_chunk_timesteps,
-            max_in_flight_chunks=message.max_in_flight_chunks,
+        return cls._copied(
+            message, config=json.loads(message.config_json or "{}"), digest=message.model_digest,
             tile_rows=tuple(message.tile_rows),
-        )
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class SessionInfo:
+class SessionInfo(_OfAMessage):
     """A session as its server describes it."""
 
     id: str
@@ -91,25 +89,14 @@ class SessionInfo:
 
     @classmethod
     def from_wire(cls, message: pb.Session) -> Self:
-        return cls(
-            id=message.session_id,
-            incarnation=message.incarnation,
-            position=message.position,
-            durable_position=message.durable_position,
-            experience=message.experience,
-            model_digest=message.model_digest,
-            tier=pb.Tier.Name(message.tier).removeprefix("TIER_").lower(),
-            state_bytes=message.state_bytes,
-            created=message.created.ToDatetime(UTC),
+        return cls._copied(
+            message, id=message.session_id, tier=_tier(message), created=message.created.ToDatetime(UTC),
             last_used=message.last_used.ToDatetime(UTC),
-            earliest_position=message.earliest_position,
-            replayed_elsewhere=message.replayed_elsewhere,
-            fingerprint=message.fingerprint,
-        )
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryLook:
+class MemoryLook(_OfAMessage):
     """A session's memory at one position, thinned: a cell is the value of largest magnitude that it stands for."""
 
     position: int
@@ -128,12 +115,12 @@ class MemoryFrame(MemoryLook):
 
     @classmethod
     def from_wire(cls, message: pb.WatchMemoryResponse) -> Self:
-        return cls(
-            position=message.position,
-            experience=message.experience,
-            tier=pb.Tier.Name(message.tier).removeprefix("TIER_").lower(),
+        return cls._copied(
+            message, tier=_tier(message), at=message.at.ToDatetime(UTC),
             arrays={name: from_wire(watched.array) for name, watched in message.arrays.items()},
             full_shapes={name: tuple(watched.full_shape) for name, watched in message.arrays.items()},
-            skipped_frames=message.skipped_frames,
-            at=message.at.ToDatetime(UTC),
-        )
+        )  # fmt: skip
+
+
+def _tier(message: Any) -> str:
+    return pb.Tier.Name(message.tier).removeprefix("TIER_").lower()

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dnc_serve.client.axes import AXES, shape_of
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -17,9 +19,17 @@ Array = NDArray[np.float32]
 # Both can be read with any kind of colour vision, and in print.
 MAP_OF_SHARES = "cividis"  # from 0 to 1
 MAP_OF_VALUES = "PuOr"  # around 0
-WEIGHTINGS = ("precedence", "read_weights", "write_weights", "usage_vector")
-INTERFACE = ("allocation_gates", "write_gates", "free_gates", "read_modes", "write_strengths", "read_strengths")
-SHARES = ("link_matrix", *WEIGHTINGS, "weightings", "allocation_gates", "write_gates", "free_gates", "read_modes")
+SHARES = (
+    "link_matrix", "precedence", "read_weights", "write_weights", "usage_vector", "weightings", "allocation_gates",
+    "write_gates", "free_gates", "read_modes",
+)  # fmt: skip
+# What lies along the last axis, and along the one before it.
+_ALONG = {
+    "N": "slot", "W": "position in the word", "R": "read head", "K": "write head", "M": "backward, forward, by content",
+    "D": "hidden layer", "H": "unit",
+}  # fmt: skip
+LABELS = {name: (_ALONG[axes[-1]], _ALONG[axes[-2]] if len(axes) > 1 else "") for name, axes in AXES.items()}
+LABELS |= {"link_matrix": ("from slot", "to slot"), "weightings": ("timestep", "slot")}
 SHADES = " ░▒▓█"
 # A slot is shown in a terminal if it ever got this share of a weighting.
 LEAST_SHARE = 0.1
@@ -94,19 +104,10 @@ def save_animation(
 
 def unflatten(name: str, values: Array, config: Mapping[str, Any]) -> Array:
     """One memory's flattened array as rows and columns: slots are rows of the memory, and columns of weightings."""
-    slots = int(config["nr_cells"])
-    if name == "memory":
-        return values.reshape(slots, -1)
-    if name == "link_matrix":
-        # The write heads' matrices side by side.
-        return np.concatenate(list(values.reshape(-1, slots, slots)), axis=1)
-    if name in WEIGHTINGS:
-        return values.reshape(-1, slots)
-    if name in ("read_vectors", "read_modes"):
-        return values.reshape(int(config["read_heads"]), -1)
-    if name in INTERFACE:
-        return values.reshape(1, -1)
-    return values.reshape(int(config["num_hidden_layers"]), -1)
+    array = values.reshape(shape_of(name, config))
+    if array.ndim == 3:  # the write heads' link matrices side by side
+        return np.concatenate(list(array), axis=1)
+    return array.reshape(-1, array.shape[-1])
 
 
 def terminal_picture(title: str, weightings: Array, slots: list[int] | None = None) -> list[str]:
@@ -160,20 +161,9 @@ def _paint(axes: "Axes", name: str, panel: Array, largest: float) -> "AxesImage"
     """A panel with labelled axes: shares from 0 to 1, other values around 0 up to the largest."""
     colours, low, high = (MAP_OF_SHARES, 0.0, 1.0) if name in SHARES else (MAP_OF_VALUES, -largest, largest)
     image = axes.imshow(panel, cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
-    axes.set_xlabel(_X_LABELS.get(name, "unit"), fontsize=8)
-    axes.set_ylabel(_Y_LABELS.get(name, "hidden layer"), fontsize=8)
+    x, y = LABELS[name]
+    axes.set_xlabel(x, fontsize=8)
+    axes.set_ylabel(y, fontsize=8)
     axes.tick_params(labelsize=7)
     axes.locator_params(integer=True)
     return image
-
-
-_X_LABELS = {
-    "memory": "position in the word", "link_matrix": "from slot", "precedence": "slot", "read_weights": "slot",
-    "write_weights": "slot", "usage_vector": "slot", "read_vectors": "position in the word",
-    "weightings": "timestep", **dict.fromkeys(INTERFACE, "head"), "read_modes": "backward, forward, by content",
-}  # fmt: skip
-_Y_LABELS = {
-    "memory": "slot", "link_matrix": "to slot", "precedence": "write head", "read_weights": "read head",
-    "write_weights": "write head", "usage_vector": "", "read_vectors": "read head",
-    "weightings": "slot", **dict.fromkeys(INTERFACE, ""), "read_modes": "read head",
-}  # fmt: skip

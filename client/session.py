@@ -1,4 +1,4 @@
-"""`AsyncSession`: one session of a server, as its user sees it; and who opens such sessions."""
+"""`AsyncSession`: one session of a server, as its user sees it."""
 
 import asyncio
 import secrets
@@ -32,8 +32,7 @@ from dnc_serve.client.checks import (
 from dnc_serve.client.errors import BadRequest, Cancelled, DncError, Internal, SessionError, SessionReplaced
 from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, SessionInfo
 from dnc_serve.client.ledger import Entry, Ledger
-from dnc_serve.client.stream import Delivery, Stream
-from dnc_serve.client.transport import Route
+from dnc_serve.client.stream import Delivery, OpenStream
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 try:  # without OpenTelemetry nothing is traced
@@ -63,7 +62,9 @@ class AsyncSession:
 
     def __init__(
         self,
-        opener: "Opener",
+        calls: Calls,
+        open_stream: OpenStream,
+        handles: "weakref.WeakSet[AsyncSession]",
         session_id: str | None,
         *,
         allow_existing: bool = True,
@@ -82,11 +83,12 @@ class AsyncSession:
         )
         self.created = False
         self.incarnation = 0
-        self.opener = opener
+        self.calls = calls
         self._allow_existing = checked_flag("allow_existing", allow_existing)
         self._create = checked_flag("create", create)
-        self._calls = opener.calls
-        self._route = opener.calls.hosts.route(self.id)
+        self._open_stream = open_stream
+        self._handles = handles  # those that are open
+        self._route = calls.hosts.route(self.id)
         self._turn = asyncio.Lock()
         self._delivery: Delivery | None = None
         self._drop: weakref.finalize[..., AsyncSession] | None = None
@@ -118,7 +120,7 @@ class AsyncSession:
 
     async def take_up(self, info: SessionInfo, position: int | None = None, experience: int | None = None) -> None:
         """Goes on from where the server says that the session stands, or from an earlier place."""
-        model = self._model = await self._calls.model()
+        model = self._model = await self.calls.model()
         self.incarnation = info.incarnation
         ledger = Ledger(
             info.position if position is None else position,
@@ -128,9 +130,9 @@ class AsyncSession:
         )
         if self._delivery is not None:
             await self._delivery.close()
-        makes_again = self._begins_here and self._calls.retry is not None
+        makes_again = self._begins_here and self.calls.retry is not None
         self._delivery = Delivery(
-            self.id, info.incarnation, ledger, self._route, self._calls, self.opener.open_stream,
+            self.id, info.incarnation, ledger, self._route, self.calls, self._open_stream,
             weakref.WeakMethod(self._make_again) if makes_again else None,
         )  # fmt: skip
         if self._drop is not None:
@@ -138,13 +140,13 @@ class AsyncSession:
         # Whoever drops the handle has left the session: its stream is somebody else's to have.
         self._drop = weakref.finalize(self, _leave, asyncio.get_running_loop(), self._delivery)
         self._drop.atexit = False
-        self.opener.handles.add(self)
+        self._handles.add(self)
 
     async def close(self) -> None:
         """Leaves the session; on the server it stays as it is. A handle that is dropped is left too."""
         if self._delivery is not None:
             await self._delivery.close()
-        self.opener.handles.discard(self)
+        self._handles.discard(self)
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -399,7 +401,7 @@ class AsyncSession:
             max_frames_per_second=checked_rate("max_frames_per_second", max_frames_per_second),
             max_cells=checked_number("max_cells", max_cells, 1, UINT32),
         )
-        async with aclosing(self._calls.endless("WatchMemory", request, self._route, self.id)) as frames:
+        async with aclosing(self.calls.endless("WatchMemory", request, self._route, self.id)) as frames:
             async for frame in frames:
                 yield MemoryFrame.from_wire(frame)
 
@@ -415,7 +417,7 @@ class AsyncSession:
             position=self._opened.ledger.position if position is None else position,
         )
         response = await self._unary("ForkSession", request)
-        fork = AsyncSession(self.opener, fork_id)
+        fork = AsyncSession(self.calls, self._open_stream, self._handles, fork_id)
         fork.created = response.created
         await fork.take_up(SessionInfo.from_wire(response.session))
         return fork
@@ -459,54 +461,10 @@ class AsyncSession:
             await self._opened.recovery.restore()
 
     async def _unary(self, method: str, request: Any) -> Any:
-        return await self._calls.unary(method, request, self._route, self.id)
+        return await self.calls.unary(method, request, self._route, self.id)
 
     async def _collect(self, method: str, request: Any) -> list[Any]:
-        return await self._calls.collect(method, request, self._route, self.id)
-
-
-class Opener:
-    """Opens sessions; the base of `AsyncClient` and `AsyncMultiplex`."""
-
-    def __init__(self, calls: Calls) -> None:
-        self.calls = calls
-        self.handles: weakref.WeakSet[AsyncSession] = weakref.WeakSet()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Leaves all its sessions; they stay on the server."""
-        for session in list(self.handles):
-            await session.close()
-
-    def session(
-        self,
-        id: str | None = None,
-        *,
-        allow_existing: bool = True,
-        create: bool = True,
-        writer_id: int | None = None,
-        position: int | None = None,
-        experience: int | None = None,
-    ) -> AsyncSession:
-        """A session with a stream of its own, or one of a multiplex's; one with a random id if none is given.
-
-        Enter it with `async with`, or await it; it is created, or taken up where it was left. Without
-        `allow_existing` one that is there raises SessionExists, without `create` one that isn't SessionNotFound.
-        `writer_id`, `position` and `experience`, as an earlier handle had them, go on in its place.
-        """
-        return AsyncSession(
-            self, id, allow_existing=allow_existing, create=create, writer_id=writer_id, position=position,
-            experience=experience,
-        )  # fmt: skip
-
-    def open_stream(self, route: Route, session_id: str) -> Stream:
-        """A stream for one session."""
-        return Stream(self.calls.hosts, route.target, self.calls.hosts.metadata(session_id, route.owner))
+        return await self.calls.collect(method, request, self._route, self.id)
 
 
 def new_session_id() -> str:

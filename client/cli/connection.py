@@ -29,28 +29,23 @@ def add_connection(
     """The flags that say where the server is and who calls; `otherwise` says what happens without `--target`."""
     group = parser.add_argument_group(title)
     group.add_argument(
-        "--target",
-        action="append",
-        type=_argument(check_target),
-        metavar="HOST:PORT",
+        "--target", action="append", type=_argument(check_target), metavar="HOST:PORT",
         help=f"server; may be repeated for several with a common store ({otherwise})",
-    )
-    group.add_argument("--token-file", type=path, metavar="FILE", help="bearer token (DNC_TOKEN has the token itself)")
+    )  # fmt: skip
     group.add_argument("--tls", action="store_true", help="use TLS, with the system's authorities")
-    group.add_argument(
-        "--tls-ca", type=path, metavar="FILE", help="PEM file of the authority that the server's certificate is of"
-    )
-    group.add_argument("--tls-certificate", type=path, metavar="FILE", help="PEM file of one's own certificate")
-    group.add_argument("--tls-key", type=path, metavar="FILE", help="PEM file of its key")
+    for flag, what in (
+        ("--token-file", "bearer token (DNC_TOKEN has the token itself)"),
+        ("--tls-ca", "PEM file of the authority that the server's certificate is of"),
+        ("--tls-certificate", "PEM file of one's own certificate"),
+        ("--tls-key", "PEM file of its key"),
+    ):
+        group.add_argument(flag, type=path, metavar="FILE", help=what)
     seconds = _argument(lambda text: checked_seconds("it", float(text)))
-    group.add_argument("--timeout", type=seconds, default=30.0, metavar="SECONDS", help="for each call (30)")
-    group.add_argument(
-        "--connect-timeout",
-        type=seconds,
-        default=DEFAULT_CONNECT_TIMEOUT_S,
-        metavar="SECONDS",
-        help=f"until a server answers at all ({DEFAULT_CONNECT_TIMEOUT_S:g})",
-    )
+    for flag, default, what in (
+        ("--timeout", 30.0, "for each call"),
+        ("--connect-timeout", DEFAULT_CONNECT_TIMEOUT_S, "until a server answers at all"),
+    ):
+        group.add_argument(flag, type=seconds, default=default, metavar="SECONDS", help=f"{what} ({default:g})")
 
 
 def add_session(parser: argparse.ArgumentParser, **how: Any) -> None:
@@ -100,13 +95,19 @@ def _token_of(file: Path) -> str:
     return token
 
 
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What a `Client` is made with, as the flags have it."""
+    token, tls = credentials(args)
+    return {
+        "targets": targets(args), "token": token, "tls": tls, "timeout_s": args.timeout,
+        "connect_timeout_s": args.connect_timeout,
+    }  # fmt: skip
+
+
 def connect(args: argparse.Namespace) -> Client:
     """The client that the flags describe, when its server has answered. Raises DncError if it doesn't."""
-    token, tls = credentials(args)
     try:
-        client = Client(
-            targets(args), token=token, tls=tls, timeout_s=args.timeout, connect_timeout_s=args.connect_timeout
-        )
+        client = Client(**settings(args))
     except ValueError as exc:
         print(f"dnc: {exc}", file=sys.stderr)
         raise SystemExit(2) from exc

@@ -6,9 +6,8 @@ from dataclasses import fields
 from typing import Any
 
 from dnc_serve.client.cli.child_server import ServerFailed
-from dnc_serve.client.cli.connection import add_connection, credentials
+from dnc_serve.client.cli.connection import add_connection, settings
 from dnc_serve.client.cli.demos import DemoFailed, copy, graph, recall
-from dnc_serve.client.cli.demos.reached import Reached
 from dnc_serve.client.cli.files import reason
 from dnc_serve.client.cli.parser import path
 
@@ -35,8 +34,8 @@ def run(args: argparse.Namespace) -> int:
     given = vars(args).copy()
     demo = DEMOS[given.pop("demo")]
     try:
-        if (reached := _reached(given)) is not None:
-            given["target"] = reached
+        if (connection := _connection(given)) is not None:
+            given["target"] = connection
         known = {field.name for field in fields(demo.Options)}
         for name in given:
             if name not in known:
@@ -51,21 +50,18 @@ def run(args: argparse.Namespace) -> int:
     return code
 
 
-def _reached(given: dict[str, Any]) -> Reached | None:
+def _connection(given: dict[str, Any]) -> dict[str, Any] | None:
     """Takes the flags of a connection out of those that were given; None if no server was named."""
     parser = argparse.ArgumentParser(add_help=False)
     add_connection(parser)
-    flags = parser.parse_args([])
-    named = [name for name, default in vars(flags).items() if given.get(name, default) != default]
-    for name in vars(flags):
-        if name in given:
-            setattr(flags, name, given.pop(name))
+    defaults = vars(parser.parse_args([]))
+    flags = argparse.Namespace(**{name: given.pop(name, default) for name, default in defaults.items()})
+    named = [name for name, default in defaults.items() if getattr(flags, name) != default]
     if not named:
         return None
     if not flags.target:
         raise ValueError(f"--{named[0].replace('_', '-')} says how to reach a server; expected --target too")
-    token, tls = credentials(flags)
-    return Reached(tuple(flags.target), token, tls, flags.timeout, flags.connect_timeout)
+    return settings(flags)
 
 
 def _refuse(why: Exception | str, code: int) -> int:

@@ -7,7 +7,7 @@ import sys
 import webbrowser
 
 from dnc_serve.client.async_client import AsyncClient
-from dnc_serve.client.cli.connection import add_connection, add_session, credentials, targets
+from dnc_serve.client.cli.connection import add_connection, add_session, settings
 
 HELP = "show sessions at work in the browser"
 DEFAULT_PORT = 8600
@@ -34,12 +34,11 @@ def run(args: argparse.Namespace) -> int:
         return 1
 
     async def serve() -> None:
-        token, tls = credentials(args)
         stopped = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
         # Single attempts: the page says at once that the server is lost, and asks again by itself.
-        async with AsyncClient(targets(args), token=token, tls=tls, timeout_s=args.timeout, retry=None) as client:
+        async with AsyncClient(**settings(args), retry=None) as client:
             site = Site(client)
             try:
                 address = await site.start(args.page_port, args.session)

@@ -4,6 +4,5 @@
 
     site.py    what the browser may ask for
     guard.py   who may ask
-    wire.py    arrays on the way to the page
     page/      the page itself: plain HTML, CSS and JavaScript modules
 """

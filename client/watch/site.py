@@ -1,26 +1,28 @@
 """What the browser may ask for: the page, and a small JSON interface in front of the client library.
 
-Frames and memories travel as in `wire.py`, everything else as JSON. A `DncError` becomes `{"reason": …, "message": …}`
-with a status of its kind.
+Frames and memories travel as `encode` writes them, everything else as JSON. A `DncError` becomes
+`{"reason": …, "message": …}` with a status of its kind.
 """
 
 import asyncio
 import json
 import secrets
+import struct
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from importlib import resources
 from typing import Any
 
+import numpy as np
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from dnc_serve.client import errors
+from dnc_serve.client.arrays import Float32
 from dnc_serve.client.async_client import AsyncClient
 from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, SessionInfo
 from dnc_serve.client.watch.guard import add_policy, guarded
-from dnc_serve.client.watch.wire import encode
 
 MAX_SESSIONS = 500
 MAX_BODY_BYTES = 1 << 20
@@ -30,6 +32,7 @@ MAX_CELLS = 1 << 15
 RECONNECT_PAUSE_S = 0.5
 SHOWN = ("memory", "usage_vector", "write_weights", "read_weights", "precedence", "link_matrix")
 INTERFACE = "interface"
+Shape = tuple[int, ...]
 _MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _STATUSES: tuple[tuple[type[errors.DncError], int], ...] = (
     (errors.InvalidRequest, 400),
@@ -217,3 +220,19 @@ def _json(value: Mapping[str, Any], status: int = 200) -> web.Response:
         return dict(other)
 
     return web.json_response(text=json.dumps(value, default=plain), status=status)
+
+
+def encode(facts: Mapping[str, Any], arrays: Mapping[str, Float32], full_shapes: Mapping[str, Shape]) -> bytes:
+    """One message: facts for the head, and arrays with the shapes that they were thinned from.
+
+    It is two little-endian uint32, the bytes of the head and of the body; the head as JSON, padded with blanks to a
+    multiple of 4; the body, float32 arrays one after the other in the order of the head's `arrays`.
+    """
+    described = [
+        {"name": name, "shape": array.shape, "full_shape": full_shapes.get(name, array.shape)}
+        for name, array in arrays.items()
+    ]
+    head = json.dumps({**facts, "arrays": described}).encode()
+    head += b" " * (-len(head) % 4)
+    body = b"".join(np.ascontiguousarray(array, "<f4").tobytes() for array in arrays.values())
+    return struct.pack("<II", len(head), len(body)) + head + body

@@ -63,5 +63,5 @@ def test_what_a_timestep_asked_can_be_drawn() -> None:
     interface = {"write_gates": np.float32([[0.1, 0.9]]), "read_modes": np.arange(10, dtype=np.float32)[None] / 10}
     assert unflatten("read_modes", interface["read_modes"][0], CONFIG).shape == (2, 5)
     panels = [axes for axes in heatmaps(interface, CONFIG, "x").axes if axes.get_title(loc="left")]
-    assert [axes.get_xlabel() for axes in panels] == ["head", "backward, forward, by content"]
+    assert [axes.get_xlabel() for axes in panels] == ["write head", "backward, forward, by content"]
     assert panels[0].images[0].get_array().shape == (1, 2)

@@ -10,8 +10,7 @@ import pytest
 import trustme
 
 from dnc_serve.client import TLS, Client
-from dnc_serve.client.cli.demos.graph import EXAMPLE
-from dnc_serve.client.cli.demos.map_file import read_map
+from dnc_serve.client.cli.demos.graph import EXAMPLE, read_map
 from dnc_serve.client.cli.main import main
 from tests.end_to_end.servers import Server, running
 

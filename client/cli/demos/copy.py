@@ -8,8 +8,7 @@ import numpy as np
 
 from dnc_serve.client.arrays import Float32
 from dnc_serve.client.cli.demos.layout import bits, table, weightings
-from dnc_serve.client.cli.demos.server import serving
-from dnc_serve.client.cli.demos.visits import SESSION, in_another_process, visit
+from dnc_serve.client.cli.demos.server import SESSION, in_another_process, serving, visit
 from dnc_serve.client.client import Client
 
 HELP = "a random sequence, read back by another process"

@@ -1,25 +1,26 @@
 """The graph demo: one process tells a session a map with names, another one asks where journeys on it lead."""
 
 import argparse
+import csv
 import hashlib
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
+from dnc_serve.client.arrays import Float32
 from dnc_serve.client.cli.demos import DemoFailed
 from dnc_serve.client.cli.demos.layout import save_picture, table
-from dnc_serve.client.cli.demos.map_session import Answers, ask, tell
-from dnc_serve.client.cli.demos.reached import Reached
-from dnc_serve.client.cli.demos.server import serving
-from dnc_serve.client.cli.demos.visits import in_another_process
+from dnc_serve.client.cli.demos.server import Visit, by_slot, in_another_process, serving, steps
 from dnc_serve.client.cli.files import made_folder
 from dnc_serve.client.cli.parser import path
+from dnc_serve.client.client import Client, Session
 from dnc_serve.client.errors import ModelMismatch, SessionError
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ question is asked of a fork, so that the session stays as it was told."""
 EXAMPLE = Path(__file__).with_name("example_map.csv")
 EXAMPLE_QUESTIONS = ("Harbour: red, blue, blue, blue", "Tower: green, green, red, blue", "Airport: blue, red")
 
+Connection = dict[str, Any]
+"""What a `Client` is made with."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -48,7 +52,7 @@ class Options:
 
     map: Path | None = None
     ask: tuple[str, ...] = ()
-    target: Reached | None = None
+    target: Connection | None = None
     state_dir: Path | None = None
     plot: Path | None = None
     model: str = "graph"
@@ -74,6 +78,15 @@ class Question(NamedTuple):
         return cls(start.strip(), lines)
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What came of the questions."""
+
+    pid: int
+    visits: list[Visit]  # one for each question
+    written: Float32 | None  # [facts, N], where each fact was written; None if the journal no longer reaches back
+
+
 def configure(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--map", type=path, metavar="FILE", help="CSV of from,line,to to tell")
     group.add_argument("--ask", action="append", metavar="JOURNEY", help='"STATION: LINE, LINE, …"; may be repeated')
@@ -95,8 +108,6 @@ def run(options: Options) -> int:
 
 
 def _tell_and_ask(options: Options, folder: Path) -> int:
-    from dnc_serve.client.cli.demos.map_file import read_map, write_map
-
     kept = folder / "map.csv"
     is_example = options.map is None and not options.ask
     told_now = EXAMPLE if is_example else options.map
@@ -137,13 +148,13 @@ def _state_folder(options: Options) -> Iterator[Path]:
 
 
 @contextmanager
-def _server(options: Options, folder: Path) -> Iterator[Reached]:
+def _server(options: Options, folder: Path) -> Iterator[Connection]:
     """The given server, or one that goes on with the state in the folder."""
     if options.target is not None:
         yield options.target
     else:
         with serving(options.model, folder / "state") as address:
-            yield Reached((address,))
+            yield {"targets": [address]}
 
 
 def _session_id(station_map: "StationMap") -> str:
@@ -186,3 +197,80 @@ def _save_picture(path: Path, station_map: "StationMap", questions: list[Questio
     read = np.concatenate([visit.read for visit in answers.visits])
     facts = [" ".join(triple) for triple in station_map.triples]
     save_picture(path, f"A map of {len(facts)} triples told, and asked", answers.written, facts, read, asked)
+
+
+# The map in a file.
+
+
+def read_map(path: Path) -> "StationMap":
+    """A map that the model has room for. Raises DemoFailed, OSError."""
+    from dnc_serve.model.tasks.graph import BUNDLED
+    from dnc_serve.model.tasks.station_map import StationMap
+
+    try:
+        station_map = StationMap.from_csv(path)
+    except ValueError as exc:
+        raise DemoFailed(str(exc)) from exc
+    if len(station_map.triples) > BUNDLED.max_triples:
+        raise DemoFailed(f"{path}: {len(station_map.triples)} triples; the model takes at most {BUNDLED.max_triples}")
+    return station_map
+
+
+def write_map(station_map: "StationMap", path: Path) -> None:
+    """Writes what `read_map` reads."""
+    from dnc_serve.model.tasks.station_map import HEADER
+
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([HEADER, *station_map.triples])
+
+
+# The session that is told it once, and only ever asked through forks; each of the two runs in a process of its own.
+
+
+def tell(server: Connection, session_id: str, facts: Float32) -> int:
+    """Tells what the session hasn't been told yet: all, nothing, or the rest after an interruption. Returns the pid.
+
+    Raises DemoFailed for a session that something else was done with, and for another model.
+    """
+    with Client(**server) as client:
+        model = client.model()
+        if model.input_size != facts.shape[1]:
+            raise DemoFailed(
+                f"{', '.join(server['targets'])} serves {model.name!r}, which is no graph model; "
+                "see dnc serve --model graph"
+            )
+        with client.session(session_id) as session:
+            _check(session, range(len(facts) + 1))
+            if session.position < len(facts):
+                session.step(facts[session.position :])
+    return os.getpid()
+
+
+def ask(server: Connection, session_id: str, facts: int, questions: Sequence[Float32]) -> Answers:
+    """Asks each question of a fork of the session, which is deleted afterwards. Raises DemoFailed."""
+    visits = []
+    with Client(**server) as client, client.session(session_id, create=False) as session:
+        _check(session, range(facts, facts + 1))
+        for question in questions:
+            with session.fork() as fork:
+                visits.append(steps(fork, question))
+                fork.delete()
+        return Answers(os.getpid(), visits, _where_written(session, facts))
+
+
+def _check(session: Session, positions: range) -> None:
+    if session.position not in positions or session.experience:
+        raise DemoFailed(
+            f"session {session.id!r} was used for something else too: it is at position {session.position}, after "
+            f"{session.experience} resets; expected position {positions[-1]}, and none"
+        )
+
+
+def _where_written(session: Session, facts: int) -> Float32 | None:
+    """The write weighting after each fact, looked up at that earlier position."""
+    info = session.info()
+    if info.earliest_position > 1:
+        return None
+    slots = session.dump(["usage_vector"])["usage_vector"].shape[-1]
+    written = (session.dump(["write_weights"], position)["write_weights"] for position in range(1, facts + 1))
+    return np.stack([by_slot(weights, slots) for weights in written])

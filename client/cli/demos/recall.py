@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dnc_serve.client.cli.demos.layout import bits, save_picture, table, weightings
-from dnc_serve.client.cli.demos.server import serving
-from dnc_serve.client.cli.demos.visits import SESSION, in_another_process, visit
+from dnc_serve.client.cli.demos.server import SESSION, in_another_process, serving, visit
 
 HELP = "random keys with values; another process asks for the values"
 MOST_PAIRS = 10

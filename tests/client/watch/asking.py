@@ -1,10 +1,15 @@
-"""Requests to the page's server as no browser would let a page make them."""
+"""The page's server, and requests to it as no browser would let a page make them."""
 
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from dnc_serve.client.async_client import AsyncClient
+from dnc_serve.client.client import LoopThread
+from dnc_serve.client.watch.site import Site
 from tests.waiting import PATIENCE_S
 
 
@@ -18,3 +23,20 @@ def request(address: str, path: str, headers: dict[str, str], body: Any = None) 
     except urllib.error.HTTPError as error:
         with error:
             return error.code, dict(error.headers), error.read()
+
+
+@contextmanager
+def site(target: str) -> Iterator[str]:
+    """The address of a page in front of a server, with its secret."""
+    thread = LoopThread()
+
+    async def start() -> tuple[AsyncClient, Site, str]:
+        client = AsyncClient(target, retry=None)
+        site = Site(client)
+        return client, site, await site.start(0)
+
+    client, served, address = thread.run(start())
+    yield address
+    thread.run(served.stop())
+    thread.run(client.close())
+    thread.stop()

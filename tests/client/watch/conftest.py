@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 from selenium import webdriver
 
-from dnc_serve.client.async_client import AsyncClient
-from dnc_serve.client.client import Client, LoopThread
+from dnc_serve.client.client import Client
 from dnc_serve.client.watch.guard import SECRET_HEADER
-from dnc_serve.client.watch.site import Site
 from dnc_serve.model.export import export
 from dnc_serve.model.pretrained import path as pretrained
 from dnc_serve.model.weights import load_model
+from tests.client.watch.asking import site
 from tests.programs import program
 from tests.server_process import ServerProcess
 
@@ -47,18 +46,8 @@ def client(server: ServerProcess) -> Iterator[Client]:
 @pytest.fixture(scope="package")
 def address(server: ServerProcess) -> Iterator[str]:
     """The page's address, with its secret."""
-    thread = LoopThread()
-
-    async def start() -> tuple[AsyncClient, Site, str]:
-        client = AsyncClient(server.address, retry=None)
-        site = Site(client)
-        return client, site, await site.start(0)
-
-    client, site, address = thread.run(start())
-    yield address
-    thread.run(site.stop())
-    thread.run(client.close())
-    thread.stop()
+    with site(server.address) as address:
+        yield address
 
 
 @pytest.fixture(scope="package")

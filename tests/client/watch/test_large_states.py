@@ -7,14 +7,13 @@ import pytest
 import torch
 from selenium.webdriver import Chrome
 
-from dnc_serve.client.async_client import AsyncClient
-from dnc_serve.client.client import Client, LoopThread
+from dnc_serve.client.client import Client
 from dnc_serve.client.watch.guard import SECRET_HEADER
-from dnc_serve.client.watch.site import MAX_CELLS, SHOWN, Site
+from dnc_serve.client.watch.site import MAX_CELLS, SHOWN
 from dnc_serve.handler.api.views import thin
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import export
-from tests.client.watch.asking import request
+from tests.client.watch.asking import request, site
 from tests.client.watch.test_page import Page
 from tests.server_process import ServerProcess
 
@@ -48,18 +47,8 @@ def client(server: ServerProcess) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def address(server: ServerProcess) -> Iterator[str]:
-    thread = LoopThread()
-
-    async def start() -> tuple[AsyncClient, Site, str]:
-        client = AsyncClient(server.address, retry=None)
-        site = Site(client)
-        return client, site, await site.start(0)
-
-    client, site, address = thread.run(start())
-    yield address
-    thread.run(site.stop())
-    thread.run(client.close())
-    thread.stop()
+    with site(server.address) as address:
+        yield address
 
 
 def inputs() -> np.ndarray:

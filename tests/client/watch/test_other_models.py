@@ -8,12 +8,12 @@ import torch
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.keys import Keys
 
-from dnc_serve.client.async_client import AsyncClient
-from dnc_serve.client.client import Client, LoopThread
-from dnc_serve.client.watch.site import MAX_CELLS, Site
+from dnc_serve.client.client import Client
+from dnc_serve.client.watch.site import MAX_CELLS
 from dnc_serve.handler.api.views import thin
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import export
+from tests.client.watch.asking import site
 from tests.client.watch.test_page import Page
 from tests.server_process import ServerProcess
 
@@ -37,20 +37,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.fixture
 def page(server: ServerProcess, browser: Chrome) -> Iterator[Page]:
-    thread = LoopThread()
-
-    async def start() -> tuple[AsyncClient, Site, str]:
-        client = AsyncClient(server.address, retry=None)
-        site = Site(client)
-        return client, site, await site.start(0)
-
-    client, site, address = thread.run(start())
-    browser.get_log("browser")
-    yield Page(browser, address)
-    assert [entry["message"] for entry in browser.get_log("browser")] == []
-    thread.run(site.stop())
-    thread.run(client.close())
-    thread.stop()
+    with site(server.address) as address:
+        browser.get_log("browser")
+        yield Page(browser, address)
+        assert [entry["message"] for entry in browser.get_log("browser")] == []
 
 
 def test_layers_heads_and_thinned_links(page: Page, server: ServerProcess) -> None:

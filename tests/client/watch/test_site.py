@@ -2,11 +2,14 @@
 
 import json
 import math
+import struct
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dnc_serve.client.client import Client
+from dnc_serve.client.watch import site
 from dnc_serve.model.tasks.copy import encode
 from tests.client.watch.asking import request
 
@@ -85,3 +88,21 @@ def test_the_past_comes_with_gates(address: str, secret: dict[str, str], client:
 def test_nobody_makes_a_session_by_looking(ask: Any, client: Client) -> None:
     ask("api/sessions/unmade/memory")
     assert "unmade" not in [info.id for info in client.sessions()]
+
+
+def test_a_message_holds_head_and_arrays() -> None:
+    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.float32([[7]])}
+    message = site.encode({"position": 5}, arrays, {"a": (20, 30)})
+    head_bytes, body_bytes = struct.unpack_from("<II", message)
+    assert head_bytes % 4 == 0
+    assert len(message) == 8 + head_bytes + body_bytes
+    head = json.loads(message[8 : 8 + head_bytes])
+    assert head == {
+        "position": 5,
+        "arrays": [
+            {"name": "a", "shape": [2, 3], "full_shape": [20, 30]},
+            {"name": "b", "shape": [1, 1], "full_shape": [1, 1]},
+        ],
+    }
+    body = np.frombuffer(message[8 + head_bytes :], "<f4")
+    assert body.tolist() == [0, 1, 2, 3, 4, 5, 7]
