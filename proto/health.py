@@ -7,7 +7,7 @@ _STATUSES = ("UNKNOWN", SERVING, "NOT_SERVING", "SERVICE_UNKNOWN")
 
 
 def ask(channel: Any) -> Any:
-    """The call: takes an empty request, and answers with what `status` reads. The channel may be an asynchronous one."""
+    """The call: takes an empty request, and answers with what `status` reads. The channel may be of asyncio."""
     return channel.unary_unary("/grpc.health.v1.Health/Check")
 
 

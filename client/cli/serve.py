@@ -1,4 +1,4 @@
-"""`dnc serve`: a model behind TorchServe and the streaming door, in the foreground."""
+"""`dnc serve`: a model behind TorchServe and the streaming endpoint, in the foreground."""
 
 import argparse
 import logging

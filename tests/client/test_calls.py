@@ -39,7 +39,7 @@ async def test_another_server_is_told_from_a_streaming_door() -> None:
     await server.start()
     try:
         async with AsyncClient(f"127.0.0.1:{port}", retry=QUICK) as client:
-            with pytest.raises(Internal, match="no streaming door of this version; expected the address"):
+            with pytest.raises(Internal, match="no streaming endpoint of this version; expected the address"):
                 await client.model()
     finally:
         await server.stop(None)

@@ -46,7 +46,7 @@ def _patience() -> Iterator[None]:
 
 @contextmanager
 def serving(model: str, state_dir: Path | None = None) -> Iterator[str]:
-    """The address of the streaming door of a server on free ports, which is stopped afterwards.
+    """The address of the streaming endpoint of a server on free ports, which is stopped afterwards.
 
     Without a state folder it has one that vanishes with it. Raises ServerFailed.
     """
