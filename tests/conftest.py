@@ -2,8 +2,10 @@
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
+import torch
 from hypothesis import settings
 
 LONG = "takes long: `make test-long` runs it"
@@ -26,6 +28,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 for _name in [*os.environ]:
     if _name.startswith(("DNC_", "TS_", "PROMETHEUS_", "prometheus_")) or _name.lower().endswith("_proxy"):
         del os.environ[_name]
+
+
+@pytest.fixture(autouse=True)
+def denormals_as_they_were() -> Iterator[None]:
+    """Who steps sessions flushes denormal numbers in this thread, which hypothesis refuses to work with."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -61,8 +61,13 @@ def test_the_kernel_serves_unless_torchscript_is_asked_for(
 
 
 def test_what_is_not_compiled_is_compiled_once_with_a_word(
-    artifact: Artifact, artifact_folder: Path, tmp_path: Path, no_user_cache: None, caplog: pytest.LogCaptureFixture
+    artifact: Artifact,
+    artifact_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
     cache = tmp_path / "state" / "compiled"
     first = choose_runner(artifact, artifact_folder, "cpu", "kernel", [cache])
     assert "compiled for this model: some ten seconds, once" in caplog.text
