@@ -3,11 +3,12 @@
 import statistics
 import time
 from functools import cache
+from pathlib import Path
 
 from dnc_serve.client.cli.load import bits
 from dnc_serve.handler.engine.model_runner import ModelRunner
+from dnc_serve.handler.engine.runner_choice import choose_runner
 from dnc_serve.handler.engine.state_rows import StateRows
-from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.model.export import load_artifact
 
 ROUNDS = 3
@@ -16,7 +17,7 @@ ROUNDS = 3
 @cache
 def runner_of(artifact: str, device: str) -> ModelRunner:
     """What a server of this artifact chooses."""
-    return TileRunner(load_artifact(artifact, device), device)
+    return choose_runner(load_artifact(artifact, device), Path(artifact), device, "auto", [])
 
 
 def tick_ms(artifact: str, device: str, seconds: float) -> float:

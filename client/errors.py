@@ -276,8 +276,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> DncError:
         return Unavailable(error.details() or error.code().name)
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         return Internal(
-            "what answers there is no streaming endpoint of this version; expected the address that follows `grpc=` in the "
-            f"line that `dnc serve` prints ({error.details()})"
+            "what answers there is no streaming endpoint of this version; expected the address that follows `grpc=` in "
+            f"the line that `dnc serve` prints ({error.details()})"
         )
     return _from_code(error.code().value[0], error.details() or error.code().name)
 
