@@ -22,9 +22,9 @@ COPY proto proto
 COPY model model
 COPY handler handler
 COPY client client
-RUN pip install --no-deps .
-# Machine code for the bundled models, for whichever processor the image will run on.
-RUN python3 -m dnc_serve.model.kernel.warm --into /opt/cache/dnc-serve/kernel --any-processor copy recall graph
+# With machine code for the bundled models, for whichever processor the image will run on.
+RUN pip install --no-deps . \
+    && python3 -m dnc_serve.model.kernel.warm --into /opt/cache/dnc-serve/kernel --any-processor copy recall graph
 
 FROM ${BASE}
 RUN useradd --uid 10001 --create-home --home-dir /home/dnc dnc \
