@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dnc_serve.handler.engine.tile_runner import TileRunner
+from dnc_serve.handler.engine.model_runner import ModelRunner
+from dnc_serve.handler.engine.runner_choice import choose_runner
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import Artifact, export, load_artifact
 from tests.chaos.truth import INPUT_SIZE, OUTPUT_SIZE
@@ -26,5 +27,6 @@ def artifact(artifact_folder: Path) -> Artifact:
 
 
 @pytest.fixture(scope="session")
-def tiles(artifact: Artifact) -> TileRunner:
-    return TileRunner(artifact, "cpu")
+def runner(artifact: Artifact, artifact_folder: Path) -> ModelRunner:
+    """What a server of this model chooses."""
+    return choose_runner(artifact, artifact_folder, "cpu", "auto", [])

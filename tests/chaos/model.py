@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dnc_serve.handler.arrays import Float32
-from dnc_serve.handler.engine.tile_runner import TileRunner
+from dnc_serve.handler.engine.model_runner import ModelRunner
 from tests.chaos.truth import Truth
 
 Moment = tuple[int, bytes]  # experience and state
@@ -24,9 +24,9 @@ class ModelSession:
 
     @classmethod
     def begun(
-        cls, tiles: TileRunner, incarnation: int, position: int = 0, moment: Moment | None = None
+        cls, runner: ModelRunner, incarnation: int, position: int = 0, moment: Moment | None = None
     ) -> "ModelSession":
-        truth = Truth(tiles)
+        truth = Truth(runner)
         experience = 0
         if moment is not None:
             experience, state = moment

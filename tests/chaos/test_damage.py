@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from dnc_serve.handler.config import ServeConfig
+from dnc_serve.handler.engine.model_runner import ModelRunner
 from dnc_serve.handler.engine.requests import Inspect, Reset
-from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.store.contract import StoreRefused
 from dnc_serve.model.export import Artifact
@@ -52,19 +52,19 @@ def config(state_dir: Path) -> ServeConfig:
 
 
 @pytest.fixture(scope="module")
-def journal(tiles: TileRunner, artifact: Artifact, folder: Path) -> Journal:
+def journal(runner: ModelRunner, artifact: Artifact, folder: Path) -> Journal:
     """Two lives of a server: of the first, all is in the database; of the second, in the log."""
-    return asyncio.run(lived(tiles, artifact, folder / "whole"))
+    return asyncio.run(lived(runner, artifact, folder / "whole"))
 
 
-async def lived(tiles: TileRunner, artifact: Artifact, state_dir: Path) -> Journal:
+async def lived(runner: ModelRunner, artifact: Artifact, state_dir: Path) -> Journal:
     chance = random.Random(1)
-    truths = {f"s{number}": Truth(tiles) for number in range(SESSIONS)}
+    truths = {f"s{number}": Truth(runner) for number in range(SESSIONS)}
     states: dict[str, dict[Place, bytes]] = {session_id: {} for session_id in truths}
     commits: list[tuple[int, dict[str, Place]]] = []
     places: dict[str, Place] = {}
     for _ in range(2):
-        async with running_engine(tiles, artifact, config(state_dir)) as harness:
+        async with running_engine(runner, artifact, config(state_dir)) as harness:
             commits.clear()
             for number in range(36):
                 session_id = f"s{number % SESSIONS}"
@@ -83,7 +83,7 @@ async def lived(tiles: TileRunner, artifact: Artifact, state_dir: Path) -> Journ
                 commits.append(((state_dir / LOG).stat().st_size, dict(places)))
             database, log = (state_dir / DATABASE).read_bytes(), (state_dir / LOG).read_bytes()
     for session_id in states:
-        states[session_id][0, 0] = np.zeros(tiles.layout.size, np.float32).tobytes()
+        states[session_id][0, 0] = np.zeros(runner.layout.size, np.float32).tobytes()
     return Journal(database, log, commits, states)
 
 
@@ -95,14 +95,14 @@ def put_files(state_dir: Path, database: bytes, log: bytes) -> None:
 
 
 async def opened(
-    journal: Journal, state_dir: Path, tiles: TileRunner, artifact: Artifact, damage: str, database: bytes, log: bytes
+    journal: Journal, state_dir: Path, runner: ModelRunner, artifact: Artifact, damage: str, database: bytes, log: bytes
 ) -> dict[str, Place | str]:
     """What an engine makes of the files: where each session stands, once its state was found right, or why it is
     refused."""
     put_files(state_dir, database, log)
     found: dict[str, Place | str] = {}
     try:
-        async with running_engine(tiles, artifact, config(state_dir)) as harness:
+        async with running_engine(runner, artifact, config(state_dir)) as harness:
             for session_id, states in journal.states.items():
                 session = harness.engine.table.find(session_id)
                 if session is None:
@@ -123,13 +123,13 @@ async def opened(
 
 @pytest.mark.parametrize("count", [CUTS_IN_SHORT, pytest.param(None, marks=pytest.mark.long, id="all")])
 async def test_a_log_cut_at_any_byte_of_its_last_records_opens_as_the_commits_before(
-    journal: Journal, folder: Path, tiles: TileRunner, artifact: Artifact, count: int | None
+    journal: Journal, folder: Path, runner: ModelRunner, artifact: Artifact, count: int | None
 ) -> None:
     start, end = journal.commits[-1 - LAST_COMMITS][0], len(journal.log)
     cuts = range(start, end + 1) if count is None else sorted(random.Random(2).sample(range(start, end + 1), count))
     for cut in cuts:
         found = await opened(
-            journal, folder / "cut", tiles, artifact, f"cut at {cut}", journal.database, journal.log[:cut]
+            journal, folder / "cut", runner, artifact, f"cut at {cut}", journal.database, journal.log[:cut]
         )
         whole = [places for size, places in journal.commits if size <= cut]
         assert found == whole[-1], f"cut at {cut} of {end}"
@@ -138,7 +138,7 @@ async def test_a_log_cut_at_any_byte_of_its_last_records_opens_as_the_commits_be
 
 @pytest.mark.parametrize("flips", [FLIPS_IN_SHORT, pytest.param(FLIPS, marks=pytest.mark.long)])
 async def test_a_flipped_bit_is_never_believed(
-    journal: Journal, folder: Path, tiles: TileRunner, artifact: Artifact, flips: int
+    journal: Journal, folder: Path, runner: ModelRunner, artifact: Artifact, flips: int
 ) -> None:
     chance = random.Random(3)
     present = journal.commits[-1][1]
@@ -148,7 +148,7 @@ async def test_a_flipped_bit_is_never_believed(
         place = chance.randrange(len(both))
         both[place] ^= 1 << chance.randrange(8)
         database, log = bytes(both[: len(journal.database)]), bytes(both[len(journal.database) :])
-        found = await opened(journal, folder / "flip", tiles, artifact, f"bit flipped at {place}", database, log)
+        found = await opened(journal, folder / "flip", runner, artifact, f"bit flipped at {place}", database, log)
         for session_id, outcome in found.items():
             earlier = "as it was" if outcome == present[session_id] else "as it was earlier"
             outcomes[outcome if isinstance(outcome, str) else earlier] += 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dnc_serve.client import AsyncClient
-from dnc_serve.handler.engine.tile_runner import TileRunner
+from dnc_serve.handler.engine.model_runner import ModelRunner
 from tests.chaos.traffic import Traffic
 from tests.chaos.tree import Tree, Victim
 
@@ -28,7 +28,7 @@ VICTIMS: tuple[Victim, ...] = ("worker", "java", "tree")
     ],
 )
 async def test_killed_at_random_moments_under_many_streams(
-    artifact_folder: Path, tiles: TileRunner, tmp_path: Path, durability: str, kills: int, sessions: int
+    artifact_folder: Path, runner: ModelRunner, tmp_path: Path, durability: str, kills: int, sessions: int
 ) -> None:
     tree = Tree(artifact_folder, tmp_path, "--durability", durability, "--snapshot-every-timesteps", "100")
     chance = random.Random(durability)
@@ -50,7 +50,7 @@ async def test_killed_at_random_moments_under_many_streams(
                 traffic.abandon()
     finally:
         await asyncio.to_thread(tree.kill_all)
-    tally = traffic.tally(tiles)
+    tally = traffic.tally(runner)
     print(f"{durability}: {dict(killed)} killed under {sessions} sessions: {tally}")
     assert tally.clean, tally
 

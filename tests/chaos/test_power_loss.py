@@ -13,7 +13,7 @@ import pytest
 
 from dnc_serve.client import AsyncClient, StepGap, Unavailable
 from dnc_serve.client.errors import translated
-from dnc_serve.handler.engine.tile_runner import TileRunner
+from dnc_serve.handler.engine.model_runner import ModelRunner
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 from tests.chaos.traffic import Traffic
@@ -45,7 +45,7 @@ def settings(durability: str) -> dict[str, object]:
 
 @durabilities("async")
 async def test_a_power_loss_is_invisible_to_living_clients(
-    artifact_folder: Path, tiles: TileRunner, tmp_path: Path, losses: int, durability: str
+    artifact_folder: Path, runner: ModelRunner, tmp_path: Path, losses: int, durability: str
 ) -> None:
     chance = random.Random(durability)
     lost_frames = 0
@@ -68,7 +68,7 @@ async def test_a_power_loss_is_invisible_to_living_clients(
             await traffic.finish()
         finally:
             traffic.abandon()
-    tally = traffic.tally(tiles)
+    tally = traffic.tally(runner)
     print(f"{durability}: {losses} power losses took {lost_frames} frames of the log: {tally}")
     assert tally.clean, tally
     assert lost_frames or durability == "sync"
@@ -76,7 +76,7 @@ async def test_a_power_loss_is_invisible_to_living_clients(
 
 @durabilities("async")
 async def test_sessions_made_right_before_a_power_loss_go_on_for_the_clients_that_made_them(
-    artifact_folder: Path, tiles: TileRunner, tmp_path: Path, losses: int, durability: str
+    artifact_folder: Path, runner: ModelRunner, tmp_path: Path, losses: int, durability: str
 ) -> None:
     chance = random.Random(durability)
     made_again = 0
@@ -102,7 +102,7 @@ async def test_sessions_made_right_before_a_power_loss_go_on_for_the_clients_tha
             if loss == 0:
                 assert again == (SESSIONS if durability == "async" else 0)
             made_again += again
-            tally = traffic.tally(tiles)
+            tally = traffic.tally(runner)
             assert tally.clean, tally
     print(f"{durability}: of {losses * SESSIONS} sessions, {made_again} were made again after {losses} power losses")
     assert durability == "async" or not made_again
@@ -111,9 +111,9 @@ async def test_sessions_made_right_before_a_power_loss_go_on_for_the_clients_tha
 class Witness:
     """Steps a session alone until the server is gone, and notes what it was told."""
 
-    def __init__(self, number: int, tiles: TileRunner) -> None:
+    def __init__(self, number: int, runner: ModelRunner) -> None:
         self.id = f"w{number}"
-        self.truth = Truth(tiles)
+        self.truth = Truth(runner)
         self.inputs = random_inputs(np.random.default_rng(number), 60_000)
         self.position = self.answered = self.durable = self.sent = 0
 
@@ -135,10 +135,10 @@ class Witness:
 
 @durabilities("async", "sync")
 async def test_whoever_comes_next_is_told_the_position(
-    artifact_folder: Path, tiles: TileRunner, tmp_path: Path, losses: int, durability: str
+    artifact_folder: Path, runner: ModelRunner, tmp_path: Path, losses: int, durability: str
 ) -> None:
     chance = random.Random(durability)
-    witnesses = [Witness(number, tiles) for number in range(SESSIONS)]
+    witnesses = [Witness(number, runner) for number in range(SESSIONS)]
     behind = 0
     async with powered(artifact_folder, tmp_path / "state", **settings(durability)) as server:
         for loss in range(losses):

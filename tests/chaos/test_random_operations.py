@@ -22,8 +22,8 @@ from hypothesis.stateful import (
 from dnc_serve.handler.api.copies import Copies
 from dnc_serve.handler.api.operations import Caller, Operations
 from dnc_serve.handler.config import ServeConfig
+from dnc_serve.handler.engine.model_runner import ModelRunner
 from dnc_serve.handler.engine.requests import Delete
-from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.model.export import Artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
@@ -47,7 +47,7 @@ SCOPES = {"experience": pb.RESET_SCOPE_EXPERIENCE, "all": pb.RESET_SCOPE_ALL}
 class SessionsMachine(RuleBasedStateMachine):
     """An engine of two slots and room for one more session in memory, so that states move all the time."""
 
-    tiles: TileRunner
+    runner: ModelRunner
     artifact: Artifact
     new_config: Callable[[], ServeConfig]
 
@@ -58,7 +58,7 @@ class SessionsMachine(RuleBasedStateMachine):
             update={
                 "durability": durability,
                 "slots": 2,
-                "host_bytes": self.tiles.layout.size * 4,
+                "host_bytes": self.runner.layout.size * 4,
                 "snapshot_every_timesteps": 6,
                 "reply_window_chunks": 2,
                 "lease_s": LEASE_S,
@@ -71,7 +71,7 @@ class SessionsMachine(RuleBasedStateMachine):
 
     def _start(self) -> None:
         self.cleanup = contextlib.AsyncExitStack()
-        engine = running_engine(self.tiles, self.artifact, self.config)
+        engine = running_engine(self.runner, self.artifact, self.config)
         self.harness: EngineHarness = self._run(self.cleanup.enter_async_context(engine))
         self.operations = Operations(self.harness.engine, self.artifact, "epoch", self.harness.metrics)
         self.copies = Copies(self.operations)
@@ -100,7 +100,7 @@ class SessionsMachine(RuleBasedStateMachine):
         response = self._run(self.operations.create_session(request, CALLER))
         assert response.created == (session_id not in self.model)
         if response.created:
-            self.model[session_id] = ModelSession.begun(self.tiles, response.session.incarnation)
+            self.model[session_id] = ModelSession.begun(self.runner, response.session.incarnation)
             self.ended.pop(session_id, None)
 
     @rule(session_id=IDS, seed=SEEDS, timesteps=st.integers(1, 7), resets=st.booleans(), times=st.integers(1, 2))
@@ -155,7 +155,7 @@ class SessionsMachine(RuleBasedStateMachine):
             response = self._run(self.copies.fork(request, CALLER))
             assert response.created == (not time)
         self.model[fork_id] = ModelSession.begun(
-            self.tiles, response.session.incarnation, position, session.past[position]
+            self.runner, response.session.incarnation, position, session.past[position]
         )
         self.ended.pop(fork_id, None)
 
@@ -183,7 +183,7 @@ class SessionsMachine(RuleBasedStateMachine):
             return
         blob, position, moment = self.blobs[which % len(self.blobs)]
         response = self._run(self.copies.import_blob(session_id, blob, CALLER))
-        self.model[session_id] = ModelSession.begun(self.tiles, response.session.incarnation, position, moment)
+        self.model[session_id] = ModelSession.begun(self.runner, response.session.incarnation, position, moment)
         self.ended.pop(session_id, None)
 
     @rule(session_id=IDS)
@@ -232,14 +232,14 @@ class SessionsMachine(RuleBasedStateMachine):
 @pytest.mark.parametrize("examples", [EXAMPLES_IN_SHORT, pytest.param(EXAMPLES, marks=pytest.mark.long)])
 @pytest.mark.parametrize("store", ["sqlite", "redis"])
 def test_random_operations_give_what_a_plain_model_gives(
-    tiles: TileRunner, artifact: Artifact, tmp_path: Path, store: str, examples: int
+    runner: ModelRunner, artifact: Artifact, tmp_path: Path, store: str, examples: int
 ) -> None:
     with running_redis() if store == "redis" else contextlib.nullcontext() as server:
-        check_random_operations(tiles, artifact, tmp_path, server, examples)
+        check_random_operations(runner, artifact, tmp_path, server, examples)
 
 
 def check_random_operations(
-    tiles: TileRunner, artifact: Artifact, tmp_path: Path, server: RedisServer | None, examples: int
+    runner: ModelRunner, artifact: Artifact, tmp_path: Path, server: RedisServer | None, examples: int
 ) -> None:
     folders = iter(range(1_000_000))
 
@@ -251,7 +251,7 @@ def check_random_operations(
             state_dir=tmp_path / f"state-{next(folders)}", store="sqlite" if server is None else server.url
         )
 
-    machine = type("Machine", (SessionsMachine,), {"tiles": tiles, "artifact": artifact})
+    machine = type("Machine", (SessionsMachine,), {"runner": runner, "artifact": artifact})
     machine.new_config = staticmethod(new_config)
     run_state_machine_as_test(
         machine,

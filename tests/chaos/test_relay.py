@@ -10,7 +10,7 @@ import pytest
 
 from dnc_serve.client import AsyncClient, Client, Retry
 from dnc_serve.client.arrays import Float32
-from dnc_serve.handler.engine.tile_runner import TileRunner
+from dnc_serve.handler.engine.model_runner import ModelRunner
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.chaos.relay import Trouble, relay_to
 from tests.chaos.traffic import Traffic
@@ -47,7 +47,7 @@ def came(trouble: Trouble, kind: str, times: int) -> bool:
 
 
 @kinds
-async def test_async_streams_through_a_bad_network(door: Door, tiles: TileRunner, kind: str, times: int) -> None:
+async def test_async_streams_through_a_bad_network(door: Door, runner: ModelRunner, kind: str, times: int) -> None:
     trouble = Trouble(1, **TROUBLES[kind])
     async with (
         relay_to(door.addresses.grpc, trouble) as relay,
@@ -63,7 +63,7 @@ async def test_async_streams_through_a_bad_network(door: Door, tiles: TileRunner
             await traffic.finish()
         finally:
             traffic.abandon()
-    tally = traffic.tally(tiles)
+    tally = traffic.tally(runner)
     print(f"async, {kind}: {trouble.cuts} cuts, {trouble.repeated} messages repeated: {tally}")
     assert tally.clean, tally
     for number in range(SESSIONS):
@@ -72,7 +72,7 @@ async def test_async_streams_through_a_bad_network(door: Door, tiles: TileRunner
 
 @kinds
 async def test_streams_of_the_plain_client_through_a_bad_network(
-    door: Door, tiles: TileRunner, kind: str, times: int
+    door: Door, runner: ModelRunner, kind: str, times: int
 ) -> None:
     trouble = Trouble(2, **TROUBLES[kind])
     inputs = [random_inputs(np.random.default_rng(number), 100 * times) for number in range(SESSIONS)]
@@ -93,7 +93,7 @@ async def test_streams_of_the_plain_client_through_a_bad_network(
         with ThreadPoolExecutor(SESSIONS) as threads:
             runs = [asyncio.wrap_future(threads.submit(run, relay.address, number)) for number in range(SESSIONS)]
             answered = await asyncio.gather(*runs)
-    expected = Truth(tiles, SESSIONS).step(np.stack(inputs, axis=1))
+    expected = Truth(runner, SESSIONS).step(np.stack(inputs, axis=1))
     for number, runs_of_one in enumerate(answered):
         for outputs in runs_of_one:
             assert outputs.tobytes() == expected[:, number].tobytes()

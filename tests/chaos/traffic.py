@@ -9,7 +9,7 @@ import numpy as np
 from dnc_serve.client import AsyncClient
 from dnc_serve.client.arrays import Float32
 from dnc_serve.client.session import AsyncSession
-from dnc_serve.handler.engine.tile_runner import TileRunner
+from dnc_serve.handler.engine.model_runner import ModelRunner
 from tests.chaos.truth import Tally, Truth, random_inputs
 
 LONGEST_CHUNK = 8
@@ -103,10 +103,10 @@ class Traffic:
             if self._target is None:
                 await asyncio.sleep(self._pause_s * 2 * chance.random())
 
-    def tally(self, tiles: TileRunner) -> Tally:
+    def tally(self, runner: ModelRunner) -> Tally:
         """Compares with an uninterrupted run of the same inputs: outputs, positions, and what is in memory."""
         inputs = np.stack([np.concatenate(chunks) for chunks in self.inputs], axis=1)  # [T, B, I]
-        expected, truth = self._uninterrupted(tiles, inputs)
+        expected, truth = self._uninterrupted(runner, inputs)
         tally = Tally()
         for number, chunks in enumerate(self.outputs):
             sent, outputs = len(inputs), np.concatenate(chunks)
@@ -117,14 +117,14 @@ class Traffic:
             common = min(sent, len(outputs))
             same = outputs[:common].view(np.uint32) == expected[:common, number].view(np.uint32)
             tally.differing += int((~same.all(axis=1)).sum())
-            memory = tiles.layout.dump(truth.states[number])
+            memory = runner.layout.dump(truth.states[number])
             tally.differing += any(
                 memory[name].tobytes() != array.tobytes() for name, array in self.dumps[number].items()
             )
         return tally
 
-    def _uninterrupted(self, tiles: TileRunner, inputs: Float32) -> tuple[Float32, Truth]:
-        truth = Truth(tiles, inputs.shape[1])
+    def _uninterrupted(self, runner: ModelRunner, inputs: Float32) -> tuple[Float32, Truth]:
+        truth = Truth(runner, inputs.shape[1])
         ends = sorted({position for position, _ in self.resets} | {0, len(inputs)})
         parts = []
         for start, end in pairwise(ends):

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from dnc_serve.handler.arrays import Float32
-from dnc_serve.handler.engine.tile_runner import TileRunner
+from dnc_serve.handler.engine.model_runner import ModelRunner
+from dnc_serve.handler.engine.state_rows import StateRows
 
 INPUT_SIZE, OUTPUT_SIZE = 5, 4
 
@@ -19,30 +19,28 @@ def random_inputs(chance: np.random.Generator, timesteps: int) -> Float32:
 class Truth:
     """The states [B, S] of some sessions that nothing ever happens to."""
 
-    def __init__(self, tiles: TileRunner, sessions: int = 1) -> None:
-        self._tiles = tiles
-        self.states = np.zeros((sessions, tiles.layout.size), np.float32)
+    def __init__(self, runner: ModelRunner, sessions: int = 1) -> None:
+        self._runner = runner
+        self._rows = StateRows(sessions, runner.layout.size, runner.device)
+
+    @property
+    def states(self) -> Float32:
+        return self._rows.states.numpy()
 
     def step(self, inputs: Float32) -> Float32:
         """Outputs [T, B, O] for inputs [T, B, I]."""
         timesteps, sessions, _ = inputs.shape
-        outputs = np.empty((timesteps, sessions, self._tiles.output_size), np.float32)
-        rows = self._tiles.max_rows
-        for first in range(0, sessions, rows):
-            own = slice(first, min(first + rows, sessions))
-            count = own.stop - own.start
-            tiled = torch.zeros(timesteps, rows, inputs.shape[2])
-            tiled[:, :count] = torch.from_numpy(np.ascontiguousarray(inputs[:, own]))
-            states = torch.zeros(rows, self.states.shape[1])
-            states[:count] = torch.from_numpy(self.states[own])
-            given, states = self._tiles.run(tiled, states)
-            outputs[:, own] = given[:, :count].numpy()
-            self.states[own] = states[:count].numpy()
+        outputs = np.empty((timesteps, sessions, self._runner.output_size), np.float32)
+        for first in range(0, sessions, self._runner.max_rows):
+            own = range(first, min(first + self._runner.max_rows, sessions))
+            chunks = [np.ascontiguousarray(inputs[:, row]) for row in own]
+            for row, given in zip(own, self._runner.step(self._rows, own, own, chunks)[0], strict=True):
+                outputs[:, row] = given
         return outputs
 
     def reset(self, session: int = 0, scope: str = "experience") -> None:
         """What the two kinds of reset do."""
-        self.states[session, 0 if scope == "all" else self._tiles.layout.experience_offset :] = 0.0
+        self._rows.zero(session, 0 if scope == "all" else self._runner.layout.experience_offset)
 
 
 @dataclass(slots=True)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from grpc import StatusCode
 
 from dnc_serve.client import AsyncClient, Client
-from dnc_serve.handler.engine.tile_runner import TileRunner
+from dnc_serve.handler.engine.model_runner import ModelRunner
+from dnc_serve.handler.engine.runner_choice import choose_runner
+from dnc_serve.handler.engine.state_rows import StateRows
 from dnc_serve.model.export import load_artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.deploy.proxies import CONFIGS, proxy, until_served
@@ -146,13 +147,10 @@ class Stream:
                 await asyncio.sleep(0.01)
 
 
-def uninterrupted(tiles: TileRunner, stream: Stream) -> np.ndarray:
-    states = torch.zeros(tiles.max_rows, tiles.layout.size)
+def uninterrupted(runner: ModelRunner, stream: Stream) -> np.ndarray:
     inputs = np.concatenate([stream.inputs(chunk) for chunk in range(len(stream.outputs))])
-    tiled = torch.zeros(len(inputs), tiles.max_rows, INPUT_SIZE)
-    tiled[:, 0] = torch.from_numpy(inputs)
-    outputs, _ = tiles.run(tiled, states)
-    return outputs[:, 0].numpy()
+    outputs, _ = runner.step(StateRows(1, runner.layout.size, runner.device), [0], [0], [inputs])
+    return outputs[0]
 
 
 async def disturb(servers: list[ServerProcess], redis: RedisServer, streams: list[Stream]) -> None:
@@ -224,10 +222,10 @@ def test_lost_doubled_and_differing_timesteps_are_none(
     finally:
         for server in servers:
             server.kill()
-    tiles = TileRunner(load_artifact(small_artifact), "cpu")
+    runner = choose_runner(load_artifact(small_artifact), small_artifact, "cpu", "auto", [])
     differing = lost = doubled = 0
     for stream, position in zip(streams, positions, strict=True):
-        truth, got = uninterrupted(tiles, stream), np.concatenate(stream.outputs)
+        truth, got = uninterrupted(runner, stream), np.concatenate(stream.outputs)
         differing += int((truth != got).any(axis=1).sum())
         lost += max(0, len(got) - position)
         doubled += max(0, position - len(got))
