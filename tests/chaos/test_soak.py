@@ -5,22 +5,23 @@
 
 from pathlib import Path
 
+import pytest
+
 from bench.run import aside
 from bench.servers import served
 from bench.soak import growth, moments_of, soak
 
-STREAMS, SECONDS = 256, 180.0
-STREAMS_IN_SHORT, SECONDS_IN_SHORT = 64, 30.0
 # Left-over sessions would be more than half of those that ended; with this they are gone before the load is over.
 IDLE_TIMEOUT_S = 5
+
+
 # In the short run, the journal's caches and the allocator are still on their way to their level.
-GROWTH, GROWTH_IN_SHORT = 1.03, 1.10
-
-
-def test_sessions_come_and_go_without_errors_and_memory_stays(artifact_folder: Path, thorough: bool) -> None:
-    streams, seconds, at_most = (
-        (STREAMS, SECONDS, GROWTH) if thorough else (STREAMS_IN_SHORT, SECONDS_IN_SHORT, GROWTH_IN_SHORT)
-    )
+@pytest.mark.parametrize(
+    ("streams", "seconds", "at_most"), [(64, 30.0, 1.10), pytest.param(256, 180.0, 1.03, marks=pytest.mark.long)]
+)
+def test_sessions_come_and_go_without_errors_and_memory_stays(
+    artifact_folder: Path, streams: int, seconds: float, at_most: float
+) -> None:
     with served(str(artifact_folder), "--idle-timeout-s", str(IDLE_TIMEOUT_S)) as server, aside() as load:
         looks, callers = soak(server, load, streams, seconds)
     moments = moments_of(looks)

@@ -238,7 +238,7 @@ def test_debug_shows_memory_at_each_timestep(client: Client) -> None:
     assert set(debug) <= set(memory)
     for name, array in debug.items():
         assert array.shape == (70, memory[name].shape[1])
-        np.testing.assert_array_equal(array[-1], memory[name][0])
+        np.testing.assert_allclose(array[-1], memory[name][0], atol=1e-6)  # TorchScript looks, and the kernel steps
 
 
 def test_forks_and_earlier_positions(client: Client) -> None:

@@ -141,6 +141,7 @@ async def test_nothing_keeps_a_dropped_or_closed_handle(address: str, shared: bo
             while any(delivery() is not None for delivery in deliveries):
                 await asyncio.sleep(0.01)
                 gc.collect()
+                gc.collect()
 
 
 async def test_a_multiplex_forgets_closed_sessions(address: str) -> None:

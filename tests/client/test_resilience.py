@@ -321,7 +321,7 @@ async def test_a_frozen_server_is_given_up_in_time(server_process: ServerProcess
 
 
 async def test_a_cancelled_step_may_be_made_again_but_not_replaced(address: str, uninterrupted: Outputs) -> None:
-    inputs = random_inputs(11, 200)
+    inputs = random_inputs(11, 5_000)
     async with AsyncClient(address) as client, client.session() as session:
         step = asyncio.create_task(session.step(inputs))
         while not session._opened.ledger.durable_position and not step.done():
@@ -331,7 +331,7 @@ async def test_a_cancelled_step_may_be_made_again_but_not_replaced(address: str,
         assert step.cancelled()
         assert session.position == 0
         with pytest.raises(StepConflict):
-            await session.step(random_inputs(12, 200))
+            await session.step(random_inputs(12, 5_000))
         outputs = await session.step(inputs)
         await session.delete()
     assert outputs.tobytes() == uninterrupted(inputs).tobytes()

@@ -167,7 +167,7 @@ def test_torchserve_finds_other_ports_if_its_own_were_taken_while_it_was_down(
         assert step(server, "moved", 3) == 3
         server.java().kill()
         with _taken(http):
-            wait_until(lambda: "TorchServe's doors are elsewhere from now on" in server.log, "it moves")
+            wait_until(lambda: "TorchServe's endpoints are elsewhere from now on" in server.log, "it moves")
             wait_until(lambda: "a worker serves again" in server.log, "another TorchServe is ready")
         assert step(server, "moved", 1) == 4
 

@@ -77,7 +77,7 @@ def test_each_chunk_and_call_is_logged_with_its_ids_and_no_secret(
 
     assert [line["position"] for line in answered] == [3, 6, 9, 9, 12, 12]
     assert [line["replayed"] for line in answered] == [False, False, False, True, False, True]
-    assert [line["door"] for line in answered] == ["stream", "stream", "unary", "unary", "torchserve", "torchserve"]
+    assert [line["endpoint"] for line in answered] == ["stream", "stream", "unary", "unary", "torchserve", "torchserve"]
     assert [line["request_id"] for line in answered[2:]] == [4711, 4711, 12, 12]
     for line in answered:
         assert (line["owner"], line["timesteps"], line["level"]) == ("ward-3", 3, "debug")

@@ -1,7 +1,7 @@
 """An engine in this process, awaited."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.metrics import Metrics
 from dnc_serve.handler.store import make_store
-from dnc_serve.handler.store.contract import Head, Store
+from dnc_serve.handler.store.contract import Head, Lease, Store
 from dnc_serve.handler.store.sqlite import SQLiteStore
 from dnc_serve.model.export import Artifact
 from tests.waiting import PATIENCE_S
@@ -98,6 +98,15 @@ class SharedByNobody(SQLiteStore):
     """A store that might be shared: sessions are adopted and given up, each write waits; nobody disputes them."""
 
     shared = True
+
+    def acquire(self, session_id: str) -> Lease:
+        return Lease(session_id, 1, 60.0)
+
+    def renew(self, leases: Sequence[Lease]) -> list[Lease | None]:
+        return [*leases]
+
+    def release(self, leases: Sequence[Lease]) -> None:
+        """Nobody waits for them."""
 
     def reserve(self, session_id: str, owner: str, at_most: int | None) -> int:
         return 0

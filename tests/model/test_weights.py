@@ -34,11 +34,11 @@ def test_weights_of_another_model_or_damaged_ones_are_refused(tmp_path):
     (tmp_path / WEIGHTS_FILE).write_bytes(b"not weights")
     with pytest.raises(ValueError, match="isn't a safetensors file"):
         load_model(tmp_path)
-    (tmp_path / WEIGHTS_FILE).unlink()
-    with pytest.raises(FileNotFoundError, match=r"weights\.safetensors doesn't exist"):
-        load_model(tmp_path)
     (tmp_path / CONFIG_FILE).write_text("[1]")
     with pytest.raises(ValueError, match="isn't a model's config"):
+        load_model(tmp_path)
+    (tmp_path / WEIGHTS_FILE).unlink()
+    with pytest.raises(FileNotFoundError, match=r"weights\.safetensors doesn't exist"):
         load_model(tmp_path)
 
 

@@ -13,6 +13,7 @@ from ts.context import Context, RequestProcessor
 from dnc_serve.handler.api import torchserve_calls as native
 from dnc_serve.handler.api.arrays import encode_array
 from dnc_serve.handler.api.call_json import call_from_json, result_to_json
+from dnc_serve.handler.api.status import status_of
 from dnc_serve.handler.api.torchserve_calls import HTTP_STATUS, answer
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
@@ -123,7 +124,7 @@ def test_a_dump_can_be_thinned(door: Door) -> None:
 
 def test_every_reason_has_an_http_status() -> None:
     for reason in REASONS:
-        code = ServeError(reason, "").to_status().code
+        code = status_of(ServeError(reason, "")).code
         assert HTTP_STATUS.get(code, 500) >= 400, reason
 
 
