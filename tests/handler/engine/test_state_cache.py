@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -83,7 +84,9 @@ async def test_a_store_that_is_down_is_not_offered_states_with_every_move(
                 for session in in_memory:
                     cache.promote(session)  # another one moves down
                 await asyncio.sleep(0)
-            await settled(harness)
+            with suppress(StoreUnavailable):  # if it was written together with the states
+                await settled(harness)
+            await asyncio.sleep(0)
             assert 1 <= attempts <= 2
             assert [session for session in sessions if session.tier is not Tier.STORE] == in_memory
             assert all(session.status is Status.IDLE for session in sessions)
