@@ -245,7 +245,7 @@ def test_a_replay_on_another_processor_must_come_as_close_as_rounding_does(
         was = decode_record(Record("s", incarnation, ordinal, position, 0, at, body))
         outputs = was.outputs + np.float32(difference)
         forged = encode_record(
-            "s", incarnation, ordinal, position, 0, at, was.fingerprint, was.inputs, outputs, was.reset
+            "s", incarnation, ordinal, position, 0, at, was.fingerprint, was.inputs, outputs, was.reset, was.writer_id
         )
         database.execute("UPDATE records SET body = ? WHERE rowid = ?", (forged.body, rowid))
     with open_door(artifact_folder, tmp_path) as door:
