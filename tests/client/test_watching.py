@@ -102,7 +102,9 @@ def test_a_watch_that_is_left_leaves_nothing_pending(door: Door, end: str) -> No
         [sys.executable, "-X", "dev", "-c", textwrap.dedent(script)],
         cwd=REPOSITORY, capture_output=True, text=True,
     )  # fmt: skip
-    assert (ended.returncode, ended.stderr) == (0, "")
+    # In this mode asyncio also tells what was slow, as all is on a busy machine.
+    told = [line for line in ended.stderr.splitlines() if not line.startswith("Executing <")]
+    assert (ended.returncode, told) == (0, [])
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -139,11 +140,12 @@ def test_a_worker_that_is_killed_while_it_loads_is_told_at_once(small_artifact: 
 def test_a_demo_has_settings_of_its_own(tmp_path: Path, small_artifact: Path) -> None:
     """Neither those of the environment nor of a dnc.toml, which are somebody's server's."""
     (tmp_path / "dnc.toml").write_text("slots = 0\n")
-    environment = {**os.environ, "DNC_HOST": "0.0.0.0", "DNC_STORE": "redis://nowhere", "TMPDIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-m", "dnc_serve.client.cli", "demo", "--length", "3"],
-        capture_output=True, text=True, timeout=200, check=False, env=environment, cwd=tmp_path,
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as short:  # sockets lie in it, whose paths can't be long
+        environment = {**os.environ, "DNC_HOST": "0.0.0.0", "DNC_STORE": "redis://nowhere", "TMPDIR": short}
+        done = subprocess.run(
+            [sys.executable, "-m", "dnc_serve.client.cli", "demo", "--length", "3"],
+            capture_output=True, text=True, timeout=200, check=False, env=environment, cwd=tmp_path,
+        )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "wrong bits: 0 of 24" in done.stdout
 

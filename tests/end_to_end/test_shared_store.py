@@ -88,8 +88,9 @@ def test_who_writes_after_its_lease_was_taken_over_is_refused_and_may_have_the_s
         with refused("NOT_READY", StatusCode.UNAVAILABLE):
             first.step("s", random_inputs(2, 5), position=5)
         with refused("SESSION_MOVED", StatusCode.FAILED_PRECONDITION) as info:
-            first.session("s")
+            first.step("s", random_inputs(3, 5), position=10)
         assert info["owner"] == second.addresses.grpc
+        assert first.session("s").position == 10  # as the store has it, wherever it is
         second.server.drain(5.0)
         assert first.step("s", random_inputs(3, 5), position=10).position == 15
 
