@@ -82,46 +82,6 @@ def test_after_use_a_new_client_says_so_at_once(tmp_path: Path, address: str, be
     assert (end, parent) == ("ended with 0", "parent works")
 
 
-def test_after_use_what_was_inherited_says_so_at_once_and_is_left_in_peace(tmp_path: Path, address: str) -> None:
-    script = """
-with Client(ADDRESS) as client, client.session() as session, client.multiplex() as lane:
-    other = lane.session()
-    session.step(INPUTS)
-    other.step(INPUTS)
-    child = os.fork()
-    if not child:
-        signal.alarm(30)
-        for call in (client.model, session.info, lambda: session.step(INPUTS), lambda: lane.step({other: INPUTS})):
-            print(said(call), flush=True)
-        session.close()
-    # The child leaves the blocks too.
-if not child:
-    print("left", flush=True)
-    sys.exit()
-print("ended with", os.waitpid(child, 0)[1])
-
-async def inherited():
-    async with AsyncClient(ADDRESS) as client, client.session() as session:
-        await session.step(INPUTS)
-        child = os.fork()
-        if not child:
-            signal.alarm(30)
-            for call in (session.info, lambda: client.session().open(), lambda: session.step(INPUTS)):
-                try:
-                    await call()
-                except ClientClosed as error:
-                    print(error, flush=True)
-            os._exit(0)
-        print("ended with", os.waitpid(child, 0)[1])
-        await session.step(INPUTS)
-
-asyncio.run(inherited())
-"""
-    lines = output_of(tmp_path, address, script)
-    assert [TOLD in line for line in lines] == [True] * 4 + [False] * 2 + [True] * 3 + [False]
-    assert (lines[4:6], lines[-1]) == (["left", "ended with 0"], "ended with 0")
-
-
 def test_before_any_use_a_fork_is_free_to_use_its_own(tmp_path: Path, address: str) -> None:
     """As where a web server loads the application, and forks its workers then: what was made before is not used."""
     script = """
