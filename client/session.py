@@ -94,6 +94,7 @@ class AsyncSession:
         self._drop: weakref.finalize[..., AsyncSession] | None = None
         self._begins_here = False  # at its creation, as far as this client knows
         self._model: ModelInfo | None = None
+        self._chunk_timesteps = 1
 
     async def open(self) -> Self:
         """Creates the session, or takes it up. Raises SessionExists or SessionNotFound where only one is allowed."""
@@ -121,6 +122,7 @@ class AsyncSession:
     async def take_up(self, info: SessionInfo, position: int | None = None, experience: int | None = None) -> None:
         """Goes on from where the server says that the session stands, or from an earlier place."""
         model = self._model = await self.calls.model()
+        self._chunk_timesteps = model.chunk_timesteps()
         self.incarnation = info.incarnation
         ledger = Ledger(
             info.position if position is None else position,
@@ -278,7 +280,7 @@ class AsyncSession:
         assert model is not None
         delivery.check()
         array = as_inputs(inputs, model.input_size)
-        at_most = model.chunk_timesteps(debug)
+        at_most = model.chunk_timesteps(debug=True) if debug else self._chunk_timesteps
         group = [
             self._enter_piece(delivery.ledger, array[start : start + at_most], reset_experience and not start, debug)
             for start in range(0, len(array), at_most)
@@ -458,7 +460,7 @@ class AsyncSession:
         await self._quiet()
         ledger = self._opened.ledger
         if ledger.last is not None or ledger.is_whole:
-            await self._opened.recovery.restore()
+            await self._opened.restore()
 
     async def _unary(self, method: str, request: Any) -> Any:
         return await self.calls.unary(method, request, self._route, self.id)

@@ -142,7 +142,7 @@ OpenStream = Callable[[Route, str], Stream]
 """A stream for a session: its own, or one that it shares with others."""
 
 
-class Delivery:
+class Delivery(Recovery):
     """Gets the entries of one session's ledger answered, whatever happens to connections and servers.
 
     All methods are called on the client's event loop.
@@ -158,14 +158,7 @@ class Delivery:
         open_stream: OpenStream,
         make_again: MakeAgain | None = None,
     ) -> None:
-        self.ledger = ledger
-        self.route = route
-        self.recovery = Recovery(
-            session_id, incarnation, ledger, route, calls, make_again,
-            push=self.push, leave_stream=self._drop_stream, give_up=self._give_up,
-        )  # fmt: skip
-        self._session_id = session_id
-        self._calls = calls
+        super().__init__(session_id, incarnation, ledger, route, calls, make_again)
         self._open_stream = open_stream
         self._stream: Stream | None = None
         self._untold: DncError | None = None
@@ -189,10 +182,10 @@ class Delivery:
             raise ClientClosed(self._calls.hosts.unusable)
         if self._closed:
             raise ClientClosed(f"session {self._session_id!r} was closed")
-        if self.recovery.resumption is not None or not self.ledger.unsettled:
+        if self._resumption is not None or not self.ledger.unsettled:
             return
-        if self.recovery.loss is not None:
-            self.recovery.try_later(self.recovery.loss)
+        if self._loss is not None:
+            self._try_later(self._loss)
             return
         stream = self._stream
         if stream is None:
@@ -225,7 +218,7 @@ class Delivery:
                 async with asyncio.timeout(self._calls.timeout_s):
                     await waiter
             except TimeoutError:
-                trouble = self.recovery.backoff.last if self.recovery.backoff is not None else None
+                trouble = self._backoff.last if self._backoff is not None else None
                 self.route.go_on(away_from=self.route.target)
                 self._drop_stream()
                 self._give_up(trouble or DeadlineExceeded(f"no answer within {self._calls.timeout_s:g} s"))
@@ -243,7 +236,7 @@ class Delivery:
         """Gives up an entry, and all after it."""
         self._wake(self.ledger.withdraw(entry, error))
         if not self.ledger.unsettled:
-            self.recovery.stop()
+            self._stop()
 
     async def close(self) -> None:
         """Leaves the session as it is on the server."""
@@ -262,7 +255,7 @@ class Delivery:
     def _leave(self) -> Stream | None:
         """Leaves the stream for good; returns it if nobody uses it any more."""
         self._closed = True
-        self.recovery.stop()
+        self._stop()
         return self._left()
 
     def _left(self) -> Stream | None:
@@ -304,12 +297,12 @@ class Delivery:
             self._give_up(error)
             return
         if entry is not None:
-            if self.recovery.backoff is not None:
-                self.recovery.answered()
+            if self._backoff is not None:
+                self._answered()
             self._wake([entry])
         trouble = ledger.trouble
         if trouble is not None:
-            self.recovery.react(trouble)
+            self._react(trouble)
         elif not self._closed:
             self.push()
 
@@ -322,7 +315,7 @@ class Delivery:
         if self.ledger.unsettled and is_silence(error):
             self._calls.missed(stream.target, error)
         self.ledger.resend()
-        self.recovery.try_later(error)
+        self._try_later(error)
 
     def _give_up(self, error: DncError) -> None:
         """All that is unanswered fails, with what is known of it."""
@@ -340,7 +333,7 @@ class Delivery:
         failed = self.ledger.withdraw_unsettled(noted)
         self._untold = noted if failed else None
         self._wake(failed)
-        self.recovery.stop()
+        self._stop()
 
     def _wake(self, entries: list[Entry]) -> None:
         for entry in entries:

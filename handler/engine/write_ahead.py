@@ -21,7 +21,7 @@ from dnc_serve.handler.engine.session import Session
 from dnc_serve.handler.engine.session_table import SessionTable, Tombstone
 from dnc_serve.handler.engine.state_cache import StateCache
 from dnc_serve.handler.errors import Overtaken, ServeError
-from dnc_serve.handler.store.contract import Append, Begin, End, Keep, Mutation
+from dnc_serve.handler.store.contract import Append, Begin, End, Keep, Mutation, Record
 from dnc_serve.handler.store.records import encode_record, encode_snapshot
 
 NO_TIMESTEPS: Float32 = np.zeros((0, 0), np.float32)
@@ -80,9 +80,9 @@ class WriteAhead:
         durable: list[tuple[Session, int]] = []
         self._journal.write(mutations, written, lambda: _now_durable(durable))
 
-    def _record_of(self, run: Run, now: float):  # type: ignore[no-untyped-def]
+    def _record_of(self, run: Run, now: float) -> Record:
         session, chunk = run.session, run.request
-        assert isinstance(chunk, Chunk)
+        assert isinstance(chunk, Chunk) and run.outputs is not None
         record = encode_record(
             session.session_id, session.incarnation, session.ordinal + 1, session.position + len(chunk.inputs),
             session.experience + chunk.reset_experience, now, self._fingerprint, chunk.inputs, run.outputs,
