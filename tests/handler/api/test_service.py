@@ -442,10 +442,9 @@ def test_a_client_that_goes_away_takes_nobody_with_it(door: Door, session_id: st
 
 def test_a_deadline_that_has_passed_applies_nothing(door: Door, session_id: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        door.stub.Step(pb.StepRequest(chunk=chunk(session_id, random_inputs(0, 50))), timeout=1e-9)
+        door.stub.Step(pb.StepRequest(chunk=chunk(session_id, random_inputs(0, 50))), timeout=-1.0)
     assert caught.value.code() is StatusCode.DEADLINE_EXCEEDED
-    # Whether it reached the server or not, the session stands at a whole number of chunks.
-    assert door.session(session_id).position in (0, 50)
+    assert door.session(session_id).position == 0
 
 
 def test_watching_shows_the_present_and_what_comes(door: Door, session_id: str) -> None:

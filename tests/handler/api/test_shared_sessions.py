@@ -127,7 +127,11 @@ def test_a_session_that_is_used_anywhere_is_not_idle(
 
         def idle_has_ended() -> bool:
             nonlocal position
-            position = first.step("used", random_inputs(0, 1), position=position).position
+            try:
+                position = first.step("used", random_inputs(0, 1), position=position).position
+            except grpc.RpcError as error:
+                # Where a busy machine kept `first` from renewing its lease, `second` may have it for a moment.
+                assert error.code() is grpc.StatusCode.UNAVAILABLE, error
             try:
                 second.session("idle")
             except grpc.RpcError:
