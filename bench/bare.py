@@ -3,13 +3,12 @@
 import statistics
 import time
 from functools import cache
-from pathlib import Path
 
 from dnc_serve.client.cli.load import bits
 from dnc_serve.handler.engine.model_runner import ModelRunner
 from dnc_serve.handler.engine.runner_choice import choose_runner
 from dnc_serve.handler.engine.state_rows import StateRows
-from dnc_serve.model.export import load_artifact
+from dnc_serve.model.artifact import load_artifact
 
 ROUNDS = 3
 
@@ -17,7 +16,7 @@ ROUNDS = 3
 @cache
 def runner_of(artifact: str, device: str) -> ModelRunner:
     """What a server of this artifact chooses."""
-    return choose_runner(load_artifact(artifact, device), Path(artifact), device, "auto", [])
+    return choose_runner(load_artifact(artifact, device), device, "auto", [])
 
 
 def tick_ms(artifact: str, device: str, seconds: float) -> float:
@@ -33,8 +32,8 @@ def timesteps_per_s(artifact: str, device: str, seconds: float, ticks: int) -> f
 
 def _call_s(runner: ModelRunner, rows: int, ticks: int, seconds: float) -> float:
     """Seconds of one call, states carried on: the median of a few rounds."""
-    states = StateRows(rows, runner.layout.size, runner.device)
-    numbers, inputs = range(rows), [bits(ticks, runner.input_size)] * rows
+    states = StateRows(rows, runner.layout, runner.device)
+    numbers, inputs = range(rows), [bits(ticks, runner.inputs.size)] * rows
     took = []
     for _ in range(ROUNDS):
         calls, started = 0, time.perf_counter()

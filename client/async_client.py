@@ -5,7 +5,7 @@ from typing import Any, Self
 from weakref import WeakSet
 from zlib import crc32
 
-from dnc_serve.client.arrays import Float32
+from dnc_serve.client.arrays import Array
 from dnc_serve.client.calls import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S, Calls, Retry
 from dnc_serve.client.checks import (
     UINT32,
@@ -160,12 +160,12 @@ class AsyncMultiplex(Opener):
         self._number = streams
         self.streams: dict[tuple[str, str, int], Stream] = {}
 
-    async def step(self, inputs: Mapping[AsyncSession, Any]) -> dict[AsyncSession, Float32 | DncError]:
+    async def step(self, inputs: Mapping[AsyncSession, Any]) -> dict[AsyncSession, Array | DncError]:
         """Outputs [T, O] for inputs [T, I] of several sessions at once; in the place of what failed, its error."""
         if not isinstance(inputs, Mapping) or not all(isinstance(session, AsyncSession) for session in inputs):
             raise BadRequest(f"inputs is of type {type(inputs).__name__}, expected a mapping of sessions to inputs")
         groups: dict[AsyncSession, list[Entry]] = {}
-        outputs: dict[AsyncSession, Float32 | DncError] = {}
+        outputs: dict[AsyncSession, Array | DncError] = {}
         for session, values in inputs.items():
             try:
                 if session.calls is not self.calls:

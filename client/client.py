@@ -11,7 +11,7 @@ import weakref
 from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self, TypeVar, overload
 
-from dnc_serve.client.arrays import Float32
+from dnc_serve.client.arrays import Array
 from dnc_serve.client.async_client import DEFAULT_STREAMS, AsyncClient, AsyncMultiplex, Blob, Opener
 from dnc_serve.client.calls import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S, Retry
 from dnc_serve.client.checks import checked_flag
@@ -229,20 +229,20 @@ class Session(_Closing):
         return self._session.experience
 
     @overload
-    def step(self, inputs: Any, *, reset_experience: bool = False) -> Float32: ...
+    def step(self, inputs: Any, *, reset_experience: bool = False) -> Array: ...
     @overload
     def step(
         self, inputs: Any, *, reset_experience: bool = False, debug: Literal[True]
-    ) -> tuple[Float32, dict[str, Float32]]: ...
+    ) -> tuple[Array, dict[str, Array]]: ...
     def step(
         self, inputs: Any, *, reset_experience: bool = False, debug: bool = False
-    ) -> Float32 | tuple[Float32, dict[str, Float32]]:
+    ) -> Array | tuple[Array, dict[str, Array]]:
         """Outputs [T, O] for inputs [T, I] of any length; with `debug` also the memory after each timestep."""
         if checked_flag("debug", debug):
             return self._thread.run(self._session.step(inputs, reset_experience=reset_experience, debug=True))
         return self._thread.run(self._session.step(inputs, reset_experience=reset_experience))
 
-    def stream(self, chunks: Iterable[Any]) -> Iterator[Float32]:
+    def stream(self, chunks: Iterable[Any]) -> Iterator[Array]:
         """Outputs for each chunk of inputs [T, I], in order, with many chunks under way at once.
 
         Chunks are taken from the iterable as the window has room, ahead of the outputs; those that were taken are
@@ -265,14 +265,18 @@ class Session(_Closing):
         """Goes on from where the server stands, whatever this client knew."""
         return self._thread.run(self._session.resync())
 
-    def dump(self, names: Sequence[str] = (), position: int | None = None) -> dict[str, Float32]:
-        """The session's memory and controller state by name, now or at an earlier position."""
-        return self._thread.run(self._session.dump(names, position))
+    def dump(self, names: Sequence[str] = (), position: int | None = None, *, flat: bool = False) -> dict[str, Array]:
+        """The fields of the session's state by name, in their own shapes, now or at an earlier position.
+
+        Where a model has several memories or layers, the first axis counts them; with `flat` it always does, and the
+        second holds the rest.
+        """
+        return self._thread.run(self._session.dump(names, position, flat=flat))
 
     def look(
         self, names: Sequence[str] = (), position: int | None = None, max_cells: int = DEFAULT_MAX_CELLS
     ) -> MemoryLook:
-        """As `dump`, but arrays in their own shapes, those of more than `max_cells` numbers thinned on the server."""
+        """As `dump`, but the first axis always counts parts, and large arrays are thinned on the server."""
         return self._thread.run(self._session.look(names, position, max_cells))
 
     def watch(
@@ -309,7 +313,7 @@ class Multiplex(_Opener):
         if self._thread.is_here:
             self._thread.run(self._multiplex.close())
 
-    def step(self, inputs: Mapping[Session, Any]) -> dict[Session, Float32 | DncError]:
+    def step(self, inputs: Mapping[Session, Any]) -> dict[Session, Array | DncError]:
         """Outputs [T, O] for inputs [T, I] of several sessions at once; in the place of what failed, its error."""
         if not isinstance(inputs, Mapping) or not all(isinstance(session, Session) for session in inputs):
             raise BadRequest(f"inputs is of type {type(inputs).__name__}, expected a mapping of sessions to inputs")

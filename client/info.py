@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from dnc_serve.client.arrays import from_wire
+from dnc_serve.client.arrays import TensorSpec, from_wire
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 # gRPC's own limit on a message is 4 MiB; ids and numbers take little of it.
@@ -33,11 +33,13 @@ class ModelInfo(_OfAMessage):
     """What a server serves, and what it takes at once."""
 
     name: str
-    input_size: int
-    output_size: int
-    config: Mapping[str, Any]  # DNCConfig
-    digest: str  # of weights and sizes
-    artifact: str  # what steps sessions: row-kernel or torchscript
+    inputs: TensorSpec  # of one timestep
+    outputs: TensorSpec
+    state: tuple["StateField", ...]
+    derived: tuple[str, ...]  # what a dump may name beside the fields of the state
+    config: Mapping[str, Any]  # DNCConfig; empty if the model is another
+    digest: str  # of program, weights and sizes
+    artifact: str  # what steps sessions: row-kernel, torchscript or program
     artifact_note: str  # why it is not the row kernel
     fingerprint: str  # what the promise of equal bits holds for
     device: str
@@ -48,25 +50,50 @@ class ModelInfo(_OfAMessage):
     max_chunk_timesteps: int
     max_in_flight_chunks: int  # of one session
     tile_rows: tuple[int, ...]
+    debug_bytes: int  # of the debug arrays of a timestep
+
+    @property
+    def input_size(self) -> int:
+        """Numbers that a timestep takes."""
+        return self.inputs.size
+
+    @property
+    def output_size(self) -> int:
+        """Numbers that a timestep gives."""
+        return self.outputs.size
+
+    def field(self, name: str) -> "StateField":
+        """A field of the state. Raises KeyError."""
+        return {field.name: field for field in self.state}[name]
 
     def chunk_timesteps(self, debug: bool = False) -> int:
         """The longest chunk that neither the server's limit nor that of a message forbids, there or back."""
-        bytes_a_timestep = 4 * max(self.input_size, self.output_size + (self._debug_size() if debug else 0))
+        bytes_a_timestep = max(1, self.inputs.nbytes, self.outputs.nbytes + (self.debug_bytes if debug else 0))
         return max(1, min(self.max_chunk_timesteps, MAX_ARRAY_BYTES // bytes_a_timestep))
-
-    def _debug_size(self) -> int:
-        """Numbers of one timestep's debug arrays: each layer's memory, links, weightings and usage."""
-        slots, word, reads, writes, layers = (
-            int(self.config[name]) for name in ("nr_cells", "cell_size", "read_heads", "write_heads", "num_layers")
-        )
-        return layers * slots * (word + writes * slots + 2 * writes + reads + 1)
 
     @classmethod
     def from_wire(cls, message: pb.GetModelResponse) -> Self:
         return cls._copied(
             message, config=json.loads(message.config_json or "{}"), digest=message.model_digest,
-            tile_rows=tuple(message.tile_rows),
+            tile_rows=tuple(message.tile_rows), derived=tuple(message.derived),
+            inputs=TensorSpec.from_wire(message.inputs), outputs=TensorSpec.from_wire(message.outputs),
+            state=tuple(StateField.from_wire(field) for field in message.state),
         )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class StateField(_OfAMessage):
+    """A tensor of a session's state."""
+
+    name: str
+    shape: tuple[int, ...]  # of each part
+    dtype: str  # as the server keeps it; bfloat16 is shown as float32
+    parts: int  # how many there are of that name: memories, or layers
+    experience: bool  # whether a reset of the experience clears it
+
+    @classmethod
+    def from_wire(cls, message: pb.StateField) -> Self:
+        return cls._copied(message, shape=tuple(message.shape))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dnc_serve.client.axes import AXES, shape_of
+from dnc_serve.client.axes import AXES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,29 +26,32 @@ SHARES = (
 # What lies along the last axis, and along the one before it.
 _ALONG = {
     "N": "slot", "W": "position in the word", "R": "read head", "K": "write head", "M": "backward, forward, by content",
-    "D": "hidden layer", "H": "unit",
+    "D": "hidden layer", "H": "unit", "V": "number read",
 }  # fmt: skip
 LABELS = {name: (_ALONG[axes[-1]], _ALONG[axes[-2]] if len(axes) > 1 else "") for name, axes in AXES.items()}
 LABELS |= {"link_matrix": ("from slot", "to slot"), "weightings": ("timestep", "slot")}
 SHADES = " ░▒▓█"
 # A slot is shown in a terminal if it ever got this share of a weighting.
 LEAST_SHARE = 0.1
+# Fields of a state that an animation shows, below each other.
+MOST_ANIMATED = 6
 WIDTH_INCHES = 7.0
 
 
-def save_heatmaps(arrays: Mapping[str, Array], config: Mapping[str, Any], path: Path, title: str) -> None:
+def save_heatmaps(arrays: Mapping[str, Array], path: Path, title: str) -> None:
     """Writes a dump's arrays as heatmaps to a .png or .svg. Raises ImportError with a hint without matplotlib."""
-    figure = heatmaps(arrays, config, title)
+    figure = heatmaps(arrays, title)
     figure.savefig(path, dpi=120)
 
 
-def heatmaps(arrays: Mapping[str, Array], config: Mapping[str, Any], title: str) -> "Figure":
-    """One heatmap for each memory's, or layer's, array."""
-    panels = [
-        (f"{name} {row}" if len(array) > 1 else name, name, unflatten(name, array[row], config))
-        for name, array in arrays.items()
-        for row in range(len(array))
-    ]
+def heatmaps(arrays: Mapping[str, Array], title: str) -> "Figure":
+    """One heatmap for each array; of a DNC with several memories or layers, for each of them."""
+    panels: list[tuple[str, str, Array]] = []
+    for name, array in arrays.items():
+        parts = array if name in AXES and array.ndim > len(AXES[name]) else array[None]
+        panels.extend(
+            (f"{name} {row}" if len(parts) > 1 else name, name, panel_of(part)) for row, part in enumerate(parts)
+        )
     heights = [_height(panel) for _, _, panel in panels]
     figure = _new_figure(sum(heights) + 0.8)
     figure.suptitle(title)
@@ -70,22 +73,24 @@ def save_weightings(weightings: Mapping[str, Array], path: Path, title: str) -> 
 
 def save_animation(
     recording: Mapping[str, Array],
-    config: Mapping[str, Any],
     path: Path,
     titles: Sequence[str],
     frames_per_second: int,
 ) -> None:
-    """Writes a recording, whose arrays are [T, memories, flattened], as a .gif with a frame for each timestep.
+    """Writes a recording, whose arrays are [T, parts, *shape], as a .gif with a frame for each timestep.
 
-    Each frame shows the last memory and its links, and the weightings until then, heads below each other. Raises
-    ImportError with a hint without matplotlib.
+    Of a DNC each frame shows the last memory and its links, and the weightings until then, heads below each other; of
+    another model the fields of its state. Raises ImportError with a hint without matplotlib.
     """
     figure = _new_figure(7.0)
     from matplotlib.animation import PillowWriter
 
-    layout: list[Any] = [["memory", "link_matrix"], ["write_weights"] * 2, ["read_weights"] * 2]
-    panels = figure.subplot_mosaic(layout, height_ratios=[3, 1, 1])
-    largest = float(np.abs(recording["memory"]).max()) or 1.0
+    if "link_matrix" in recording:
+        layout: list[Any] = [["memory", "link_matrix"], ["write_weights"] * 2, ["read_weights"] * 2]
+        panels = figure.subplot_mosaic(layout, height_ratios=[3, 1, 1])
+    else:
+        panels = figure.subplot_mosaic([[name] for name in list(recording)[:MOST_ANIMATED]])
+    largest = {name: float(np.abs(recording[name]).max(initial=0.0)) or 1.0 for name in panels}
     writer = PillowWriter(fps=frames_per_second)
     with writer.saving(figure, str(path), dpi=90):
         for timestep, title in enumerate(titles):
@@ -94,20 +99,20 @@ def save_animation(
                 axes.clear()
                 axes.set_title(name, fontsize=9, loc="left")
                 last = recording[name][:, -1]
-                if name in ("memory", "link_matrix"):
-                    _paint(axes, name, unflatten(name, last[timestep], config), largest)
+                if name in ("write_weights", "read_weights"):
+                    past, shares = np.arange(len(last)) <= timestep, last.reshape(len(last), -1)
+                    _paint(axes, "weightings", np.where(past[:, None], shares, np.nan).T, 1.0)
                 else:
-                    past = np.arange(len(last)) <= timestep
-                    _paint(axes, "weightings", np.where(past[:, None], last, np.nan).T, largest)
+                    _paint(axes, name, panel_of(last[timestep]), largest[name])
             writer.grab_frame()
 
 
-def unflatten(name: str, values: Array, config: Mapping[str, Any]) -> Array:
-    """One memory's flattened array as rows and columns: slots are rows of the memory, and columns of weightings."""
-    array = values.reshape(shape_of(name, config))
-    if array.ndim == 3:  # the write heads' link matrices side by side
-        return np.concatenate(list(array), axis=1)
-    return array.reshape(-1, array.shape[-1])
+def panel_of(array: Array) -> Array:
+    """An array as rows and columns; three axes, as the write heads' link matrices, are pictures side by side."""
+    values = array.astype(np.float32)
+    if array.ndim == 3:
+        return np.concatenate(list(values), axis=1)
+    return values.reshape(-1, array.shape[-1] if array.ndim else 1)
 
 
 def terminal_picture(title: str, weightings: Array, slots: list[int] | None = None) -> list[str]:
@@ -161,7 +166,7 @@ def _paint(axes: "Axes", name: str, panel: Array, largest: float) -> "AxesImage"
     """A panel with labelled axes: shares from 0 to 1, other values around 0 up to the largest."""
     colours, low, high = (MAP_OF_SHARES, 0.0, 1.0) if name in SHARES else (MAP_OF_VALUES, -largest, largest)
     image = axes.imshow(panel, cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
-    x, y = LABELS[name]
+    x, y = LABELS.get(name, ("", ""))
     axes.set_xlabel(x, fontsize=8)
     axes.set_ylabel(y, fontsize=8)
     axes.tick_params(labelsize=7)

@@ -17,7 +17,7 @@ from collections.abc import (
 from contextlib import aclosing, suppress
 from typing import Any, Literal, Self, overload
 
-from dnc_serve.client.arrays import Float32, as_inputs, assembled, joined
+from dnc_serve.client.arrays import Array, as_inputs, assembled, joined, to_wire
 from dnc_serve.client.calls import Calls
 from dnc_serve.client.checks import (
     UINT32,
@@ -177,14 +177,14 @@ class AsyncSession:
     # Timesteps.
 
     @overload
-    async def step(self, inputs: Any, *, reset_experience: bool = False) -> Float32: ...
+    async def step(self, inputs: Any, *, reset_experience: bool = False) -> Array: ...
     @overload
     async def step(
         self, inputs: Any, *, reset_experience: bool = False, debug: Literal[True]
-    ) -> tuple[Float32, dict[str, Float32]]: ...
+    ) -> tuple[Array, dict[str, Array]]: ...
     async def step(
         self, inputs: Any, *, reset_experience: bool = False, debug: bool = False
-    ) -> Float32 | tuple[Float32, dict[str, Float32]]:
+    ) -> Array | tuple[Array, dict[str, Array]]:
         """Outputs [T, O] for inputs [T, I] of any length; with `debug` also the memory after each timestep.
 
         `reset_experience` zeroes the memory first, as one operation with the first timesteps. The debug arrays are
@@ -198,7 +198,7 @@ class AsyncSession:
             return outputs
         return outputs, {name: joined([result.debug[name] for result in results]) for name in results[0].debug}
 
-    async def stream(self, chunks: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Float32]:
+    async def stream(self, chunks: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Array]:
         """Outputs for each chunk of inputs [T, I], in order, with many chunks under way at once.
 
         Chunks are taken from the iterable as the window has room, ahead of the outputs; those that were taken are
@@ -213,7 +213,7 @@ class AsyncSession:
             if outputs is not None:
                 yield outputs
 
-    def awaited(self, chunks: Iterable[Any]) -> Iterator[Coroutine[Any, Any, Float32 | None]]:
+    def awaited(self, chunks: Iterable[Any]) -> Iterator[Coroutine[Any, Any, Array | None]]:
         """What a stream waits for, one after the other: each gives a chunk's outputs, or nothing yet.
 
         Chunks are taken by whoever asks for the next one; all the rest belongs on the client's event loop.
@@ -224,7 +224,7 @@ class AsyncSession:
         def is_due() -> bool:
             return bool(groups) and (groups[0][-1].settled or not self._opened.ledger.has_room)
 
-        async def put(chunk: Any) -> Float32 | None:
+        async def put(chunk: Any) -> Array | None:
             try:
                 groups.append(self.enter(chunk))
             except DncError as error:
@@ -248,7 +248,7 @@ class AsyncSession:
         if faults:
             raise faults[0]
 
-    async def _stream_fed(self, chunks: AsyncIterable[Any]) -> AsyncIterator[Float32]:
+    async def _stream_fed(self, chunks: AsyncIterable[Any]) -> AsyncIterator[Array]:
         """The same where waiting for the next chunk must not hold up the outputs of those before."""
         groups: deque[list[Entry]] = deque()
         fed = asyncio.Event()
@@ -279,7 +279,7 @@ class AsyncSession:
         delivery, model = self._opened, self._model
         assert model is not None
         delivery.check()
-        array = as_inputs(inputs, model.input_size)
+        array = as_inputs(inputs, model.inputs)
         at_most = model.chunk_timesteps(debug=True) if debug else self._chunk_timesteps
         group = [
             self._enter_piece(delivery.ledger, array[start : start + at_most], reset_experience and not start, debug)
@@ -288,7 +288,7 @@ class AsyncSession:
         delivery.push()
         return group
 
-    def _enter_piece(self, ledger: Ledger, piece: Float32, reset_experience: bool, debug: bool) -> Entry:
+    def _enter_piece(self, ledger: Ledger, piece: Array, reset_experience: bool, debug: bool) -> Entry:
         request = pb.StreamRequest()
         chunk = request.chunk
         chunk.traceparent = _traceparent()
@@ -296,9 +296,7 @@ class AsyncSession:
         chunk.incarnation = self.incarnation
         chunk.writer_id = self.writer_id
         chunk.position = ledger.position
-        chunk.inputs.shape.extend(piece.shape)
-        chunk.inputs.data = piece.tobytes()
-        chunk.inputs.dtype = pb.DATA_TYPE_FLOAT32
+        chunk.inputs.CopyFrom(to_wire(piece))
         chunk.reset_experience = reset_experience
         chunk.debug = debug
         return ledger.enter(request, piece.nbytes, timesteps=len(piece), resets=reset_experience)
@@ -319,7 +317,7 @@ class AsyncSession:
             raise
         return [entry.take() for entry in group]
 
-    async def outputs(self, group: list[Entry]) -> Float32:
+    async def outputs(self, group: list[Entry]) -> Array:
         """The outputs of all pieces as one array."""
         return joined([result.outputs for result in await self.results(group)])
 
@@ -359,20 +357,25 @@ class AsyncSession:
         await self.take_up(info)
         return info
 
-    async def dump(self, names: Sequence[str] = (), position: int | None = None) -> dict[str, Float32]:
-        """The session's memory and controller state by name, now or at an earlier position.
+    async def dump(
+        self, names: Sequence[str] = (), position: int | None = None, *, flat: bool = False
+    ) -> dict[str, Array]:
+        """The fields of the session's state by name, in their own shapes, now or at an earlier position.
 
-        The first axis counts memories (or layers, for the controller's), the second holds the flattened array. The name
-        `interface` gives what the timestep that led there asked of memory: gates, read modes and strengths by name, or
-        nothing where all is new.
+        Where a model has several memories or layers, the first axis counts them. With `flat` it always does, and the
+        second holds the rest, as in the `dnc` package's debug table. Of a DNC, the name `interface` gives what the
+        timestep that led there asked of memory: gates, read modes and strengths by name, or nothing where all is new.
         """
         dump = pb.Dump(session_id=self.id, names=checked_names(names), position=checked_position(position))
-        return assembled(await self._dump_parts(dump))
+        arrays = assembled(await self._dump_parts(dump))
+        if flat:
+            return {name: array.reshape(len(array), -1) for name, array in arrays.items()}
+        return {name: array[0] if len(array) == 1 else array for name, array in arrays.items()}
 
     async def look(
         self, names: Sequence[str] = (), position: int | None = None, max_cells: int = DEFAULT_MAX_CELLS
     ) -> MemoryLook:
-        """As `dump`, but arrays in their own shapes, those of more than `max_cells` numbers thinned on the server."""
+        """As `dump`, but the first axis always counts parts, and larger arrays than `max_cells` are thinned."""
         dump = pb.Dump(
             session_id=self.id, names=checked_names(names), position=checked_position(position),
             max_cells=checked_number("max_cells", max_cells, 1, UINT32),

@@ -82,8 +82,10 @@ class ServeConfig(BaseSettings):
     device: Annotated[str, AfterValidator(_device)] = Field(
         default="auto", description="auto (what TorchServe assigns), cpu, cuda or cuda:INDEX"
     )
-    code: Literal["auto", "torchscript", "kernel"] = Field(
-        default="auto", description="what steps the model: auto (the row kernel on a CPU), torchscript or kernel"
+    code: Literal["auto", "kernel", "torchscript", "program"] = Field(
+        default="auto",
+        description="what steps the model: auto (a DNC's row kernel on a CPU, else what the artifact has), kernel, "
+        "torchscript or program",
     )
     step_threads: Count = Field(
         default_factory=lambda: max(1, min(MOST_STEP_THREADS, len(os.sched_getaffinity(0)) - 1)),

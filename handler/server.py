@@ -39,7 +39,7 @@ from dnc_serve.handler.errors import ServeError, StoreUnavailable
 from dnc_serve.handler.metrics import Metrics
 from dnc_serve.handler.store import empty, make_store
 from dnc_serve.handler.tracing import make_tracing
-from dnc_serve.model.export import load_artifact
+from dnc_serve.model.artifact import load_artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2
 
 logger = logging.getLogger(__name__)
@@ -106,8 +106,8 @@ class DncServer:
         config = self._config
         sys.setswitchinterval(SWITCH_SECONDS)
         self._metrics = Metrics()
-        artifact = load_artifact(self._artifact_folder, self._device)
-        runner = choose_runner(artifact, self._artifact_folder, self._device, config.code, [config.compiled_dir])
+        artifact = load_artifact(self._artifact_folder, self._device, torchscript=config.code != "program")
+        runner = choose_runner(artifact, self._device, config.code, [config.compiled_dir])
         listener = self._listener = Listener(config)
         listener.bind()
         self._cleanup.push_async_callback(listener.close, 0)

@@ -1,13 +1,13 @@
 """A session's whole state as one row of numbers, as the server keeps it."""
 
-import math
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dnc_serve.model.config import DNCConfig
+from dnc_serve.model.rows import Field, RowLayout
 from dnc_serve.model.state import (
     ControllerHidden,
     DNCState,
@@ -15,16 +15,6 @@ from dnc_serve.model.state import (
     as_array,
     memory_shapes,
 )
-
-
-class Field(NamedTuple):
-    """One tensor of the state, in the row."""
-
-    name: str  # controller_hidden, controller_cell, read_vectors, or a field of MemoryState
-    part: int  # which layer's, or which memory's
-    shape: tuple[int, ...]  # without the batch
-    offset: int  # of its first number
-    size: int  # numbers
 
 
 class StatePacking(nn.Module):
@@ -90,33 +80,31 @@ class StatePacking(nn.Module):
         return DNCState(controller_hidden, memories, read_vectors)
 
 
-class StateLayout:
-    """Where each tensor of a session's state lies in its row of `size` numbers.
+class StateLayout(RowLayout):
+    """Where each tensor of a DNC's state lies in its row of `size` numbers; a new session's are all zero.
 
     Controller state comes first, layer by layer, then the read vectors, then every memory: zeroing
     `row[experience_offset:]` is a reset of the experience.
     """
 
+    experience_offset: int
+
     def __init__(self, config: DNCConfig) -> None:
         self.config = config
         controller_shape = (config.num_hidden_layers, config.hidden_size)
-        parts: list[tuple[str, int, tuple[int, ...]]] = []
-        for layer in range(config.num_layers):
-            parts.append(("controller_hidden", layer, controller_shape))
-            if config.rnn_type == "lstm":
-                parts.append(("controller_cell", layer, controller_shape))
-        parts.append(("read_vectors", 0, (config.read_size,)))
-        for memory in range(config.num_memories):
-            parts.extend((name, memory, shape) for name, shape in memory_shapes(config).items())
         fields: list[Field] = []
-        offset = 0
-        for name, index, shape in parts:
-            fields.append(Field(name, index, shape, offset, math.prod(shape)))
-            offset += fields[-1].size
-        self.fields: tuple[Field, ...] = tuple(fields)
-        self.size = offset
-        self.experience_offset = next(field.offset for field in fields if field.name == "memory")
-        self.packing = StatePacking(config, [field.size for field in fields])
+        for layer in range(config.num_layers):
+            fields.append(Field(controller_shape, name="controller_hidden", part=layer))
+            if config.rnn_type == "lstm":
+                fields.append(Field(controller_shape, name="controller_cell", part=layer))
+        fields.append(Field((config.read_size,), name="read_vectors"))
+        for memory in range(config.num_memories):
+            fields.extend(Field(shape, name=name, part=memory) for name, shape in memory_shapes(config).items())
+        super().__init__(fields)
+        self.experience_offset = next(field.offset for field in self.fields if field.name == "memory")
+        # As the seed's debug table has them: memory first.
+        self.names = tuple(dict.fromkeys((*MemoryState._fields, *self.names)))
+        self.packing = StatePacking(config, [field.size for field in self.fields])
 
     def pack(self, state: DNCState) -> Tensor:
         """The state as rows [B, S]."""
@@ -136,8 +124,7 @@ class StateLayout:
         numbers = as_array(row) if isinstance(row, Tensor) else row
         if numbers.shape != (self.size,):
             raise ValueError(f"row has shape {list(numbers.shape)}; expected [{self.size}]")
-        names = [*MemoryState._fields, *dict.fromkeys(field.name for field in self.fields)]
-        return {
-            name: np.stack([numbers[f.offset : f.offset + f.size] for f in self.fields if f.name == name])
-            for name in dict.fromkeys(names)
-        }
+        return {name: self.array(numbers, name).reshape(-1, self._size_of(name)) for name in self.names}
+
+    def _size_of(self, name: str) -> int:
+        return next(field.size for field in self.fields if field.name == name)

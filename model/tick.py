@@ -86,6 +86,29 @@ class TickModule(nn.Module):
         }
 
 
+class StepModule(nn.Module):
+    """A DNC as any model has to be: its state is a list of tensors [B, *shape], in the order of `StateLayout`."""
+
+    def __init__(self, dnc: DNC) -> None:
+        super().__init__()
+        self.layout = StateLayout(dnc.config)
+        # Products over few rows are not filled up: how many there are is left open.
+        self.ticks = TickModule(dnc, least_rows=1)
+
+    def initial_state(self, batch_size: int) -> list[Tensor]:
+        """Zeros."""
+        return [torch.zeros(batch_size, *field.shape) for field in self.layout.fields]
+
+    def step(self, x: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """One timestep: x [B, I] to output [B, O]."""
+        outputs, packed = self.ticks(x.unsqueeze(0), torch.cat([field.flatten(1) for field in state], 1))
+        sizes = [field.size for field in self.layout.fields]
+        after = packed.split_with_sizes(sizes, 1)
+        return outputs[0], [
+            part.unflatten(1, field.shape) for part, field in zip(after, self.layout.fields, strict=True)
+        ]
+
+
 def _stack(accesses: list[Tensor], timesteps: int) -> Tensor:
     """What each of T*L accesses left, [B, ...], as [T, L, B, ...]."""
     stacked: Tensor = torch.stack(accesses).unflatten(0, [timesteps, len(accesses) // timesteps])  # type: ignore[no-untyped-call]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dnc_serve.client.cli.connection import add_connection, credentials, targets
 from dnc_serve.client.cli.parser import Command, path
@@ -221,7 +221,7 @@ def _store(config: "ServeConfig") -> Finding:
 
 def _model(config: "ServeConfig") -> Finding:
     from dnc_serve.handler.torchserve.artifact import ModelError, resolve_artifact
-    from dnc_serve.model.export import ArtifactError, load_artifact
+    from dnc_serve.model.artifact import ArtifactError, load_artifact
 
     try:
         with tempfile.TemporaryDirectory(prefix="dnc-") as scratch:
@@ -231,9 +231,9 @@ def _model(config: "ServeConfig") -> Finding:
         return Finding(
             "model", FAIL, str(exc), "`dnc serve --model` takes a bundled name, a run, an artifact or a .mar"
         )
-    sizes: Any = artifact.config
+    state = 4 * artifact.layout.size
     return Finding(
-        "model", OK, f"{config.model}: {sizes.input_size} inputs, {sizes.output_size} outputs, {sizes.nr_cells} cells"
+        "model", OK, f"{config.model}: from {artifact.inputs} to {artifact.outputs}, a session takes {state} bytes"
     )
 
 
@@ -241,14 +241,14 @@ def _code(config: "ServeConfig") -> Finding:
     from dnc_serve.model.config import DNCConfig
     from dnc_serve.model.kernel import KernelError, request
 
-    if config.code == "torchscript" or config.device.startswith("cuda"):
-        return Finding("code", OK, "TorchScript steps the model, as the settings say")
+    if config.code in ("torchscript", "program") or config.device.startswith("cuda"):
+        return Finding("code", OK, f"the model is stepped in tiles on {config.device}, as the settings say")
     try:
         asked = request(DNCConfig(input_size=1, hidden_size=1))
     except KernelError as exc:
         status = FAIL if config.code == "kernel" else WARN
-        return Finding("code", status, f"TorchScript steps the model, not the row kernel: {exc}", SERVE_EXTRA)
-    return Finding("code", OK, f"the row kernel steps the model, compiled for {asked.processor}, on a CPU")
+        return Finding("code", status, f"TorchScript steps a DNC, not the row kernel: {exc}", SERVE_EXTRA)
+    return Finding("code", OK, f"the row kernel steps a DNC, compiled for {asked.processor}, on a CPU")
 
 
 def _ports(config: "ServeConfig") -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dnc_serve.client.arrays import Float32
+from dnc_serve.client.arrays import Array
 from dnc_serve.client.axes import described
 from dnc_serve.client.cli.connection import add_connection, add_session, connect
 from dnc_serve.client.cli.files import replacing
@@ -19,8 +19,8 @@ HELP = "show, save or plot a session's memory"
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Without --output and --plot, a line for each array. Its axes: N memory slots, W their numbers, R read heads, "
-        "K write heads, D hidden layers of the controller with H units each, L memories (or controllers); an axis of "
-        "one is left out."
+        "K write heads, D hidden layers of the controller with H units each, V numbers read, L memories (or "
+        "controllers); an axis of one is left out."
     )
     add_session(parser)
     parser.add_argument("names", nargs="*", metavar="NAME", help="memory, link_matrix, … (all)")
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
             from dnc_serve.client.plotting import save_heatmaps
 
             with replacing(args.plot) as beside:
-                save_heatmaps(arrays, config, beside, f"session {args.session} at position {position}")
+                save_heatmaps(arrays, beside, f"session {args.session} at position {position}")
             print(args.plot)
     except ImportError as exc:
         print(f"dnc dump: {exc}", file=sys.stderr)
@@ -64,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _summarise(arrays: Mapping[str, Float32], config: Mapping[str, Any]) -> None:
+def _summarise(arrays: Mapping[str, Array], config: Mapping[str, Any]) -> None:
     print(f"{'array':<18} {'shape':<20} {'least':>10} {'mean':>10} {'most':>10}")
     for name, array in arrays.items():
-        shape = described(name, config, len(array))
+        shape = described(name, array.shape, config)
         print(f"{name:<18} {shape:<20} {array.min():>10.4g} {array.mean():>10.4g} {array.max():>10.4g}")

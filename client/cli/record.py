@@ -2,19 +2,18 @@
 
 import argparse
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from dnc_serve.client.arrays import Float32
+from dnc_serve.client.arrays import Array
 from dnc_serve.client.cli.connection import add_connection, add_session, connect
 from dnc_serve.client.cli.files import made_folder, replacing
 from dnc_serve.client.cli.parser import count, filled, path
 from dnc_serve.client.cli.timesteps import BadFile, Source
 from dnc_serve.client.client import Session
+from dnc_serve.client.info import ModelInfo
 
 HELP = "record a session's memory at each timestep, as .npz and as an animation"
 ARRAYS_FILE = "recording.npz"
@@ -28,9 +27,9 @@ class Recording:
     """What a session's memory was at each timestep."""
 
     positions: list[int]  # after each timestep
-    arrays: dict[str, Float32]  # [T, memories, flattened]; of sent timesteps [T, layers, flattened], as each left it
-    inputs: Float32 | None = None  # [T, I]
-    outputs: Float32 | None = None  # [T, O]
+    arrays: dict[str, Array]  # [T, parts, *shape]: memories; of sent timesteps layers, as each left it
+    inputs: Array | None = None  # [T, *shape]
+    outputs: Array | None = None  # [T, *shape]
 
     def save(self, path: Path) -> None:
         """Writes everything that is known as .npz."""
@@ -68,34 +67,43 @@ def run(args: argparse.Namespace) -> int:
         source = None if args.inputs is None else Source(args.inputs)
         with connect(args) as client, made_folder(args.output):
             model = client.model()
-            inputs = None if source is None else np.concatenate([*source.chunks(1 << 16, model.input_size)])
+            inputs = None if source is None else np.concatenate([*source.chunks(1 << 16, model.inputs)])
             with client.session(args.session, create=inputs is not None) as session:
-                recording = look_up(session, args.last) if inputs is None else send(session, inputs)
-            _write(recording, model.config, args)
+                recording = look_up(session, model, args.last) if inputs is None else send(session, model, inputs)
+            _write(recording, args)
     except (BadFile, ImportError) as exc:
         print(f"dnc record: {exc}", file=sys.stderr)
         return 1
     return 0
 
 
-def send(session: Session, inputs: Float32) -> Recording:
+def send(session: Session, model: ModelInfo, inputs: Array) -> Recording:
     """Sends timesteps and records what each left in memory."""
     before = session.position
     outputs, debug = session.step(inputs, debug=True)
-    arrays = {name: debug[name].reshape(len(inputs), -1, debug[name].shape[-1]) for name in NAMES}
+    arrays = {name: debug[name].reshape(len(inputs), -1, *model.field(name).shape) for name in _names(model)}
     return Recording([before + timestep + 1 for timestep in range(len(inputs))], arrays, inputs, outputs)
 
 
-def look_up(session: Session, last: int) -> Recording:
+def look_up(session: Session, model: ModelInfo, last: int) -> Recording:
     """Records the last timesteps, as far back as the server's journal reaches."""
     info = session.info()
     first = max(info.earliest_position, info.position - last + 1, min(1, info.position))
     positions = list(range(first, info.position + 1))
-    dumps = [session.dump(NAMES, position) for position in positions]
-    return Recording(positions, {name: np.stack([dump[name] for dump in dumps]) for name in NAMES})
+    dumps = [session.dump(_names(model), position) for position in positions]
+    arrays = {
+        name: np.stack([dump[name] for dump in dumps]).reshape(len(dumps), -1, *model.field(name).shape)
+        for name in _names(model)
+    }
+    return Recording(positions, arrays)
 
 
-def _write(recording: Recording, config: Mapping[str, Any], args: argparse.Namespace) -> None:
+def _names(model: ModelInfo) -> tuple[str, ...]:
+    """Of a DNC its memory, of another model the whole state."""
+    return NAMES if model.config else tuple(field.name for field in model.state)
+
+
+def _write(recording: Recording, args: argparse.Namespace) -> None:
     from dnc_serve.client.plotting import save_animation
 
     with replacing(args.output / ARRAYS_FILE) as file:
@@ -103,5 +111,5 @@ def _write(recording: Recording, config: Mapping[str, Any], args: argparse.Names
     print(args.output / ARRAYS_FILE)
     titles = [f"session {args.session} after timestep {position}" for position in recording.positions]
     with replacing(args.output / ANIMATION_FILE) as file:
-        save_animation(recording.arrays, config, file, titles, args.fps)
+        save_animation(recording.arrays, file, titles, args.fps)
     print(args.output / ANIMATION_FILE)

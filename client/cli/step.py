@@ -5,9 +5,10 @@ import itertools
 import sys
 from collections.abc import Iterator
 
+from dnc_serve.client.arrays import Array
 from dnc_serve.client.cli.connection import add_connection, add_session, connect
 from dnc_serve.client.cli.parser import count, filled
-from dnc_serve.client.cli.timesteps import STANDARD, BadFile, Float32, Source, output, write
+from dnc_serve.client.cli.timesteps import STANDARD, BadFile, Source, output, write
 from dnc_serve.client.client import Session
 
 HELP = "send timesteps through a session and print its outputs"
@@ -17,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_session(parser)
     parser.add_argument(
         "inputs", nargs="?", type=filled, default=STANDARD, metavar="FILE",
-        help="CSV with one timestep a line, or .npy [T, I]; standard input if left out",
+        help="CSV with one timestep a line, or .npy [T, *shape]; standard input if left out",
     )  # fmt: skip
     parser.add_argument(
         "-o",
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
             print("dnc step: .npy is not for terminals; use -o FILE", file=sys.stderr)
             return 2
         with connect(args) as client, output(args.output) as begin:
-            chunks = source.chunks(args.chunk, client.model().input_size)
+            chunks = source.chunks(args.chunk, client.model().inputs)
             with client.session(args.session) as session:
                 timesteps = write(_outputs(session, chunks, args), begin, as_npy)
             print(f"session {session.id}: {timesteps} timesteps, now at position {session.position}", file=sys.stderr)
@@ -53,10 +54,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _outputs(session: Session, chunks: Iterator[Float32], args: argparse.Namespace) -> Iterator[Float32]:
+def _outputs(session: Session, chunks: Iterator[Array], args: argparse.Namespace) -> Iterator[Array]:
     wrong: list[BadFile] = []
 
-    def good() -> Iterator[Float32]:
+    def good() -> Iterator[Array]:
         """Those before a wrong one, whose outputs are to come first."""
         try:
             yield from chunks

@@ -1,24 +1,23 @@
-"""Timesteps in files: CSV with one timestep a line, or `.npy` with an array [T, I]."""
+"""Timesteps in files: CSV with one timestep a line, or `.npy` with an array [T, *shape]."""
 
 import contextlib
 import csv
 import io
 import itertools
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dnc_serve.client.arrays import Array, TensorSpec
 from dnc_serve.client.cli.files import LateFile
 
-Float32 = NDArray[np.float32]
 NPY_MAGIC = b"\x93NUMPY"
 STANDARD = "-"
-LARGEST = float(np.finfo(np.float32).max)
-_NOT_FINITE = "is not finite; expected numbers that a float32 holds"
+_NOT_HELD = "is not a finite {dtype}; expected numbers that one holds"
 
 
 class BadFile(Exception):
@@ -47,12 +46,12 @@ class Source:
         if suffix == ".csv" and self.is_npy:
             raise BadFile(f"{path}: is a .npy file, whatever its name says; expected text, or the name of a .npy file")
 
-    def chunks(self, timesteps: int, input_size: int) -> Iterator[Float32]:
-        """The content in chunks [up to `timesteps`, I], after a look at all of a file, or at the first chunk of a pipe.
+    def chunks(self, timesteps: int, spec: TensorSpec) -> Iterator[Array]:
+        """The content in chunks [up to `timesteps`, *shape], after a look at a whole file, or at a pipe's first.
 
         Raises BadFile at once for what that look has found, and later for the rest of a pipe.
         """
-        chunks = self._checked(timesteps, input_size)
+        chunks = self._checked(timesteps, spec)
         first = next(chunks, None)
         if first is None:
             raise BadFile(f"{self.name}: holds no timesteps")
@@ -61,30 +60,35 @@ class Source:
         for _ in chunks:
             pass
         self._file.seek(self._start)
-        return self._checked(timesteps, input_size)
+        return self._checked(timesteps, spec)
 
-    def _checked(self, timesteps: int, input_size: int) -> Iterator[Float32]:
+    def _checked(self, timesteps: int, spec: TensorSpec) -> Iterator[Array]:
+        done = 0
         for chunk in self._npy_chunks(timesteps) if self.is_npy else self._csv_chunks(timesteps):
-            if chunk.shape[1] != input_size:
-                raise BadFile(f"{self.name}: timesteps of {chunk.shape[1]} values; the model takes {input_size}")
-            yield chunk
+            flat = chunk.reshape(len(chunk), -1)
+            if flat.shape[1] != spec.size:
+                raise BadFile(f"{self.name}: timesteps of {flat.shape[1]} values; the model takes {spec.size}")
+            with np.errstate(over="ignore", invalid="ignore"):
+                inputs = flat.astype(spec.dtype)
+            held = np.isfinite(inputs) if spec.dtype.kind == "f" else inputs == flat
+            if not held.all():
+                timestep, value = np.argwhere(~held)[0]
+                what = f"{flat[timestep, value]:g} as value {value} of timestep {done + timestep}"
+                raise BadFile(f"{self.name}: {what} {_NOT_HELD.format(dtype=spec.dtype.name)}")
+            done += len(chunk)
+            yield inputs.reshape(len(inputs), *spec.shape)
 
-    def _npy_chunks(self, timesteps: int) -> Iterator[Float32]:
+    def _npy_chunks(self, timesteps: int) -> Iterator[Array]:
         try:
             array = np.load(io.BytesIO(self._file.read()), allow_pickle=False)
         except (ValueError, EOFError) as exc:
             raise BadFile(f"{self.name}: {exc}") from exc
-        if array.ndim != 2 or array.dtype.kind not in "fiub":
+        if array.ndim < 2 or array.dtype.kind not in "fiub":
             raise BadFile(f"{self.name}: holds {array.dtype} {list(array.shape)}, expected numbers [timesteps, inputs]")
         for start in range(0, len(array), timesteps):
-            with np.errstate(over="ignore"):
-                chunk = array[start : start + timesteps].astype(np.float32)
-            bad = np.argwhere(~np.isfinite(chunk))
-            if len(bad):
-                raise BadFile(f"{self.name}: value {bad[0][1]} of timestep {start + bad[0][0]} {_NOT_FINITE}")
-            yield chunk
+            yield array[start : start + timesteps]
 
-    def _csv_chunks(self, timesteps: int) -> Iterator[Float32]:
+    def _csv_chunks(self, timesteps: int) -> Iterator[Array]:
         rows: list[list[float]] = []
         width = 0
         text = io.TextIOWrapper(self._file, encoding="utf-8-sig", errors="replace", newline="")
@@ -97,10 +101,10 @@ class Source:
                 if len(fields) != width:
                     raise BadFile(f"{self.name}:{line}: {len(fields)} values, expected {width} as in the lines before")
                 if len(rows) == timesteps:
-                    yield np.array(rows, np.float32)
+                    yield np.array(rows)
                     rows = []
             if rows:
-                yield np.array(rows, np.float32)
+                yield np.array(rows)
         except csv.Error as exc:
             raise BadFile(f"{self.name}: is no CSV: {exc}") from exc
         finally:
@@ -111,8 +115,8 @@ class Source:
             value = float(field)
         except ValueError as exc:
             raise BadFile(f"{self.name}:{line}: {field.strip()!r} is not a number") from exc
-        if not abs(value) <= LARGEST:
-            raise BadFile(f"{self.name}:{line}: {field.strip()!r} {_NOT_FINITE}")
+        if not math.isfinite(value):
+            raise BadFile(f"{self.name}:{line}: {field.strip()!r} is not finite; expected a number")
         return value
 
 
@@ -126,16 +130,16 @@ def output(path: str) -> Iterator[Callable[[], BinaryIO]]:
             yield file.begin
 
 
-def write(chunks: Iterable[Float32], begin: Callable[[], BinaryIO], as_npy: bool) -> int:
-    """Writes chunks [T, O] as they come (CSV), or all at the end (.npy); returns the number of timesteps.
+def write(chunks: Iterable[Array], begin: Callable[[], BinaryIO], as_npy: bool) -> int:
+    """Writes chunks [T, *shape] as they come (CSV), or all at the end (.npy); returns the number of timesteps.
 
     What came before a failure is written in either case: those timesteps were applied.
     """
     return _write_npy(chunks, begin) if as_npy else _write_csv(chunks, begin)
 
 
-def _write_npy(chunks: Iterable[Float32], begin: Callable[[], BinaryIO]) -> int:
-    arrays: list[Float32] = []
+def _write_npy(chunks: Iterable[Array], begin: Callable[[], BinaryIO]) -> int:
+    arrays: list[Array] = []
     try:
         for chunk in chunks:
             arrays.append(chunk)  # noqa: PERF402  those before a failure count
@@ -148,13 +152,13 @@ def _write_npy(chunks: Iterable[Float32], begin: Callable[[], BinaryIO]) -> int:
     return sum(map(len, arrays))
 
 
-def _write_csv(chunks: Iterable[Float32], begin: Callable[[], BinaryIO]) -> int:
+def _write_csv(chunks: Iterable[Array], begin: Callable[[], BinaryIO]) -> int:
     written = 0
     for chunk in chunks:
         file = begin()
-        for row in chunk.tolist():
-            # Nine digits give every float32 back.
-            file.write((",".join(f"{value:.9g}" for value in row) + "\n").encode())
+        form = ".9g" if chunk.dtype.kind == "f" else ""  # nine digits give every float32 back
+        for row in chunk.reshape(len(chunk), -1).tolist():
+            file.write((",".join(f"{value:{form}}" for value in row) + "\n").encode())
         file.flush()
         written += len(chunk)
     return written

@@ -19,7 +19,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from dnc_serve.client import errors
-from dnc_serve.client.arrays import Float32
+from dnc_serve.client.arrays import Array
 from dnc_serve.client.async_client import AsyncClient
 from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, SessionInfo
 from dnc_serve.client.watch.guard import add_policy, guarded
@@ -222,7 +222,7 @@ def _json(value: Mapping[str, Any], status: int = 200) -> web.Response:
     return web.json_response(text=json.dumps(value, default=plain), status=status)
 
 
-def encode(facts: Mapping[str, Any], arrays: Mapping[str, Float32], full_shapes: Mapping[str, Shape]) -> bytes:
+def encode(facts: Mapping[str, Any], arrays: Mapping[str, Array], full_shapes: Mapping[str, Shape]) -> bytes:
     """One message: facts for the head, and arrays with the shapes that they were thinned from.
 
     It is two little-endian uint32, the bytes of the head and of the body; the head as JSON, padded with blanks to a

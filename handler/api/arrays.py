@@ -1,12 +1,13 @@
 """Arrays between the wire and numpy, checked before anything else happens to them."""
 
+from typing import Any
+
 import numpy as np
-from numpy.typing import NDArray
 
+from dnc_serve.handler.arrays import Array
 from dnc_serve.handler.errors import ServeError
+from dnc_serve.model.rows import TensorSpec
 from dnc_serve.proto.dnc.v1 import dnc_pb2
-
-Float32 = NDArray[np.float32]
 
 _DTYPES: dict[int, np.dtype] = {
     dnc_pb2.DATA_TYPE_UNSPECIFIED: np.dtype("<f4"),
@@ -15,23 +16,24 @@ _DTYPES: dict[int, np.dtype] = {
     dnc_pb2.DATA_TYPE_FLOAT16: np.dtype("<f2"),
     dnc_pb2.DATA_TYPE_INT8: np.dtype("<i1"),
     dnc_pb2.DATA_TYPE_UINT8: np.dtype("<u1"),
+    dnc_pb2.DATA_TYPE_INT16: np.dtype("<i2"),
     dnc_pb2.DATA_TYPE_INT32: np.dtype("<i4"),
     dnc_pb2.DATA_TYPE_INT64: np.dtype("<i8"),
+    dnc_pb2.DATA_TYPE_BOOL: np.dtype("?"),
 }
+_NUMBERS: dict["np.dtype[Any]", Any] = {_DTYPES[number]: number for number in dnc_pb2.DataType.values() if number}
 
 
-def decode_inputs(array: dnc_pb2.Array, input_size: int, max_timesteps: int) -> Float32:
-    """A chunk's inputs [T, I] as float32.
+def decode_inputs(array: dnc_pb2.Array, spec: TensorSpec, max_timesteps: int) -> Array:
+    """A chunk's inputs [T, *shape] in the model's dtype.
 
     Raises BAD_SHAPE, BAD_DTYPE, NOT_FINITE or CHUNK_TOO_LONG, each with what was expected and what came.
     """
     shape = tuple(array.shape)
-    if len(shape) != 2 or shape[1] != input_size:
+    if not shape or shape[1:] != spec.shape:
+        expected = f"[{', '.join(map(str, ('timesteps', *spec.shape)))}]"
         raise ServeError(
-            "BAD_SHAPE",
-            f"inputs have shape {list(shape)}, expected [timesteps, {input_size}]",
-            expected=f"[timesteps, {input_size}]",
-            got=list(shape),
+            "BAD_SHAPE", f"inputs have shape {list(shape)}, expected {expected}", expected=expected, got=list(shape)
         )
     if shape[0] == 0:
         raise ServeError(
@@ -49,10 +51,10 @@ def decode_inputs(array: dnc_pb2.Array, input_size: int, max_timesteps: int) -> 
         raise ServeError(
             "BAD_DTYPE",
             f"inputs have dtype {array.dtype}, expected one of {', '.join(dnc_pb2.DataType.keys()[1:])}",
-            expected="DATA_TYPE_FLOAT32",
+            expected=dnc_pb2.DataType.Name(data_type(spec)),
             got=array.dtype,
         )
-    expected_bytes = shape[0] * shape[1] * dtype.itemsize
+    expected_bytes = shape[0] * spec.size * dtype.itemsize
     if len(array.data) != expected_bytes:
         raise ServeError(
             "BAD_SHAPE",
@@ -61,26 +63,58 @@ def decode_inputs(array: dnc_pb2.Array, input_size: int, max_timesteps: int) -> 
             got=len(array.data),
         )
     values = np.frombuffer(array.data, dtype).reshape(shape)
-    if dtype == np.float32:
-        inputs: Float32 = values
-    else:
+    if spec.is_floating:
+        return _as_floating(values, spec)
+    return values if dtype == spec.numpy else _as_integers(values, spec)
+
+
+def _as_floating(values: Array, spec: TensorSpec) -> Array:
+    inputs = values
+    if values.dtype != spec.numpy:
         with np.errstate(over="ignore"):
-            inputs = values.astype(np.float32)
+            inputs = values.astype(spec.numpy)
     if not (finite := np.isfinite(inputs)).all():
-        timestep, channel = (int(i) for i in np.argwhere(~finite)[0])
+        timestep, *channel = (int(i) for i in np.argwhere(~finite)[0])
+        where = ", ".join(map(str, channel))
+        value = values[(timestep, *channel)]
         raise ServeError(
             "NOT_FINITE",
-            f"input {values[timestep, channel]} at timestep {timestep}, channel {channel}: expected finite float32",
-            expected="finite float32 values",
-            got=values[timestep, channel],
+            f"input {value} at timestep {timestep}, channel {where}: expected finite {spec.dtype}",
+            expected=f"finite {spec.dtype} values",
+            got=value,
             timestep=timestep,
-            channel=channel,
+            channel=where,
         )
     return inputs
 
 
-def encode_array(values: Float32) -> dnc_pb2.Array:
-    """An array as it goes over the wire: float32, little-endian, row-major."""
-    return dnc_pb2.Array(
-        shape=values.shape, data=np.ascontiguousarray(values, "<f4").tobytes(), dtype=dnc_pb2.DATA_TYPE_FLOAT32
-    )
+def _as_integers(values: Array, spec: TensorSpec) -> Array:
+    """Of another dtype than the model's: as long as no number changes."""
+    with np.errstate(invalid="ignore"):
+        inputs = values.astype(spec.numpy)
+    if not (same := inputs == values).all():
+        value = values[tuple(np.argwhere(~same)[0])]
+        raise ServeError(
+            "BAD_DTYPE",
+            f"input {value} of dtype {values.dtype.name}, expected numbers of {spec.dtype}",
+            expected=dnc_pb2.DataType.Name(data_type(spec)),
+            got=value,
+        )
+    return inputs
+
+
+def data_type(spec: TensorSpec) -> dnc_pb2.DataType:
+    """The dtype as the contract names it."""
+    number: dnc_pb2.DataType = _NUMBERS[spec.numpy]
+    return number
+
+
+def encode_array(values: Array) -> dnc_pb2.Array:
+    """An array as it goes over the wire: little-endian, row-major."""
+    return dnc_pb2.Array(shape=values.shape, data=np.ascontiguousarray(values).tobytes(), dtype=wire_type(values))
+
+
+def wire_type(values: Array) -> dnc_pb2.DataType:
+    """The dtype of an array as the contract names it."""
+    number: dnc_pb2.DataType = _NUMBERS[values.dtype]
+    return number

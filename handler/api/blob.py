@@ -16,6 +16,7 @@ from safetensors.numpy import load, save
 from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.store.contract import MAX_COUNT
+from dnc_serve.model.rows import RowLayout
 
 FORMAT = "dnc-serve session 1"
 # The header: metadata and one tensor's description.
@@ -49,8 +50,9 @@ class SessionBlob:
         return save({"state": np.ascontiguousarray(self.state, "<f4")}, metadata=metadata)
 
 
-def decode_blob(blob: bytes, model_digest: str, state_size: int) -> SessionBlob:
+def decode_blob(blob: bytes, model_digest: str, layout: RowLayout) -> SessionBlob:
     """Raises BAD_BLOB with what is wrong, or MODEL_MISMATCH with both digests."""
+    state_size = layout.size
     check_size(len(blob), state_size)
     metadata = _metadata(blob)
     missing = [key for key in (*_KEYS, "sha256") if key not in metadata]
@@ -72,8 +74,8 @@ def decode_blob(blob: bytes, model_digest: str, state_size: int) -> SessionBlob:
         raise _bad(f"expected one float32 tensor 'state' of {state_size} numbers, got {state.dtype} {state.shape}")
     if _digest({key: metadata[key] for key in _KEYS}, state) != metadata["sha256"]:
         raise _bad("its SHA-256 does not fit: it was altered or cut")
-    if not np.isfinite(state).all():
-        raise _bad("its state holds numbers that are not finite")
+    if (field := layout.not_finite(state)) is not None:
+        raise _bad(f"its state's {field.name} holds numbers that are not finite")
     return SessionBlob(
         metadata["session_id"], model_digest, _count(metadata, "position"), _count(metadata, "experience"),
         metadata["fingerprint"], state,

@@ -83,7 +83,7 @@ class Copies:
     async def import_blob(self, session_id: str, blob: bytes, caller: Caller) -> pb.ImportSessionResponse:
         """A session from a blob, once its content has been proven; repeated, it changes nothing."""
         await self._engine.ownership.adopt(check_id(session_id), caller.owner)
-        read = decode_blob(blob, self._engine.digest, self._engine.layout.size)
+        read = decode_blob(blob, self._engine.digest, self._engine.layout)
         identity = int.from_bytes(hashlib.blake2b(blob, digest_size=8).digest(), "little")
         origin = _origin(session_id, identity, read.position)
         made, _ = await self._copy(session_id, caller, origin, read.state, read.position, read.experience)

@@ -4,14 +4,15 @@ import json
 from contextlib import suppress
 from importlib.metadata import version
 
-from dnc_serve.handler.api.arrays import encode_array
+from dnc_serve.handler.api.arrays import data_type, encode_array, wire_type
 from dnc_serve.handler.clock import CLOCK
 from dnc_serve.handler.engine.engine import Engine
 from dnc_serve.handler.engine.requests import Applied
 from dnc_serve.handler.engine.session import Session
 from dnc_serve.handler.errors import StoreUnavailable
 from dnc_serve.handler.store.contract import Head
-from dnc_serve.model.export import Artifact
+from dnc_serve.model.artifact import Artifact
+from dnc_serve.model.rows import TensorSpec
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 _TIERS = {"slot": pb.TIER_SLOT, "host": pb.TIER_HOST, "store": pb.TIER_STORE}
@@ -30,9 +31,12 @@ class Descriptions:
         engine, artifact, config = self._engine, self._artifact, self._engine.config
         return pb.GetModelResponse(
             name=config.model,
-            input_size=engine.runner.input_size,
-            output_size=engine.runner.output_size,
-            config_json=json.dumps(artifact.config.to_dict()),
+            inputs=_spec(artifact.inputs),
+            outputs=_spec(artifact.outputs),
+            state=[_field(artifact, name) for name in artifact.layout.names],
+            derived=artifact.derived,
+            debug_bytes=artifact.debug_bytes,
+            config_json="" if artifact.config is None else json.dumps(artifact.config.to_dict()),
             model_digest=engine.digest,
             artifact=engine.runner.kind,
             artifact_note=engine.runner.note,
@@ -98,6 +102,21 @@ class Descriptions:
         return description
 
 
+def _spec(spec: TensorSpec) -> pb.TensorSpec:
+    return pb.TensorSpec(shape=spec.shape, data_type=data_type(spec))
+
+
+def _field(artifact: Artifact, name: str) -> pb.StateField:
+    parts, begins = [field for field in artifact.layout.fields if field.name == name], artifact.layout.experience_offset
+    return pb.StateField(
+        name=name,
+        shape=parts[0].shape,
+        dtype=parts[0].dtype,
+        parts=len(parts),
+        experience=begins is not None and parts[0].offset >= begins,
+    )
+
+
 def chunk_result(session_id: str, request_id: int, applied: Applied) -> pb.ChunkResult:
     """The answer to a chunk."""
     outputs = applied.outputs
@@ -107,7 +126,7 @@ def chunk_result(session_id: str, request_id: int, applied: Applied) -> pb.Chunk
         position=applied.position,
         durable_position=applied.durable_position,
         experience=applied.experience,
-        outputs=pb.Array(shape=outputs.shape, data=outputs.tobytes(), dtype=pb.DATA_TYPE_FLOAT32),
+        outputs=pb.Array(shape=outputs.shape, data=outputs.tobytes(), dtype=wire_type(outputs)),
         replayed=applied.replayed,
         request_id=request_id,
     )

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from dnc_serve.handler.api.arrays import encode_array
+from dnc_serve.handler.api.arrays import encode_array, wire_type
 from dnc_serve.handler.api.operations import PART_BYTES
 from dnc_serve.handler.api.views import Shown
 from dnc_serve.handler.engine.requests import StateView
@@ -15,7 +15,7 @@ def dump_parts(message: pb.Dump, seen: StateView, arrays: Mapping[str, Shown]) -
     """A dump's parts; one without a name if there is no array."""
     remaining = sum(shown.values.nbytes for shown in arrays.values())
     for name, (values, full_shape) in arrays.items():
-        data = np.ascontiguousarray(values, "<f4").reshape(-1).view(np.uint8)
+        data = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
         for offset in range(0, len(data), PART_BYTES):
             piece = data[offset : offset + PART_BYTES].tobytes()
             remaining -= len(piece)
@@ -25,6 +25,7 @@ def dump_parts(message: pb.Dump, seen: StateView, arrays: Mapping[str, Shown]) -
                 experience=seen.head.experience,
                 name=name,
                 shape=values.shape,
+                data_type=wire_type(values),
                 full_shape=full_shape if message.HasField("max_cells") else (),
                 offset=offset,
                 data=piece,

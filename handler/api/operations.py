@@ -6,7 +6,6 @@ An endpoint decodes bytes, finds out who calls, and calls these; refusals are ra
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from dnc_serve.handler.api.access import Grant
@@ -21,7 +20,7 @@ from dnc_serve.handler.engine.session_table import not_found, tombstone_of
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.metrics import Metrics
 from dnc_serve.handler.store.contract import Head
-from dnc_serve.model.export import Artifact
+from dnc_serve.model.artifact import Artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 DEFAULT_PAGE = 100
@@ -58,7 +57,7 @@ class Operations:
         self.metrics = metrics
         self.draining = False
         self.descriptions = Descriptions(engine, artifact, server_epoch)
-        self._artifact = artifact
+        self.artifact = artifact
 
     # Sessions.
 
@@ -158,9 +157,11 @@ class Operations:
     def chunk(self, message: pb.Chunk, caller: Caller, done: Done) -> Chunk:
         """Decodes and checks a chunk; it is not submitted yet."""
         config = self.engine.config
-        inputs = decode_inputs(message.inputs, self.engine.runner.input_size, config.max_chunk_timesteps)
+        inputs = decode_inputs(message.inputs, self.engine.runner.inputs, config.max_chunk_timesteps)
         if message.debug:
             self._check_debug(len(inputs))
+        if message.reset_experience:
+            self._check_experience()
         grant = caller.grant
         if self.draining:
             self._check_serving()
@@ -200,6 +201,8 @@ class Operations:
             raise ServeError(
                 "BAD_REQUEST", f"scope is {message.scope}, expected RESET_SCOPE_EXPERIENCE or RESET_SCOPE_ALL"
             )
+        if scope == "experience":
+            self._check_experience()
         return Reset(
             scope,
             done,
@@ -229,13 +232,13 @@ class Operations:
 
         Raises BAD_REQUEST for a name that the model has not, and for thinning to nothing.
         """
-        names = checked_names(self.engine.layout, message.names)
+        names = checked_names(self.artifact, message.names)
         assert seen.state is not None
         if not message.HasField("max_cells"):
-            return await asyncio.to_thread(whole, self.engine, seen.state, names)
+            return await asyncio.to_thread(whole, self.artifact, seen.state, names)
         if message.max_cells == 0:
             raise ServeError("BAD_REQUEST", "max_cells is 0, expected at least 1, or none at all", got=0)
-        return await asyncio.to_thread(thinned, self.engine, seen.state, names, message.max_cells)
+        return await asyncio.to_thread(thinned, self.artifact, seen.state, names, message.max_cells)
 
     # Helpers.
 
@@ -266,7 +269,10 @@ class Operations:
         position: int = 0,
         experience: int = 0,
     ) -> Session:
-        """A new session of the caller's; its state None is zeros. Raises DRAINING or what the token's limits say."""
+        """A new session of the caller's; None is the state that every one begins with.
+
+        Raises DRAINING or what the token's limits say.
+        """
         self._check_serving()
         caller.grant.check_writes()
         engine, grant = self.engine, caller.grant
@@ -311,17 +317,19 @@ class Operations:
         if isinstance(asked, pb.Reset) or not asked.inputs.shape:
             return 0
         timesteps = min(asked.inputs.shape[0], self.engine.config.max_chunk_timesteps)
-        return timesteps * (4 * self.engine.runner.output_size + asked.debug * self._debug_bytes_a_timestep)
+        return timesteps * (self.artifact.outputs.nbytes + asked.debug * self.artifact.debug_bytes)
 
-    @cached_property
-    def _debug_bytes_a_timestep(self) -> int:
-        layout = self.engine.layout
-        memories = max(1, sum(field.name == "memory" for field in layout.fields))
-        return 4 * self._artifact.config.num_layers * (layout.size - layout.experience_offset) // memories
+    def _check_experience(self) -> None:
+        if self.artifact.layout.experience_offset is None:
+            raise ServeError(
+                "BAD_REQUEST",
+                "the model doesn't say which fields of its state are the experience, expected a reset of all",
+                expected="RESET_SCOPE_ALL",
+            )
 
     def _check_debug(self, timesteps: int) -> None:
         config = self.engine.config
-        at_most = max(1, (config.max_message_bytes - (64 << 10)) // self._debug_bytes_a_timestep)
+        at_most = max(1, (config.max_message_bytes - (64 << 10)) // self.artifact.debug_bytes)
         if timesteps > at_most:
             raise ServeError(
                 "CHUNK_TOO_LONG",

@@ -17,8 +17,9 @@ TIMEOUT_SECONDS = 60.0
 
 async def self_test(address: str, operations: Operations, access: Access) -> None:
     """Creates a session, streams one timestep into it, and deletes it; raises what the endpoint answers otherwise."""
+    spec = operations.engine.runner.inputs
     session_id = f"self-test-{secrets.token_hex(8)}"
-    inputs = encode_array(np.zeros((1, operations.engine.runner.input_size), np.float32))
+    inputs = encode_array(np.zeros((1, *spec.shape), spec.numpy))
     metadata = access.own_metadata()
     async with grpc.aio.insecure_channel(address, options=DIRECTLY) as channel:
         stub = dnc_pb2_grpc.DncServiceStub(channel)

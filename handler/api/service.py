@@ -37,7 +37,7 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
         self._operations = operations
         self._copies = Copies(operations)
         self._access = access
-        self._feeds = Feeds(operations.engine)
+        self._feeds = Feeds(operations.engine, operations.artifact)
         self.streams = OpenStreams(operations.engine.config.max_streams)
 
     async def CreateSession(

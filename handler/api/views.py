@@ -6,81 +6,54 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dnc_serve.handler.arrays import Float32
-from dnc_serve.handler.engine.engine import Engine
+from dnc_serve.handler.arrays import Array, Float32
 from dnc_serve.handler.errors import ServeError
-from dnc_serve.model.layout import StateLayout
-from dnc_serve.model.state import MemoryState
-
-# What the last timestep asked of memory: no part of a state, but it follows from one.
-INTERFACE = "interface"
+from dnc_serve.model.artifact import Artifact
 
 
 class Shown(NamedTuple):
     """An array as it is shown, and the shape that it was thinned from."""
 
-    values: Float32
+    values: Array
     full_shape: tuple[int, ...]
 
 
-def checked_names(layout: StateLayout, names: Iterable[str]) -> tuple[str, ...]:
+def checked_names(artifact: Artifact, names: Iterable[str]) -> tuple[str, ...]:
     """The names of arrays to show, all of the state's if none is given; raises BAD_REQUEST for one that is unknown."""
-    known = tuple(dict.fromkeys([*MemoryState._fields, *(field.name for field in layout.fields)]))
+    known = artifact.layout.names
     wanted = tuple(dict.fromkeys(names)) or known
     for name in wanted:
-        if name not in (*known, INTERFACE):
+        if name not in (*known, *artifact.derived):
             raise ServeError(
                 "BAD_REQUEST",
-                f"there is no array {name!r}, expected any of {', '.join((*known, INTERFACE))}",
+                f"there is no array {name!r}, expected any of {', '.join((*known, *artifact.derived))}",
                 got=name,
             )
     return wanted
 
 
-def whole(engine: Engine, state: Float32, names: Iterable[str]) -> dict[str, Shown]:
-    """Arrays of a state [S], flattened as the seed's debug table has them: [parts, …], parts being memories or layers.
-
-    They may be views of the state.
-    """
-    arrays = _arrays(engine, state, names)
-    return {name: Shown(array.reshape(len(array), -1), array.shape) for name, array in arrays.items()}
+def whole(artifact: Artifact, state: Float32, names: Iterable[str]) -> dict[str, Shown]:
+    """Arrays of a state [S] in their own shapes, parts (memories or layers) first: [parts, …]. May be views of it."""
+    return {name: Shown(array, array.shape) for name, array in _arrays(artifact, state, names).items()}
 
 
-def thinned(engine: Engine, state: Float32, names: Iterable[str], max_cells: int) -> dict[str, Shown]:
-    """Arrays of a state [S] in their own shapes, parts first, each of so many elements at most; see `thin`."""
-    arrays = _arrays(engine, state, names)
+def thinned(artifact: Artifact, state: Float32, names: Iterable[str], max_cells: int) -> dict[str, Shown]:
+    """As `whole`, each of so many elements at most; see `thin`."""
+    arrays = _arrays(artifact, state, names)
     return {name: Shown(thin(array, max_cells), array.shape) for name, array in arrays.items()}
 
 
-def _arrays(engine: Engine, state: Float32, names: Iterable[str]) -> dict[str, Float32]:
-    arrays: dict[str, Float32] = {}
+def _arrays(artifact: Artifact, state: Float32, names: Iterable[str]) -> dict[str, Array]:
+    arrays: dict[str, Array] = {}
     for name in names:
-        if name == INTERFACE:
-            arrays |= interface(engine, state)
+        if name in artifact.derived:
+            arrays |= artifact.derive(name, state)
         else:
-            arrays[name] = _array(engine.layout, state, name)
+            arrays[name] = artifact.layout.array(state, name)
     return arrays
 
 
-def _array(layout: StateLayout, state: Float32, name: str) -> Float32:
-    """One array of a state in its own shape, the parts (memories or layers) first: [parts, …]."""
-    parts = [
-        state[part.offset : part.offset + part.size].reshape(part.shape) for part in layout.fields if part.name == name
-    ]
-    return parts[0][None] if len(parts) == 1 else np.stack(parts)
-
-
-def interface(engine: Engine, state: Float32) -> dict[str, Float32]:
-    """The gates [L, heads], read modes [L, R, M] and strengths [L, heads] of the timestep that led to a state.
-
-    Empty for a state to which no timestep led: a new one, or one that was reset as a whole.
-    """
-    if not _array(engine.layout, state, "controller_hidden").any():
-        return {}
-    return engine.runner.interface(state)
-
-
-def thin(array: Float32, max_cells: int) -> Float32:
+def thin(array: Array, max_cells: int) -> Array:
     """The array [..., rows, columns] itself, or one with fewer rows and columns that has at most so many elements (but
     one for each leading index).
 
@@ -99,7 +72,7 @@ def thin(array: Float32, max_cells: int) -> Float32:
         most_rows = most_columns = side
     height, width = _block_length(rows, most_rows), _block_length(columns, most_columns)
     highest, lowest = _blocks(np.maximum, array, height, width), _blocks(np.minimum, array, height, width)
-    strongest: Float32 = np.where(highest >= -lowest, highest, lowest)
+    strongest: Array = np.where(highest.astype(np.float64) >= -lowest.astype(np.float64), highest, lowest)
     return strongest
 
 
@@ -108,9 +81,9 @@ def _block_length(length: int, at_most: int) -> int:
     return math.ceil(length / math.ceil(length / math.ceil(length / at_most)))
 
 
-def _blocks(extreme: np.ufunc, array: Float32, height: int, width: int) -> Float32:
+def _blocks(extreme: np.ufunc, array: Array, height: int, width: int) -> Array:
     """The extreme value of each block [height, width]."""
     # Row by row first, which numpy does at the speed of memory.
     strips = [extreme.reduce(array[..., row : row + height, :], axis=-2) for row in range(0, array.shape[-2], height)]
-    reduced: Float32 = extreme.reduceat(np.stack(strips, axis=-2), range(0, array.shape[-1], width), axis=-1)
+    reduced: Array = extreme.reduceat(np.stack(strips, axis=-2), range(0, array.shape[-1], width), axis=-1)
     return reduced

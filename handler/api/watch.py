@@ -20,6 +20,7 @@ from dnc_serve.handler.engine.observer import Committed, Observer
 from dnc_serve.handler.engine.requests import Inspect, StateView
 from dnc_serve.handler.engine.session import Session
 from dnc_serve.handler.errors import ServeError
+from dnc_serve.model.artifact import Artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 DEFAULT_FRAMES_PER_SECOND = 30.0
@@ -44,7 +45,7 @@ async def watch(
     when it moves, and DRAINING when the server leaves.
     """
     session = await operations.known(request.session_id, caller)
-    names = checked_names(operations.engine.layout, request.names)
+    names = checked_names(operations.artifact, request.names)
     max_cells = min(request.max_cells or DEFAULT_MAX_CELLS, MAX_FRAME_CELLS // len(names))
     interval_s = 1.0 / _checked_rate(request.max_frames_per_second)
     feed = feeds.join(session)
@@ -78,15 +79,16 @@ class Look:
 class Feeds(Observer):
     """A feed for each session that is watched; it listens to the engine while there is any."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, artifact: Artifact) -> None:
         self._engine = engine
+        self._artifact = artifact
         self._feeds: dict[Session, Feed] = {}
 
     def join(self, session: Session) -> "Feed":
         """The session's feed, for one more watcher."""
         if not self._feeds:
             self._engine.observers.add(self)
-        feed = self._feeds.setdefault(session, Feed(self._engine, session))
+        feed = self._feeds.setdefault(session, Feed(self._engine, self._artifact, session))
         feed.watchers += 1
         return feed
 
@@ -111,10 +113,11 @@ class Feeds(Observer):
 class Feed:
     """What the watchers of one session share."""
 
-    def __init__(self, engine: Engine, session: Session) -> None:
+    def __init__(self, engine: Engine, artifact: Artifact, session: Session) -> None:
         self.watchers = 0
         self.cost_s = 0.0  # processor time that the latest frame took
         self._engine = engine
+        self._artifact = artifact
         self.session = session
         self._changes = 0
         self._waiting: list[asyncio.Future[None]] = []
@@ -204,11 +207,13 @@ class Feed:
 
     async def _make(self, seen: StateView, names: tuple[str, ...], max_cells: int) -> bytes:
         tier = f"TIER_{self.session.tier.name}"
-        frame, self.cost_s = await asyncio.to_thread(_encoded, self._engine, seen, tier, names, max_cells)
+        frame, self.cost_s = await asyncio.to_thread(_encoded, self._artifact, seen, tier, names, max_cells)
         return frame
 
 
-def _encoded(engine: Engine, seen: StateView, tier: str, names: tuple[str, ...], max_cells: int) -> tuple[bytes, float]:
+def _encoded(
+    artifact: Artifact, seen: StateView, tier: str, names: tuple[str, ...], max_cells: int
+) -> tuple[bytes, float]:
     """What all watchers who want the same get, and the processor time that it took."""
     started = time.thread_time()
     assert seen.state is not None
@@ -220,7 +225,7 @@ def _encoded(engine: Engine, seen: StateView, tier: str, names: tuple[str, ...],
         tier=tier,
         arrays={
             name: pb.WatchedArray(array=encode_array(array.values), full_shape=array.full_shape)
-            for name, array in thinned(engine, seen.state, names, max_cells).items()
+            for name, array in thinned(artifact, seen.state, names, max_cells).items()
         },
     )
     frame.at.GetCurrentTime()

@@ -11,7 +11,7 @@ from operator import attrgetter
 
 import numpy as np
 
-from dnc_serve.handler.arrays import Float32
+from dnc_serve.handler.arrays import Array
 from dnc_serve.handler.engine.model_runner import ModelRunner
 from dnc_serve.handler.engine.requests import Chunk, Replay
 from dnc_serve.handler.engine.session import Session
@@ -28,18 +28,18 @@ class Run:
     runner: ModelRunner
     rest: int  # ticks that it has left
     reset_scope: str = ""  # what is reset before the first tick: "", "experience" or "all"
-    outputs: Float32 | None = None  # [T, O], as far as it has come
+    outputs: Array | None = None  # [T, *shape], as far as it has come
     finite: bool = True  # its outputs and the state that it has come to; may be False where only a sum overflows
-    debug: dict[str, Float32] | None = None
+    debug: dict[str, Array] | None = None
 
-    def next_inputs(self, ticks: int) -> Float32:
-        """The inputs of the next ticks [ticks, I]."""
+    def next_inputs(self, ticks: int) -> Array:
+        """The inputs of the next ticks [ticks, *shape]."""
         inputs = self.request.inputs
         done = len(inputs) - self.rest
         return inputs if ticks == len(inputs) else inputs[done : done + ticks]
 
-    def advance(self, outputs: Float32, finite: bool) -> None:
-        """The next ticks gave these outputs [ticks, O]."""
+    def advance(self, outputs: Array, finite: bool) -> None:
+        """The next ticks gave these outputs [ticks, *shape]."""
         self.source = self.row
         self.rest -= len(outputs)
         self.outputs = outputs if self.outputs is None else np.concatenate((self.outputs, outputs))

@@ -35,6 +35,7 @@ from dnc_serve.handler.engine.state_cache import StateCache
 from dnc_serve.handler.engine.state_rows import StateRows
 from dnc_serve.handler.engine.write_ahead import WriteAhead
 from dnc_serve.handler.errors import ServeError
+from dnc_serve.model.rows import WORD
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Engine:
         self.config = config
         self.observers = observers
         self.digest = digest
-        self.row_bytes = runner.layout.size * 4
+        self.row_bytes = runner.layout.size * WORD
         if self.row_bytes > config.host_bytes:
             raise ServeError(
                 "STATE_TOO_LARGE",
@@ -74,7 +75,7 @@ class Engine:
             )
         self.queued = 0  # requests in all queues
         self._queued_bytes = 0
-        self._timestep_bytes = 4 * (runner.input_size + runner.output_size)
+        self._timestep_bytes = runner.inputs.nbytes + runner.outputs.nbytes
         self._debugging: set[asyncio.Task[None]] = set()
         self.runs = 0  # chunks under way
         self.max_runs = min(config.slots, MAX_RUNS_IN_BATCHES * runner.max_rows)
@@ -84,13 +85,13 @@ class Engine:
         self._long = BatchScheduler(THREAD_SLICE_S)  # in threads
         self._step_pending = False
         self._window: asyncio.TimerHandle | None = None  # the end of the batching window, while one is open
-        self._rows = StateRows(config.slots + self.max_runs, self.layout.size, runner.device)
+        self._rows = StateRows(config.slots + self.max_runs, self.layout, runner.device)
         # The parts, each from those that it stands on.
         self.cache = StateCache(
             self._rows,
             slots=config.slots,
             host_bytes=config.host_bytes,
-            experience_offset=self.layout.experience_offset,
+            layout=self.layout,
             store_states=lambda sessions, then: self.snapshots.store_states(sessions, then),
             on_free=self._on_free,
             observer=observers,

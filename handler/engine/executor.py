@@ -7,12 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from dnc_serve.handler.arrays import Float32
+from dnc_serve.handler.arrays import Array, Float32
 from dnc_serve.handler.engine.batch_scheduler import Batch, Run
 from dnc_serve.handler.engine.model_runner import ModelRunner
 from dnc_serve.handler.engine.requests import Chunk
 from dnc_serve.handler.engine.state_rows import StateRows
-from dnc_serve.model.layout import StateLayout
+from dnc_serve.model.rows import RowLayout
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 class Executor:
     """Owns the threads that step. A step touches the rows of its batch, and nothing else of the engine's."""
 
-    def __init__(self, rows: StateRows, layout: StateLayout, threads: int) -> None:
+    def __init__(self, rows: StateRows, layout: RowLayout, threads: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._rows = rows
         self._layout = layout
@@ -64,13 +64,13 @@ class Executor:
     def _reset_first(self, run: Run) -> None:
         """Where a reset comes before the first timestep, the run's own row is where it begins."""
         self._rows.copy(run.source, run.row)
-        self._rows.zero(run.row, self._layout.experience_offset if run.reset_scope == "experience" else 0)
+        self._rows.reset(run.row, run.reset_scope)
         run.source, run.reset_scope = run.row, ""
 
-    def debug(self, chunk: Chunk, before: Float32, runner: ModelRunner) -> dict[str, Float32]:
-        """What each layer's access left at each timestep of a chunk [T x L, …], computed once more from the state [S]
-        before it."""
+    def debug(self, chunk: Chunk, before: Float32, runner: ModelRunner) -> dict[str, Array]:
+        """What each timestep of a chunk left in the state, computed once more from the state [S] before it."""
         state = before.copy()
         if chunk.reset_experience:
-            state[self._layout.experience_offset :] = 0.0
+            start = self._layout.start_of("experience")
+            state[start:] = self._layout.initial[start:]
         return runner.debug(chunk.inputs, state)

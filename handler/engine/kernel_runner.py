@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from dnc_serve.handler.arrays import Float32
-from dnc_serve.handler.engine.model_runner import Inspection, ModelRunner, Stepped, fingerprint_of
+from dnc_serve.handler.arrays import Array, Float32
+from dnc_serve.handler.engine.model_runner import ModelRunner, Stepped, fingerprint_of
 from dnc_serve.handler.engine.state_rows import StateRows
 from dnc_serve.handler.engine.tile_runner import TileRunner
-from dnc_serve.model.export import Artifact
+from dnc_serve.model.artifact import Artifact
 from dnc_serve.model.kernel import RowKernel
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ MAX_ROWS = 64
 TIMED_TICKS = 16
 
 
-class KernelRunner(Inspection):
+class KernelRunner:
     """A `ModelRunner`."""
 
     kind = "row-kernel"
@@ -32,10 +32,9 @@ class KernelRunner(Inspection):
 
     def __init__(self, artifact: Artifact, kernel: RowKernel) -> None:
         self.device = torch.device("cpu")
-        super().__init__(artifact, self.device, rows=1)
         self._artifact, self._kernel = artifact, kernel
         self.layout = artifact.layout
-        self.input_size, self.output_size = kernel.input_size, kernel.output_size
+        self.inputs, self.outputs = artifact.inputs, artifact.outputs
         self.fingerprint = fingerprint_of(self.kind, artifact, kernel.identity)
         self.max_rows = max(1, min(MAX_ROWS, BATCH_BYTES // (4 * self.layout.size)))
         self._row_s = self._time_a_row()
@@ -51,19 +50,20 @@ class KernelRunner(Inspection):
             self._torchscript = TileRunner(self._artifact, "cpu")
         return self._torchscript if self._torchscript.fingerprint == fingerprint else self
 
+    def debug(self, inputs: Array, state: Float32) -> dict[str, Array]:
+        return self._artifact.debug(inputs, state, rows=1)
+
     def seconds(self, rows: int) -> float:
         return rows * self._row_s
 
-    def step(
-        self, rows: StateRows, sources: Sequence[int], targets: Sequence[int], inputs: Sequence[Float32]
-    ) -> Stepped:
+    def step(self, rows: StateRows, sources: Sequence[int], targets: Sequence[int], inputs: Sequence[Array]) -> Stepped:
         assert rows.array is not None
         places_by_ticks: dict[int, list[int]] = {}
         for place, each in enumerate(inputs):
             places_by_ticks.setdefault(len(each), []).append(place)
         if len(places_by_ticks) == 1:
             return self._step(rows.array, sources, targets, inputs)
-        outputs: list[Float32] = [inputs[0]] * len(inputs)
+        outputs: list[Array] = [inputs[0]] * len(inputs)
         finite = [True] * len(inputs)
         for places in places_by_ticks.values():
             stepped = self._step(
@@ -77,10 +77,10 @@ class KernelRunner(Inspection):
         return outputs, finite
 
     def _step(
-        self, states: Float32, sources: Sequence[int], targets: Sequence[int], inputs: Sequence[Float32]
+        self, states: Float32, sources: Sequence[int], targets: Sequence[int], inputs: Sequence[Array]
     ) -> Stepped:
         """All of them for as many ticks."""
-        together = np.concatenate(inputs).reshape(len(inputs), len(inputs[0]), self.input_size)
+        together = np.concatenate(inputs).reshape(len(inputs), len(inputs[0]), self.inputs.size)
         outputs, finite = self._kernel.step(states, sources, targets, together.transpose(1, 0, 2))
         by_row = np.ascontiguousarray(outputs.transpose(1, 0, 2))
         if not np.isfinite(by_row.sum()):  # a sum is finite only if all its terms are
@@ -89,9 +89,9 @@ class KernelRunner(Inspection):
 
     def _time_a_row(self) -> float:
         """Seconds of a tick of one row, among others."""
-        rows = StateRows(self.max_rows, self.layout.size, self.device)
+        rows = StateRows(self.max_rows, self.layout, self.device)
         numbers = list(range(self.max_rows))
-        inputs = [np.zeros((TIMED_TICKS, self.input_size), np.float32)] * self.max_rows
+        inputs = [np.zeros((TIMED_TICKS, self.inputs.size), np.float32)] * self.max_rows
         best = float("inf")
         for _ in range(5):
             start = time.thread_time()  # on a busy machine the wall clock would count what others do

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from dnc_serve.handler.arrays import Float32
+from dnc_serve.handler.arrays import Array
 from dnc_serve.handler.engine.journal import Journal
 from dnc_serve.handler.engine.model_runner import ModelRunner
 from dnc_serve.handler.engine.observer import Observer
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 # Records are replayed in chunks of about so many timesteps, as long as no reset stands between them.
 REPLAY_TIMESTEPS = 512
-NO_TIMESTEPS: Float32 = np.zeros((0, 0), np.float32)
+NO_TIMESTEPS: Array = np.zeros((0, 0), np.float32)
 # A store of one file is read by one at a time anyway; another one is on the network.
 THREADS = 2
 # Read by one thread, one after the other: waking it, and the loop again, costs more than reading a state.
@@ -197,15 +197,28 @@ class Recovery:
                 groups.append([operation])
                 timesteps = 0
             timesteps += len(operation.inputs)
-        return [_replay_of(group, done) for group in groups]
+        return [self._replay_of(group, done) for group in groups]
+
+    def _replay_of(self, group: Sequence[Operation], done: Done) -> Replay:
+        """A reset alone, which has no timesteps, may stand before the others."""
+        steps = [operation for operation in group if len(operation.inputs)]
+        if not steps:
+            return Replay(NO_TIMESTEPS, NO_TIMESTEPS, group[0].reset, "", done)
+        return Replay(*self._arrays_of(steps), group[0].reset, steps[0].fingerprint, done)
+
+    def _arrays_of(self, operations: Sequence[Operation]) -> tuple[Array, Array]:
+        """Inputs and outputs [T, *shape], which a record holds as bytes."""
+        inputs = np.concatenate([operation.inputs for operation in operations])
+        outputs = np.concatenate([operation.outputs for operation in operations])
+        return self._runner.inputs.of_bytes(inputs), self._runner.outputs.of_bytes(outputs)
 
     def _check_sizes(self, session: Session, operation: Operation) -> None:
-        got, expected = operation.sizes, (self._runner.input_size, self._runner.output_size)
+        got, expected = operation.sizes, (self._runner.inputs.nbytes, self._runner.outputs.nbytes)
         if len(operation.inputs) and got != expected:
             raise ServeError(
                 "CORRUPT_STATE",
-                f"session {session.session_id!r} can't be recovered: record {operation.ordinal} has {got[0]} inputs, "
-                f"{got[1]} outputs; the model {expected[0]} and {expected[1]}",
+                f"session {session.session_id!r} can't be recovered: record {operation.ordinal} has {got[0]} bytes of "
+                f"inputs and {got[1]} of outputs a timestep; the model {expected[0]} and {expected[1]}",
             )
 
     # What was answered before.
@@ -225,7 +238,8 @@ class Recovery:
             if found is None:
                 return None
             is_reset = found.reset == "experience"
-            return Reply(found.start, found.inputs, is_reset, found.experience, found.outputs, found.writer_id)
+            inputs, outputs = self._arrays_of([found])
+            return Reply(found.start, inputs, is_reset, found.experience, outputs, found.writer_id)
 
         def then(reply: Reply | None) -> None:
             self._reply_again(session, chunk, session.check_reply(chunk, reply))
@@ -306,16 +320,6 @@ class Recovery:
         finally:
             del self._views[past]
             self._discard(past, ServeError("CANCELLED", "nobody waits for the view any more"))
-
-
-def _replay_of(group: Sequence[Operation], done: Done) -> Replay:
-    """A reset alone, which has no timesteps, may stand before the others."""
-    steps = [operation for operation in group if len(operation.inputs)]
-    if not steps:
-        return Replay(NO_TIMESTEPS, NO_TIMESTEPS, group[0].reset, "", done)
-    inputs = np.concatenate([operation.inputs for operation in steps])
-    outputs = np.concatenate([operation.outputs for operation in steps])
-    return Replay(inputs, outputs, group[0].reset, steps[0].fingerprint, done)
 
 
 def _settles(future: "asyncio.Future[Any]") -> Done:

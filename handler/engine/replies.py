@@ -3,7 +3,7 @@
 from collections import deque
 from dataclasses import dataclass
 
-from dnc_serve.handler.arrays import Float32
+from dnc_serve.handler.arrays import Array
 from dnc_serve.handler.engine.requests import Chunk
 
 
@@ -13,12 +13,12 @@ class Reply:
     without timesteps."""
 
     start: int  # the position that the chunk named
-    inputs: Float32  # [T, I]
+    inputs: Array  # [T, *shape]
     reset_experience: bool
     experience: int  # after the chunk
-    outputs: Float32  # [T, O]
+    outputs: Array  # [T, *shape]
     writer_id: int
-    debug: dict[str, Float32] | None = None
+    debug: dict[str, Array] | None = None
 
     @property
     def nbytes(self) -> int:

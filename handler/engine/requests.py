@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from dnc_serve.handler.arrays import Float32
+from dnc_serve.handler.arrays import Array, Float32
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.store.contract import Head
 
@@ -83,7 +83,7 @@ class Request:
 
 
 class Chunk(Request):
-    """Timesteps [T, I] to apply at a position, or wherever the session stands."""
+    """Timesteps [T, *shape] to apply at a position, or wherever the session stands."""
 
     __slots__ = (
         "debug", "experience", "incarnation", "inputs", "owner", "pipelined", "position", "request_id",
@@ -92,7 +92,7 @@ class Chunk(Request):
 
     def __init__(
         self,
-        inputs: Float32,
+        inputs: Array,
         done: Done,
         *,
         incarnation: int | None = None,
@@ -129,10 +129,10 @@ class Replay(Request):
 
     __slots__ = ("expected", "fingerprint", "inputs", "reset")
 
-    def __init__(self, inputs: Float32, expected: Float32, reset: str, fingerprint: str, done: Done) -> None:
+    def __init__(self, inputs: Array, expected: Array, reset: str, fingerprint: str, done: Done) -> None:
         super().__init__(done)
         self.inputs = inputs
-        self.expected = expected  # [T, O]
+        self.expected = expected  # [T, *shape]
         self.reset = reset  # "", "experience" or "all": what came first
         self.fingerprint = fingerprint  # of the code that gave the outputs; empty where there are no timesteps
 
@@ -195,9 +195,9 @@ class Applied:
     position: int
     durable_position: int
     experience: int
-    outputs: Float32  # [T, O]
+    outputs: Array  # [T, *shape]
     replayed: bool
-    debug: dict[str, Float32] | None = None
+    debug: dict[str, Array] | None = None
 
 
 @dataclass(frozen=True, slots=True)

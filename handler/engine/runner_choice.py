@@ -15,7 +15,7 @@ from dnc_serve.handler.engine.kernel_runner import KernelRunner
 from dnc_serve.handler.engine.model_runner import ModelRunner
 from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError
-from dnc_serve.model.export import Artifact
+from dnc_serve.model.artifact import Artifact
 from dnc_serve.model.kernel import (
     CompileRequest,
     KernelError,
@@ -40,29 +40,34 @@ PROOF_ROWS, PROOF_TICKS, FEWEST_PROOF_TICKS = 20, 200, 20
 PROOF_NUMBERS = 100_000_000
 
 
-def choose_runner(artifact: Artifact, folder: Path, device: str, code: str, caches: Sequence[Path]) -> ModelRunner:
-    """What `code` (auto, torchscript, kernel) asks for; `note` of TorchScript's tiles says why they are not the kernel.
+def choose_runner(artifact: Artifact, device: str, code: str, caches: Sequence[Path]) -> ModelRunner:
+    """What `code` (auto, torchscript, program, kernel) asks for; `note` of tiles says why they are not the kernel.
 
-    `folder` has the artifact's weights; compiled code is looked for in the user's cache and `caches`, and put there.
-    Raises ServeError if the kernel was asked for and can't be had.
+    Compiled code is looked for in the user's cache and `caches`, and put there. Raises ServeError if the kernel, or
+    TorchScript, was asked for and can't be had.
     """
-    if code == "torchscript":
+    if artifact.config is None and code == "torchscript":
+        raise ServeError("INTERNAL", "code is torchscript, which only a DNC has: this model is stepped by its program")
+    if code in ("torchscript", "program"):
         return TileRunner(artifact, device, note="the setting code says so")
     try:
         if torch.device(device).type != "cpu":
             raise KernelError(f"it runs on a CPU, and the device is {device}")
-        kernel = load_kernel(artifact, folder, caches)
+        kernel = load_kernel(artifact, caches)
         prove(kernel, artifact)
     except KernelError as exc:
         if code == "kernel":
             raise ServeError("INTERNAL", f"the row kernel was asked for and can't be had: {exc}") from exc
-        logger.warning("TorchScript steps the sessions, not the row kernel: %s", exc)
+        if artifact.config is not None:
+            logger.warning("TorchScript steps the sessions, not the row kernel: %s", exc)
         return TileRunner(artifact, device, note=str(exc))
     return KernelRunner(artifact, kernel)
 
 
-def load_kernel(artifact: Artifact, folder: Path, caches: Sequence[Path]) -> RowKernel:
+def load_kernel(artifact: Artifact, caches: Sequence[Path]) -> RowKernel:
     """The artifact's kernel, compiled if no cache has it. Raises KernelError."""
+    if artifact.config is None:
+        raise KernelError("only a DNC has one")
     asked = request(artifact.config)
     folders = (user_cache(), *caches)
     file = compiled(asked, folders)
@@ -71,7 +76,7 @@ def load_kernel(artifact: Artifact, folder: Path, caches: Sequence[Path]) -> Row
             logger.warning("the row kernel is compiled for this model: some ten seconds, once")
             file = _compile(asked, folders, Path(temporary))
         code = TickCode(file)
-    return RowKernel(artifact.config, read_weights(folder / WEIGHTS_FILE), code)
+    return RowKernel(artifact.config, read_weights(artifact.folder / WEIGHTS_FILE), code)
 
 
 def _compile(asked: CompileRequest, caches: Sequence[Path], temporary: Path) -> Path:
@@ -101,7 +106,7 @@ def prove(kernel: RowKernel, artifact: Artifact) -> None:
         slab[:PROOF_ROWS] = states
         outputs, finite = kernel.step(slab, rows, range(PROOF_ROWS, 2 * PROOF_ROWS), inputs[tick : tick + 1])
         with torch.inference_mode():
-            both = artifact.module(torch.from_numpy(inputs[tick : tick + 1]), torch.from_numpy(states))
+            both = artifact.tick(torch.from_numpy(inputs[tick : tick + 1]), torch.from_numpy(states))
         expected, after = (tensor.numpy() for tensor in both)
         by_row = np.sort(np.abs(slab[PROOF_ROWS:] - after).max(axis=1))[:judged]
         for what, apart, of in (

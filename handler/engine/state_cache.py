@@ -18,6 +18,7 @@ from dnc_serve.handler.engine.observer import Observer
 from dnc_serve.handler.engine.session import Session, Status
 from dnc_serve.handler.engine.state_rows import StateRows
 from dnc_serve.handler.errors import ServeError, StoreUnavailable
+from dnc_serve.model.rows import WORD, RowLayout
 
 # After a store was found unavailable, memory is not offered to it again so soon.
 RETRY_S = 1.0
@@ -42,7 +43,7 @@ class StateCache:
         *,
         slots: int,
         host_bytes: int,
-        experience_offset: int,
+        layout: RowLayout,
         store_states: StoreStates,
         on_free: Callable[[Session], None],
         observer: Observer,
@@ -50,9 +51,8 @@ class StateCache:
     ) -> None:
         self.rows = rows
         self._max_slots = slots
-        self.state_size = rows.states.size(1)
-        self._max_host = host_bytes // (4 * self.state_size)
-        self._experience_offset = experience_offset
+        self.layout = layout
+        self._max_host = host_bytes // (WORD * layout.size)
         self._store_states = store_states
         self._on_free = on_free
         self._observer = observer
@@ -74,7 +74,7 @@ class StateCache:
         return len(self._in_host)
 
     def admit(self, session: Session, state: Float32 | None) -> None:
-        """A state has come from the store, or is new (None: zeros): it goes to a slot, or to host memory if all slots
+        """A state has come from the store, or is new (None): it goes to a slot, or to host memory if all slots
         are in use."""
         if self._find_slot():
             self._place(session, state)
@@ -106,13 +106,15 @@ class StateCache:
         return session.host_state.copy()
 
     def reset(self, session: Session, scope: str) -> None:
-        """Zeroes the state of a session in memory: of scope "all", or the "experience" alone; one that is in the store
-        is replaced by zeros."""
-        start = self._experience_offset if scope == "experience" else 0
+        """Makes the state of a session in memory new: of scope "all", or the "experience" alone.
+
+        One that is in the store is replaced.
+        """
         if session.row is not None:
-            self.rows.zero(session.row, start)
+            self.rows.reset(session.row, scope)
         elif session.host_state is not None:
-            session.host_state[start:] = 0.0
+            start = self.layout.start_of(scope)
+            session.host_state[start:] = self.layout.initial[start:]
         else:
             assert scope == "all"
             self.admit(session, None)
@@ -145,8 +147,8 @@ class StateCache:
         self._in_slots[session] = None
 
     def _keep_in_host(self, session: Session, state: Float32 | None) -> None:
-        memory = self._spare.pop() if self._spare else np.empty(self.state_size, np.float32)
-        memory[:] = 0.0 if state is None else state
+        memory = self._spare.pop() if self._spare else np.empty(self.layout.size, np.float32)
+        memory[:] = self.layout.initial if state is None else state
         session.host_state = memory
         self._in_host[session] = None
         if self._excess >= MOST_IN_EXCESS:

@@ -4,13 +4,16 @@ import numpy as np
 import torch
 
 from dnc_serve.handler.arrays import Float32
+from dnc_serve.model.rows import RowLayout
 
 
 class StateRows:
     """A tensor [rows, S] and the list of its free rows."""
 
-    def __init__(self, rows: int, state_size: int, device: torch.device) -> None:
-        self.states = torch.zeros(rows, state_size, device=device)
+    def __init__(self, rows: int, layout: RowLayout, device: torch.device) -> None:
+        self.states = torch.zeros(rows, layout.size, device=device)
+        self._layout = layout
+        self._initial = torch.from_numpy(layout.initial).to(device)
         # The same memory, where that is the host's.
         self.array: Float32 | None = self.states.numpy() if device.type == "cpu" else None
         self._free = list(range(rows - 1, -1, -1))
@@ -29,9 +32,9 @@ class StateRows:
         return copy
 
     def write(self, row: int, state: Float32 | None) -> None:
-        """Sets a row from host memory; None is the zero state."""
+        """Sets a row from host memory; None is a new session's state."""
         if state is None:
-            self.zero(row)
+            self.reset(row)
         elif self.array is not None:
             self.array[row] = state
         else:
@@ -41,6 +44,7 @@ class StateRows:
         """Copies one row to another."""
         self.states[target].copy_(self.states[source])
 
-    def zero(self, row: int, start: int = 0) -> None:
-        """Zeroes a row from one of its numbers on."""
-        self.states[row, start:].zero_()
+    def reset(self, row: int, scope: str = "all") -> None:
+        """Puts back what a new session has: of scope "all", or of its "experience" alone."""
+        start = self._layout.start_of(scope)
+        self.states[row, start:].copy_(self._initial[start:])

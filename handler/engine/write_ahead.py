@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dnc_serve.handler.arrays import Float32
+from dnc_serve.handler.arrays import Array, Float32
 from dnc_serve.handler.clock import CLOCK
 from dnc_serve.handler.engine.batch_scheduler import Run
 from dnc_serve.handler.engine.journal import Journal, Outcomes
@@ -24,7 +24,7 @@ from dnc_serve.handler.errors import Overtaken, ServeError
 from dnc_serve.handler.store.contract import Append, Begin, End, Keep, Mutation, Record
 from dnc_serve.handler.store.records import encode_record, encode_snapshot
 
-NO_TIMESTEPS: Float32 = np.zeros((0, 0), np.float32)
+NO_TIMESTEPS: Array = np.zeros((0, 0), np.float32)
 
 
 class WriteAhead:
@@ -127,10 +127,9 @@ class WriteAhead:
         mutations: list[Mutation] = [Append(record, self._digest if reset.scope == "all" else None)]
         if reset.scope == "all":
             # What came before may be of another model, or damaged: a recovery begins here.
-            zeros = np.zeros(self._cache.state_size, np.float32)
             snapshot = encode_snapshot(
                 session.session_id, session.incarnation, record.ordinal, record.position, record.experience, now,
-                self._fingerprint, zeros,
+                self._fingerprint, self._cache.layout.initial,
             )  # fmt: skip
             mutations.append(Keep(snapshot))
 
@@ -152,7 +151,7 @@ class WriteAhead:
         self.record(session, mutations, apply, then)
 
     def begin(self, session: Session, state: Float32 | None, then: Callable[[ServeError | None], None]) -> None:
-        """Records a new session with a state [S] (None: zeros), which is admitted to memory."""
+        """Records a new session with a state [S] (None: as every session begins), which is admitted to memory."""
         snapshot = None
         if state is not None:
             snapshot = encode_snapshot(
@@ -160,7 +159,7 @@ class WriteAhead:
                 CLOCK.now(), session.fingerprint, state,
             )  # fmt: skip
         if not self._journal.volatile:
-            session.snapshot_ordinal = session.ordinal  # zeros need no snapshot
+            session.snapshot_ordinal = session.ordinal  # how every session begins needs no snapshot
 
         def apply() -> None:
             if not session.ended:

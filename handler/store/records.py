@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dnc_serve.handler.arrays import Float32
+from dnc_serve.handler.arrays import Array, Float32
 from dnc_serve.handler.store.contract import Record, Snapshot
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 SNAPSHOT_VERSION = 1
 _CRC = struct.Struct("<I")
 # incarnation, ordinal, position, experience: before the session's id, whose a content is
 _IDENTITY = struct.Struct("<QQQQ")
-# version, kind, timesteps, input size, output size, writer id, fingerprint length
+# version, kind, timesteps, bytes of inputs and of outputs a timestep, writer id, fingerprint length
 _RECORD = struct.Struct("<BBIIIQB")
 # version, fingerprint length, number of floats
 _SNAPSHOT = struct.Struct("<BBQ")
@@ -38,8 +38,8 @@ class Operation:
     position: int  # after it
     experience: int  # after it
     reset: str  # "", "experience" or "all": what came first
-    inputs: Float32  # [T, I]
-    outputs: Float32  # [T, O]
+    inputs: Array  # [T, bytes]
+    outputs: Array  # [T, bytes]
     fingerprint: str
     writer_id: int
 
@@ -49,7 +49,7 @@ class Operation:
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """Numbers that go in and come out at each timestep."""
+        """Bytes that go in and come out at each timestep."""
         return self.inputs.shape[1], self.outputs.shape[1]
 
 
@@ -68,16 +68,17 @@ def encode_record(
     experience: int,
     at: float,
     fingerprint: str,
-    inputs: Float32 | None,
-    outputs: Float32 | None,
+    inputs: Array | None,
+    outputs: Array | None,
     reset: str,
     writer_id: int,
 ) -> Record:
-    """The record of a chunk (inputs [T, I], outputs [T, O], perhaps after a reset), or of a reset alone (None)."""
+    """The record of a chunk (inputs and outputs [T, *shape], perhaps after a reset), or of a reset alone (None)."""
     if inputs is None or outputs is None:
         kind, timesteps, input_size, output_size, arrays = 3 if reset == "all" else 2, 0, 0, 0, b""
     else:
-        (timesteps, input_size), output_size = inputs.shape, outputs.shape[1]
+        timesteps = len(inputs)
+        input_size, output_size = inputs.nbytes // timesteps, outputs.nbytes // timesteps
         kind, arrays = 1 if reset else 0, inputs.tobytes() + outputs.tobytes()
     mark = fingerprint.encode()
     header = _RECORD.pack(RECORD_VERSION, kind, timesteps, input_size, output_size, writer_id, len(mark))
@@ -95,7 +96,7 @@ def decode_record(record: Record) -> Operation:
         _, kind, timesteps, input_size, output_size, writer_id, mark_length = _RECORD.unpack_from(payload)
         start = _RECORD.size + mark_length
         fingerprint = bytes(payload[_RECORD.size : start]).decode()
-        values = np.frombuffer(payload, "<f4", offset=start)
+        values = np.frombuffer(payload, np.uint8, offset=start)
         inputs, outputs = values[: timesteps * input_size], values[timesteps * input_size :]
         return Operation(
             ordinal=record.ordinal,

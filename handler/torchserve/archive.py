@@ -12,7 +12,7 @@ import yaml
 
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.torchserve import dnc_serve_entry
-from dnc_serve.handler.torchserve.artifact import ARTIFACT_FILES, MODULE_FILE
+from dnc_serve.handler.torchserve.artifact import ARTIFACT_FILES, MODULE_FILE, PROGRAM_FILE
 
 MODEL_NAME = "dnc"
 MODEL_VERSION = "1.0"
@@ -35,7 +35,7 @@ def write_archive(artifact: Path, target: Path, config: ServeConfig) -> None:
         "model": {
             "modelName": MODEL_NAME,
             "modelVersion": MODEL_VERSION,
-            "serializedFile": MODULE_FILE,
+            "serializedFile": MODULE_FILE if (artifact / MODULE_FILE).is_file() else PROGRAM_FILE,
             "handler": entry.name,
             "configFile": SETTINGS_FILE,
         },

@@ -17,20 +17,22 @@ from pathlib import Path
 
 from dnc_serve.handler.torchserve.environment import child_environment
 
-# As `dnc_serve.model.export` and `.weights` call them; not imported, because torch takes seconds and `dnc serve` itself
-# never steps a model.
+# As `dnc_serve.model.artifact`, `.program` and `.weights` call them; not imported, because torch takes seconds and
+# `dnc serve` itself never steps a model.
 MODULE_FILE = "model.pt"
+PROGRAM_FILE = "program.pt2"
+INITIAL_FILE = "initial.safetensors"
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "config.json"
-ARTIFACT_FILES = (MODULE_FILE, MANIFEST_FILE, WEIGHTS_FILE, CONFIG_FILE)
+ARTIFACT_FILES = (MODULE_FILE, PROGRAM_FILE, INITIAL_FILE, MANIFEST_FILE, WEIGHTS_FILE, CONFIG_FILE)
 
 _EXPORT = """
 import sys
 from dnc_serve.model.export import export
 from dnc_serve.model.weights import load_model
 try:
-    export(load_model(sys.argv[1]), sys.argv[2], int(sys.argv[3]) if sys.argv[3] else None)
+    export(load_model(sys.argv[1]), sys.argv[2], nr_cells=int(sys.argv[3]) if sys.argv[3] else None)
 except (ValueError, OSError) as exc:
     sys.exit(str(exc))
 """
@@ -117,7 +119,7 @@ def _unpack(archive: Path, folder: Path) -> Path:
     try:
         with zipfile.ZipFile(archive) as opened:
             names = set(opened.namelist())
-            if not {MODULE_FILE, MANIFEST_FILE, WEIGHTS_FILE} <= names:
+            if MANIFEST_FILE not in names or not names & {MODULE_FILE, PROGRAM_FILE}:
                 raise ModelError(f"{archive} holds no artifact; expected a .mar that `dnc archive` made")
             contents = {name: opened.read(name) for name in names.intersection(ARTIFACT_FILES)}
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as exc:

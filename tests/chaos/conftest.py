@@ -7,8 +7,9 @@ import torch
 
 from dnc_serve.handler.engine.model_runner import ModelRunner
 from dnc_serve.handler.engine.runner_choice import choose_runner
+from dnc_serve.model.artifact import Artifact, load_artifact
 from dnc_serve.model.dnc import DNC
-from dnc_serve.model.export import Artifact, export, load_artifact
+from dnc_serve.model.export import export
 from tests.chaos.truth import INPUT_SIZE, OUTPUT_SIZE
 
 
@@ -29,4 +30,4 @@ def artifact(artifact_folder: Path) -> Artifact:
 @pytest.fixture(scope="session")
 def runner(artifact: Artifact, artifact_folder: Path) -> ModelRunner:
     """What a server of this model chooses."""
-    return choose_runner(artifact, artifact_folder, "cpu", "auto", [])
+    return choose_runner(artifact, "cpu", "auto", [])

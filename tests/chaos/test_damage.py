@@ -16,7 +16,7 @@ from dnc_serve.handler.engine.model_runner import ModelRunner
 from dnc_serve.handler.engine.requests import Inspect, Reset
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.store.contract import StoreRefused
-from dnc_serve.model.export import Artifact
+from dnc_serve.model.artifact import Artifact
 from tests.chaos.truth import Truth, random_inputs
 from tests.folders import memory_folder
 from tests.handler.harness import running_engine

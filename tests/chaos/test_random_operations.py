@@ -25,7 +25,7 @@ from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.engine.model_runner import ModelRunner
 from dnc_serve.handler.engine.requests import Delete
 from dnc_serve.handler.errors import ServeError
-from dnc_serve.model.export import Artifact
+from dnc_serve.model.artifact import Artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.chaos.model import ModelSession
 from tests.chaos.truth import random_inputs

@@ -12,8 +12,9 @@ import torch
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.engine.session import Session, Tier
 from dnc_serve.handler.engine.tile_runner import TileRunner
+from dnc_serve.model.artifact import Artifact, load_artifact
 from dnc_serve.model.dnc import DNC
-from dnc_serve.model.export import Artifact, export, load_artifact
+from dnc_serve.model.export import export
 from tests.chaos.truth import INPUT_SIZE, OUTPUT_SIZE, Truth, random_inputs
 from tests.handler.harness import EngineHarness, running_engine
 

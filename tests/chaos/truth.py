@@ -21,7 +21,7 @@ class Truth:
 
     def __init__(self, runner: ModelRunner, sessions: int = 1) -> None:
         self._runner = runner
-        self._rows = StateRows(sessions, runner.layout.size, runner.device)
+        self._rows = StateRows(sessions, runner.layout, runner.device)
 
     @property
     def states(self) -> Float32:
@@ -30,7 +30,7 @@ class Truth:
     def step(self, inputs: Float32) -> Float32:
         """Outputs [T, B, O] for inputs [T, B, I]."""
         timesteps, sessions, _ = inputs.shape
-        outputs = np.empty((timesteps, sessions, self._runner.output_size), np.float32)
+        outputs = np.empty((timesteps, sessions, self._runner.outputs.size), np.float32)
         for first in range(0, sessions, self._runner.max_rows):
             own = range(first, min(first + self._runner.max_rows, sessions))
             chunks = [np.ascontiguousarray(inputs[:, row]) for row in own]
@@ -40,7 +40,7 @@ class Truth:
 
     def reset(self, session: int = 0, scope: str = "experience") -> None:
         """What the two kinds of reset do."""
-        self._rows.zero(session, 0 if scope == "all" else self._runner.layout.experience_offset)
+        self._rows.reset(session, scope)
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from dnc_serve.client import AsyncClient, Client
 from dnc_serve.handler.engine.model_runner import ModelRunner
 from dnc_serve.handler.engine.runner_choice import choose_runner
 from dnc_serve.handler.engine.state_rows import StateRows
-from dnc_serve.model.export import load_artifact
+from dnc_serve.model.artifact import load_artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.deploy.proxies import CONFIGS, proxy, until_served
 from tests.end_to_end.conftest import INPUT_SIZE
@@ -150,7 +150,7 @@ class Stream:
 
 def uninterrupted(runner: ModelRunner, stream: Stream) -> np.ndarray:
     inputs = np.concatenate([stream.inputs(chunk) for chunk in range(len(stream.outputs))])
-    outputs, _ = runner.step(StateRows(1, runner.layout.size, runner.device), [0], [0], [inputs])
+    outputs, _ = runner.step(StateRows(1, runner.layout, runner.device), [0], [0], [inputs])
     return outputs[0]
 
 
@@ -223,7 +223,7 @@ def test_lost_doubled_and_differing_timesteps_are_none(
     finally:
         for server in servers:
             server.kill()
-    runner = choose_runner(load_artifact(small_artifact), small_artifact, "cpu", "auto", [])
+    runner = choose_runner(load_artifact(small_artifact), "cpu", "auto", [])
     differing = lost = doubled = 0
     for stream, position in zip(streams, positions, strict=True):
         truth, got = uninterrupted(runner, stream), np.concatenate(stream.outputs)

@@ -10,8 +10,9 @@ from filelock import FileLock
 from dnc_serve.handler.engine.model_runner import ModelRunner
 from dnc_serve.handler.engine.runner_choice import choose_runner
 from dnc_serve.handler.engine.tile_runner import TileRunner
+from dnc_serve.model.artifact import Artifact, load_artifact
 from dnc_serve.model.dnc import DNC
-from dnc_serve.model.export import Artifact, export, load_artifact
+from dnc_serve.model.export import export
 from dnc_serve.model.kernel import compile_code, request
 from tests.handler.harness import INPUT_SIZE, OUTPUT_SIZE
 
@@ -52,4 +53,4 @@ def kernel_cache(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def row_runner(artifact: Artifact, artifact_folder: Path, kernel_cache: Path) -> ModelRunner:
-    return choose_runner(artifact, artifact_folder, "cpu", "kernel", [kernel_cache])
+    return choose_runner(artifact, "cpu", "kernel", [kernel_cache])

@@ -11,6 +11,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from dnc_serve.client.arrays import DTYPES
 from dnc_serve.handler.api.arrays import encode_array
 from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.config import ServeConfig
@@ -66,18 +67,20 @@ def chunk(session_id: str, inputs: Float32, **options: Any) -> pb.Chunk:
 
 
 def outputs_of(result: pb.ChunkResult) -> Float32:
-    return np.frombuffer(result.outputs.data, "<f4").reshape(tuple(result.outputs.shape))
+    outputs = result.outputs
+    return np.frombuffer(outputs.data, DTYPES[outputs.dtype]).reshape(tuple(outputs.shape))
 
 
 def whole(parts: Iterable[pb.DumpPart]) -> dict[str, Float32]:
     """Arrays from their parts."""
     data: dict[str, bytearray] = {}
     shapes: dict[str, tuple[int, ...]] = {}
+    dtypes: dict[str, np.dtype] = {}
     for part in parts:
         assert part.offset == len(data.setdefault(part.name, bytearray()))
         data[part.name] += part.data
-        shapes[part.name] = tuple(part.shape)
-    return {name: np.frombuffer(bytes(data[name]), "<f4").reshape(shapes[name]) for name in data}
+        shapes[part.name], dtypes[part.name] = tuple(part.shape), DTYPES[part.data_type]
+    return {name: np.frombuffer(bytes(data[name]), dtypes[name]).reshape(shapes[name]) for name in data}
 
 
 @contextmanager

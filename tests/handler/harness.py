@@ -21,7 +21,7 @@ from dnc_serve.handler.metrics import Metrics
 from dnc_serve.handler.store import make_store
 from dnc_serve.handler.store.contract import Head, Lease, Store
 from dnc_serve.handler.store.sqlite import SQLiteStore
-from dnc_serve.model.export import Artifact
+from dnc_serve.model.artifact import Artifact
 from tests.waiting import PATIENCE_S
 
 INPUT_SIZE, OUTPUT_SIZE = 5, 4

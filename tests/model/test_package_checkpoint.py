@@ -41,7 +41,7 @@ def test_a_checkpoint_can_be_served_to_those_who_call_it_a_timestep_at_a_time(dn
     with torch.no_grad():
         for x in torch.randn(6, 2, 5):
             expected, hidden = theirs(x.unsqueeze(1), hidden)
-            outputs, packed = artifact.module(x.unsqueeze(0), packed)
+            outputs, packed = artifact.tick(x.unsqueeze(0), packed)
             torch.testing.assert_close(outputs[0], expected[:, 0], rtol=0, atol=1e-6)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from dnc_serve.client.cli import export as export_command
 from dnc_serve.client.cli import train as train_command
-from dnc_serve.model.export import load_artifact
+from dnc_serve.model.artifact import load_artifact
 from dnc_serve.model.runs import Plan, read_metrics
 from dnc_serve.model.tasks import TASKS
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dnc_serve.client.arrays import Float32
+from dnc_serve.client.arrays import Array
 from dnc_serve.client.cli.demos.layout import bits, table, weightings
 from dnc_serve.client.cli.demos.server import SESSION, in_another_process, serving, visit
 from dnc_serve.client.client import Client
@@ -60,12 +60,12 @@ def code_of(address: str) -> str:
     """What steps the server's sessions, and why, if it is not the row kernel."""
     with Client(address) as client:
         model = client.model()
-        names = {"row-kernel": "the row kernel", "torchscript": "TorchScript"}
+        names = {"row-kernel": "the row kernel", "torchscript": "TorchScript", "program": "its program"}
         reason = f" ({model.artifact_note})" if model.artifact_note else ""
         return names.get(model.artifact, model.artifact) + reason
 
 
-def time_calls(address: str) -> Float32:
+def time_calls(address: str) -> Array:
     """Seconds of single calls of one timestep, on a session of their own that is deleted afterwards."""
     with Client(address) as client, client.session() as session:
         inputs = np.zeros((1, client.model().input_size), np.float32)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
-from dnc_serve.client.arrays import Float32
+from dnc_serve.client.arrays import Array
 from dnc_serve.client.cli.demos import DemoFailed
 from dnc_serve.client.cli.demos.layout import save_picture, table
 from dnc_serve.client.cli.demos.server import Visit, by_slot, in_another_process, serving, steps
@@ -84,7 +84,7 @@ class Answers:
 
     pid: int
     visits: list[Visit]  # one for each question
-    written: Float32 | None  # [facts, N], where each fact was written; None if the journal no longer reaches back
+    written: Array | None  # [facts, N], where each fact was written; None if the journal no longer reaches back
 
 
 def configure(group: argparse._ArgumentGroup) -> None:
@@ -227,7 +227,7 @@ def write_map(station_map: "StationMap", path: Path) -> None:
 # The session that is told it once, and only ever asked through forks; each of the two runs in a process of its own.
 
 
-def tell(server: Connection, session_id: str, facts: Float32) -> int:
+def tell(server: Connection, session_id: str, facts: Array) -> int:
     """Tells what the session hasn't been told yet: all, nothing, or the rest after an interruption. Returns the pid.
 
     Raises DemoFailed for a session that something else was done with, and for another model.
@@ -246,7 +246,7 @@ def tell(server: Connection, session_id: str, facts: Float32) -> int:
     return os.getpid()
 
 
-def ask(server: Connection, session_id: str, facts: int, questions: Sequence[Float32]) -> Answers:
+def ask(server: Connection, session_id: str, facts: int, questions: Sequence[Array]) -> Answers:
     """Asks each question of a fork of the session, which is deleted afterwards. Raises DemoFailed."""
     visits = []
     with Client(**server) as client, client.session(session_id, create=False) as session:
@@ -266,7 +266,7 @@ def _check(session: Session, positions: range) -> None:
         )
 
 
-def _where_written(session: Session, facts: int) -> Float32 | None:
+def _where_written(session: Session, facts: int) -> Array | None:
     """The write weighting after each fact, looked up at that earlier position."""
     info = session.info()
     if info.earliest_position > 1:

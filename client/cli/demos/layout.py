@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dnc_serve.client.arrays import Float32
+from dnc_serve.client.arrays import Array
 from dnc_serve.client.cli.files import replacing
 from dnc_serve.client.plotting import MAP_OF_SHARES, side_by_side, terminal_picture, used_slots
 
@@ -26,7 +26,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     )
 
 
-def weightings(written: Float32, read: Float32) -> str:
+def weightings(written: Array, read: Array) -> str:
     """Weightings [T, N] beside each other, in the slots that any of the two used."""
     slots = used_slots(written, read)
     return side_by_side(
@@ -36,7 +36,7 @@ def weightings(written: Float32, read: Float32) -> str:
 
 
 def save_picture(
-    path: Path, title: str, written: Float32, facts: Sequence[str], read: Float32, questions: Sequence[str]
+    path: Path, title: str, written: Array, facts: Sequence[str], read: Array, questions: Sequence[str]
 ) -> None:
     """Draws where each fact was written [facts, N], and beside it, slot by slot, what each question read
     [questions, N], as a .png or .svg. Raises ImportError with a hint without matplotlib, ValueError for other names.

@@ -15,7 +15,7 @@ from typing import ParamSpec, TypeVar
 
 import numpy as np
 
-from dnc_serve.client.arrays import Float32
+from dnc_serve.client.arrays import Array
 from dnc_serve.client.cli.child_server import child_server
 from dnc_serve.client.client import Client, Session
 
@@ -66,19 +66,19 @@ class Visit:
     """What one process did with the session."""
 
     pid: int
-    outputs: Float32  # [T, O]
-    written: Float32  # [T, N], what each timestep wrote of itself into each slot
-    read: Float32  # [T, N], how much it read of each slot
+    outputs: Array  # [T, O]
+    written: Array  # [T, N], what each timestep wrote of itself into each slot
+    read: Array  # [T, N], how much it read of each slot
     position: int
 
 
-def visit(address: str, inputs: Float32) -> Visit:
+def visit(address: str, inputs: Array) -> Visit:
     """Opens the session, steps it one timestep at a time, and leaves."""
     with Client(address) as client, client.session(SESSION) as session:
         return steps(session, inputs)
 
 
-def steps(session: Session, inputs: Float32) -> Visit:
+def steps(session: Session, inputs: Array) -> Visit:
     """Steps a session one timestep at a time."""
     outputs, written, read = [], [], []
     for timestep in inputs:
@@ -90,9 +90,9 @@ def steps(session: Session, inputs: Float32) -> Visit:
     return Visit(os.getpid(), np.concatenate(outputs), np.stack(written), np.stack(read), session.position)
 
 
-def by_slot(weights: Float32, slots: int) -> Float32:
+def by_slot(weights: Array, slots: int) -> Array:
     """One timestep's weightings as one [N]: of several heads or layers, the largest share that a slot got."""
-    largest: Float32 = weights.reshape(-1, slots).max(0)
+    largest: Array = weights.reshape(-1, slots).max(0)
     return largest
 
 

@@ -21,6 +21,8 @@ class DataType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DATA_TYPE_UINT8: _ClassVar[DataType]
     DATA_TYPE_INT32: _ClassVar[DataType]
     DATA_TYPE_INT64: _ClassVar[DataType]
+    DATA_TYPE_INT16: _ClassVar[DataType]
+    DATA_TYPE_BOOL: _ClassVar[DataType]
 
 class Tier(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -42,6 +44,8 @@ DATA_TYPE_INT8: DataType
 DATA_TYPE_UINT8: DataType
 DATA_TYPE_INT32: DataType
 DATA_TYPE_INT64: DataType
+DATA_TYPE_INT16: DataType
+DATA_TYPE_BOOL: DataType
 TIER_UNSPECIFIED: Tier
 TIER_SLOT: Tier
 TIER_HOST: Tier
@@ -294,7 +298,7 @@ class Dump(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., names: _Optional[_Iterable[str]] = ..., position: _Optional[int] = ..., request_id: _Optional[int] = ..., max_cells: _Optional[int] = ...) -> None: ...
 
 class DumpPart(_message.Message):
-    __slots__ = ("session_id", "position", "experience", "name", "shape", "offset", "data", "last", "request_id", "full_shape")
+    __slots__ = ("session_id", "position", "experience", "name", "shape", "offset", "data", "last", "request_id", "full_shape", "data_type")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     EXPERIENCE_FIELD_NUMBER: _ClassVar[int]
@@ -305,6 +309,7 @@ class DumpPart(_message.Message):
     LAST_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     FULL_SHAPE_FIELD_NUMBER: _ClassVar[int]
+    DATA_TYPE_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     position: int
     experience: int
@@ -315,7 +320,8 @@ class DumpPart(_message.Message):
     last: bool
     request_id: int
     full_shape: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., experience: _Optional[int] = ..., name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., last: bool = ..., request_id: _Optional[int] = ..., full_shape: _Optional[_Iterable[int]] = ...) -> None: ...
+    data_type: DataType
+    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., experience: _Optional[int] = ..., name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., last: bool = ..., request_id: _Optional[int] = ..., full_shape: _Optional[_Iterable[int]] = ..., data_type: _Optional[_Union[DataType, str]] = ...) -> None: ...
 
 class DumpMemoryRequest(_message.Message):
     __slots__ = ("dump",)
@@ -468,11 +474,31 @@ class GetModelRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
-class GetModelResponse(_message.Message):
-    __slots__ = ("name", "input_size", "output_size", "config_json", "model_digest", "artifact", "fingerprint", "device", "state_bytes", "server_epoch", "server_version", "durability", "max_chunk_timesteps", "max_in_flight_chunks", "tile_rows", "artifact_note")
+class TensorSpec(_message.Message):
+    __slots__ = ("shape", "data_type")
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    DATA_TYPE_FIELD_NUMBER: _ClassVar[int]
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    data_type: DataType
+    def __init__(self, shape: _Optional[_Iterable[int]] = ..., data_type: _Optional[_Union[DataType, str]] = ...) -> None: ...
+
+class StateField(_message.Message):
+    __slots__ = ("name", "shape", "dtype", "parts", "experience")
     NAME_FIELD_NUMBER: _ClassVar[int]
-    INPUT_SIZE_FIELD_NUMBER: _ClassVar[int]
-    OUTPUT_SIZE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    EXPERIENCE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    dtype: str
+    parts: int
+    experience: bool
+    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., parts: _Optional[int] = ..., experience: bool = ...) -> None: ...
+
+class GetModelResponse(_message.Message):
+    __slots__ = ("name", "config_json", "model_digest", "artifact", "fingerprint", "device", "state_bytes", "server_epoch", "server_version", "durability", "max_chunk_timesteps", "max_in_flight_chunks", "tile_rows", "artifact_note", "inputs", "outputs", "state", "derived", "debug_bytes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
     CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
     MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
     ARTIFACT_FIELD_NUMBER: _ClassVar[int]
@@ -486,9 +512,12 @@ class GetModelResponse(_message.Message):
     MAX_IN_FLIGHT_CHUNKS_FIELD_NUMBER: _ClassVar[int]
     TILE_ROWS_FIELD_NUMBER: _ClassVar[int]
     ARTIFACT_NOTE_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    DERIVED_FIELD_NUMBER: _ClassVar[int]
+    DEBUG_BYTES_FIELD_NUMBER: _ClassVar[int]
     name: str
-    input_size: int
-    output_size: int
     config_json: str
     model_digest: str
     artifact: str
@@ -502,7 +531,12 @@ class GetModelResponse(_message.Message):
     max_in_flight_chunks: int
     tile_rows: _containers.RepeatedScalarFieldContainer[int]
     artifact_note: str
-    def __init__(self, name: _Optional[str] = ..., input_size: _Optional[int] = ..., output_size: _Optional[int] = ..., config_json: _Optional[str] = ..., model_digest: _Optional[str] = ..., artifact: _Optional[str] = ..., fingerprint: _Optional[str] = ..., device: _Optional[str] = ..., state_bytes: _Optional[int] = ..., server_epoch: _Optional[str] = ..., server_version: _Optional[str] = ..., durability: _Optional[str] = ..., max_chunk_timesteps: _Optional[int] = ..., max_in_flight_chunks: _Optional[int] = ..., tile_rows: _Optional[_Iterable[int]] = ..., artifact_note: _Optional[str] = ...) -> None: ...
+    inputs: TensorSpec
+    outputs: TensorSpec
+    state: _containers.RepeatedCompositeFieldContainer[StateField]
+    derived: _containers.RepeatedScalarFieldContainer[str]
+    debug_bytes: int
+    def __init__(self, name: _Optional[str] = ..., config_json: _Optional[str] = ..., model_digest: _Optional[str] = ..., artifact: _Optional[str] = ..., fingerprint: _Optional[str] = ..., device: _Optional[str] = ..., state_bytes: _Optional[int] = ..., server_epoch: _Optional[str] = ..., server_version: _Optional[str] = ..., durability: _Optional[str] = ..., max_chunk_timesteps: _Optional[int] = ..., max_in_flight_chunks: _Optional[int] = ..., tile_rows: _Optional[_Iterable[int]] = ..., artifact_note: _Optional[str] = ..., inputs: _Optional[_Union[TensorSpec, _Mapping]] = ..., outputs: _Optional[_Union[TensorSpec, _Mapping]] = ..., state: _Optional[_Iterable[_Union[StateField, _Mapping]]] = ..., derived: _Optional[_Iterable[str]] = ..., debug_bytes: _Optional[int] = ...) -> None: ...
 
 class Call(_message.Message):
     __slots__ = ("create_session", "get_session", "list_sessions", "delete_session", "step", "reset_session", "fork_session", "dump_memory", "export_session", "import_session", "get_model", "token")

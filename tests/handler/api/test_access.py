@@ -220,14 +220,16 @@ def test_tls_and_a_renewed_certificate(artifact_folder: Path, tmp_path: Path) ->
     authority = Authority(tmp_path)
     with open_door(artifact_folder, tmp_path / "state", **authority.settings()) as door:
         trusting = grpc.ssl_channel_credentials(authority.ca_path.read_bytes())
-        assert model_over(door.addresses.grpc, trusting).input_size
+        assert model_over(door.addresses.grpc, trusting).HasField("inputs")
         with pytest.raises(grpc.RpcError) as caught:
             door.stub.GetModel(pb.GetModelRequest(), timeout=TIMEOUT)  # without TLS
         assert caught.value.code() is StatusCode.UNAVAILABLE
         renewed = Authority(tmp_path)  # another authority altogether
         with pytest.raises(grpc.RpcError):
             model_over(door.addresses.grpc, trusting)
-        assert model_over(door.addresses.grpc, grpc.ssl_channel_credentials(renewed.ca_path.read_bytes())).input_size
+        assert model_over(door.addresses.grpc, grpc.ssl_channel_credentials(renewed.ca_path.read_bytes())).HasField(
+            "inputs"
+        )
 
 
 def test_mutual_tls(artifact_folder: Path, tmp_path: Path) -> None:
@@ -238,7 +240,7 @@ def test_mutual_tls(artifact_folder: Path, tmp_path: Path) -> None:
         root = authority.ca_path.read_bytes()
         chain = b"".join(pem.bytes() for pem in client.cert_chain_pems)
         known = grpc.ssl_channel_credentials(root, client.private_key_pem.bytes(), chain)
-        assert model_over(door.addresses.grpc, known).input_size
+        assert model_over(door.addresses.grpc, known).HasField("inputs")
         with pytest.raises(grpc.RpcError) as caught:
             model_over(door.addresses.grpc, grpc.ssl_channel_credentials(root))
         assert caught.value.code() is StatusCode.UNAVAILABLE

@@ -3,20 +3,22 @@ import pytest
 
 from dnc_serve.handler.api.blob import MAX_HEADER_BYTES, SessionBlob, check_size, decode_blob
 from dnc_serve.handler.errors import ServeError
+from dnc_serve.model.rows import Field, RowLayout
 
 SIZE = 40
+LAYOUT = RowLayout([Field((SIZE,), name="state")])
 STATE = np.linspace(-2, 2, SIZE, dtype=np.float32)
 BLOB = SessionBlob("s", "d" * 64, 30, 2, "abc", STATE)
 
 
 def refused(blob: bytes) -> ServeError:
     with pytest.raises(ServeError) as caught:
-        decode_blob(blob, "d" * 64, SIZE)
+        decode_blob(blob, "d" * 64, LAYOUT)
     return caught.value
 
 
 def test_a_blob_comes_back() -> None:
-    read = decode_blob(BLOB.encode(), "d" * 64, SIZE)
+    read = decode_blob(BLOB.encode(), "d" * 64, LAYOUT)
     assert np.array_equal(read.state, STATE)
     assert (read.session_id, read.position, read.experience, read.fingerprint) == ("s", 30, 2, "abc")
 
@@ -37,7 +39,7 @@ def test_every_cut_is_refused() -> None:
 
 def test_another_model_is_refused_with_both_digests() -> None:
     with pytest.raises(ServeError) as caught:
-        decode_blob(BLOB.encode(), "e" * 64, SIZE)
+        decode_blob(BLOB.encode(), "e" * 64, LAYOUT)
     assert caught.value.reason == "MODEL_MISMATCH"
     assert caught.value.metadata == {"session_digest": "d" * 64, "model_digest": "e" * 64}
 

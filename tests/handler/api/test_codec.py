@@ -3,13 +3,15 @@ import pytest
 
 from dnc_serve.handler.api.arrays import decode_inputs, encode_array
 from dnc_serve.handler.errors import ServeError
+from dnc_serve.model import TensorSpec
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 WIDTH = 3
+SPEC = TensorSpec((WIDTH,))
 
 
-def decode(array: pb.Array) -> np.ndarray:
-    return decode_inputs(array, WIDTH, max_timesteps=10)
+def decode(array: pb.Array, spec: TensorSpec = SPEC) -> np.ndarray:
+    return decode_inputs(array, spec, max_timesteps=10)
 
 
 def test_an_array_comes_back_as_it_went() -> None:
@@ -73,3 +75,23 @@ def test_a_float64_beyond_float32_is_not_finite() -> None:
 def test_large_finite_values_pass_though_their_sum_overflows() -> None:
     values = np.full((4, WIDTH), 3e38, np.float32)
     assert np.array_equal(decode(encode_array(values)), values)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8", "uint8", "int16", "int32", "int64", "bool"])
+def test_inputs_become_what_the_model_takes(dtype: str) -> None:
+    spec = TensorSpec((2, 2), dtype)
+    values = np.array([[[0, 1], [1, 0]]])
+    for given in (values, values.astype(spec.numpy), values.astype(np.float32)):
+        decoded = decode(encode_array(given), spec)
+        assert decoded.dtype == spec.numpy
+        assert np.array_equal(decoded, values)
+    assert decode(encode_array(values[..., 0, 0]), TensorSpec((), dtype)).shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"), [("uint8", -1), ("uint8", 256), ("int32", 0.5), ("bool", 2), ("int8", 1e6)]
+)
+def test_a_number_that_the_model_does_not_take_is_named(dtype: str, value: float) -> None:
+    with pytest.raises(ServeError, match=f"input {value}.* expected numbers of {dtype}") as caught:
+        decode(encode_array(np.array([[0.0, value, 1.0]], np.float32)), TensorSpec((3,), dtype))
+    assert caught.value.reason == "BAD_DTYPE"

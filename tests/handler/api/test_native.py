@@ -60,7 +60,7 @@ def test_each_row_is_answered_in_the_language_and_with_the_status_that_is_its_ow
     headers = [{"Content-Type": JSON}, {}, {"Content-Type": JSON}, {}, {"Content-Type": JSON}, {}]
     answers, asked = ask(door, rows, *headers)
     assert [asked.get_response_status(i)[0] for i in range(6)] == [200, 200, 400, 400, 404, 200]
-    assert json.loads(answers[0])["get_model"]["input_size"] == INPUT_SIZE
+    assert json.loads(answers[0])["get_model"]["inputs"]["shape"] == [INPUT_SIZE]
     assert pb.CallResult.FromString(answers[1]).step.result.position >= 2
     assert json.loads(answers[2])["status"]["details"][0]["reason"] == "BAD_REQUEST"
     assert pb.CallResult.FromString(answers[3]).status.code == 3
@@ -72,7 +72,7 @@ def test_each_row_is_answered_in_the_language_and_with_the_status_that_is_its_ow
 def test_protobuf_over_http(door: Door) -> None:
     call = pb.Call(get_model=pb.GetModelRequest()).SerializeToString()
     answers, _ = ask(door, [{"body": call}], {"Content-Type": "application/x-protobuf"})
-    assert pb.CallResult.FromString(answers[0]).get_model.input_size == INPUT_SIZE
+    assert pb.CallResult.FromString(answers[0]).get_model.inputs.shape == [INPUT_SIZE]
 
 
 @pytest.mark.parametrize("row", [{}, {"a": b"{}", "b": b"{}"}])

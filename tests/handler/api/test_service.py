@@ -32,7 +32,7 @@ def session_id(door: Door, request: pytest.FixtureRequest) -> str:
 
 def test_the_model_says_what_it_is(door: Door) -> None:
     model = door.stub.GetModel(pb.GetModelRequest(), timeout=TIMEOUT)
-    assert (model.input_size, model.output_size) == (INPUT_SIZE, OUTPUT_SIZE)
+    assert (model.inputs.shape, model.outputs.shape) == ([INPUT_SIZE], [OUTPUT_SIZE])
     assert len(model.model_digest) == 64
     assert (model.artifact, model.artifact_note) == ("row-kernel", "")
     assert model.durability == "async"

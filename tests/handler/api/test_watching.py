@@ -17,8 +17,9 @@ import torch
 from dnc_serve.handler.api import watch as watching
 from dnc_serve.handler.api.watch import MAX_FRAME_CELLS
 from dnc_serve.handler.arrays import Float32
+from dnc_serve.model.artifact import load_artifact
 from dnc_serve.model.dnc import DNC
-from dnc_serve.model.export import export, load_artifact
+from dnc_serve.model.export import export
 from dnc_serve.model.state import DNCState
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.handler.api.test_looks import strongest
@@ -67,11 +68,11 @@ def test_the_interface_is_that_of_the_last_timestep(door: Door, artifact_folder:
     frame = next(watch(door, "interface", names=["interface", "usage_vector"]))
 
     artifact = load_artifact(artifact_folder)
-    _, packed = artifact.module(torch.from_numpy(inputs)[:, None], torch.zeros(1, artifact.layout.size))
-    expected = artifact.module.interface(packed)
+    _, packed = artifact.tick(torch.from_numpy(inputs)[:, None], torch.zeros(1, artifact.layout.size))
+    expected = artifact.derive("interface", packed[0].numpy())
     assert set(frame.arrays) == {*expected, "usage_vector"}
     for name, tensor in expected.items():
-        np.testing.assert_allclose(values(frame, name), tensor[:, 0].numpy(), atol=1e-5)
+        np.testing.assert_allclose(values(frame, name), tensor, atol=1e-5)
     assert values(frame, "read_modes").shape == (2, 2, 3)
     np.testing.assert_allclose(values(frame, "read_modes").sum(-1), 1, atol=1e-5)
 

@@ -13,7 +13,7 @@ from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.engine.requests import Delete
 from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError
-from dnc_serve.model.export import Artifact
+from dnc_serve.model.artifact import Artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.handler.harness import EngineHarness, adopting_engine, running_engine
 

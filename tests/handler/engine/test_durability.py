@@ -243,7 +243,7 @@ def test_a_replay_on_another_processor_must_come_as_close_as_rounding_does(
             "SELECT rowid, ordinal, position, at, body FROM records ORDER BY rowid DESC LIMIT 1"
         ).fetchall()
         was = decode_record(Record("s", incarnation, ordinal, position, 0, at, body))
-        outputs = was.outputs + np.float32(difference)
+        outputs = was.outputs.view("<f4") + np.float32(difference)
         forged = encode_record(
             "s", incarnation, ordinal, position, 0, at, was.fingerprint, was.inputs, outputs, was.reset, was.writer_id
         )

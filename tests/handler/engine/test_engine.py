@@ -20,7 +20,7 @@ from dnc_serve.handler.engine.session import Tier
 from dnc_serve.handler.engine.state_rows import StateRows
 from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError
-from dnc_serve.model.export import Artifact
+from dnc_serve.model.artifact import Artifact
 from tests.handler.harness import random_inputs, running_engine
 from tests.waiting import PATIENCE_S
 
@@ -36,7 +36,7 @@ class Alone:
 
     def __init__(self, runner: ModelRunner) -> None:
         self._runner = runner
-        self._rows = StateRows(1, runner.layout.size, runner.device)
+        self._rows = StateRows(1, runner.layout, runner.device)
 
     @property
     def state(self) -> Tensor:
@@ -48,7 +48,7 @@ class Alone:
         return outputs[0]
 
     def reset(self, scope: str) -> None:
-        self._rows.zero(0, 0 if scope == "all" else self._runner.layout.experience_offset)
+        self._rows.reset(0, scope)
 
 
 @pytest.mark.parametrize("long_s", [0.0, math.inf], ids=["in a thread", "in the loop"])

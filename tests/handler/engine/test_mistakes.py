@@ -15,7 +15,7 @@ from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.store.contract import End
 from dnc_serve.handler.store.history import Recovered
-from dnc_serve.model.export import Artifact
+from dnc_serve.model.artifact import Artifact
 from tests.handler.harness import EngineHarness, random_inputs, running_engine
 from tests.waiting import PATIENCE_S
 

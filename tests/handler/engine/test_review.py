@@ -19,7 +19,7 @@ from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.store.contract import Record
 from dnc_serve.handler.store.history import recover
 from dnc_serve.handler.store.records import decode_record, encode_record
-from dnc_serve.model.export import Artifact
+from dnc_serve.model.artifact import Artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.handler.harness import EngineHarness, adopting_engine, random_inputs, running_engine
 from tests.waiting import PATIENCE_S, until

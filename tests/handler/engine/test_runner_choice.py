@@ -12,7 +12,7 @@ from dnc_serve.handler.engine.requests import Inspect
 from dnc_serve.handler.engine.runner_choice import choose_runner, prove
 from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError
-from dnc_serve.model.export import Artifact
+from dnc_serve.model.artifact import Artifact
 from dnc_serve.model.kernel import KernelError, RowKernel, TickCode, compiled, request, user_cache
 from dnc_serve.model.weights import WEIGHTS_FILE, read_weights
 
@@ -52,10 +52,10 @@ def no_user_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_the_kernel_serves_unless_torchscript_is_asked_for(
     artifact: Artifact, artifact_folder: Path, kernel_cache: Path, portable: TileRunner
 ) -> None:
-    runner = choose_runner(artifact, artifact_folder, "cpu", "auto", [kernel_cache])
+    runner = choose_runner(artifact, "cpu", "auto", [kernel_cache])
     assert (runner.kind, runner.note, runner.row_counts) == ("row-kernel", "", ())
     assert runner.fingerprint != portable.fingerprint
-    asked = choose_runner(artifact, artifact_folder, "cpu", "torchscript", [kernel_cache])
+    asked = choose_runner(artifact, "cpu", "torchscript", [kernel_cache])
     assert (asked.kind, asked.note) == ("torchscript", "the setting code says so")
     assert asked.fingerprint == portable.fingerprint
 
@@ -69,10 +69,10 @@ def test_what_is_not_compiled_is_compiled_once_with_a_word(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
     cache = tmp_path / "state" / "compiled"
-    first = choose_runner(artifact, artifact_folder, "cpu", "kernel", [cache])
+    first = choose_runner(artifact, "cpu", "kernel", [cache])
     assert "compiled for this model: some ten seconds, once" in caplog.text
     caplog.clear()
-    second = choose_runner(artifact, artifact_folder, "cpu", "kernel", [cache])
+    second = choose_runner(artifact, "cpu", "kernel", [cache])
     assert not caplog.records
     assert first.fingerprint == second.fingerprint
     assert [file.suffix for file in user_cache().iterdir()] == [".kernel"]
@@ -110,11 +110,11 @@ def test_a_kernel_that_computes_something_else_is_refused(
     with pytest.raises(KernelError, match=r"outputs differ from TorchScript's by 0.001.* after 1 ticks"):
         prove(kernel, artifact)
     monkeypatch.setattr("dnc_serve.handler.engine.runner_choice.load_kernel", lambda *_: kernel)
-    runner = choose_runner(artifact, artifact_folder, "cpu", "auto", [kernel_cache])
+    runner = choose_runner(artifact, "cpu", "auto", [kernel_cache])
     assert runner.kind == "torchscript"
     assert "differ from TorchScript's" in runner.note
     with pytest.raises(ServeError, match="can't be had: its outputs differ"):
-        choose_runner(artifact, artifact_folder, "cpu", "kernel", [kernel_cache])
+        choose_runner(artifact, "cpu", "kernel", [kernel_cache])
 
 
 def test_without_numba_torchscript_serves_and_says_why(
@@ -122,7 +122,7 @@ def test_without_numba_torchscript_serves_and_says_why(
 ) -> None:
     monkeypatch.setattr("dnc_serve.model.kernel.code._versions", lambda: ("", ""))
     with caplog.at_level(logging.WARNING):
-        runner = choose_runner(artifact, artifact_folder, "cpu", "auto", [])
+        runner = choose_runner(artifact, "cpu", "auto", [])
     assert runner.kind == "torchscript"
     assert runner.note == "numba is not installed; the extra `serve` brings it"
     assert runner.note in caplog.text
@@ -131,7 +131,7 @@ def test_without_numba_torchscript_serves_and_says_why(
 def test_a_folder_that_can_not_be_written_to_is_no_hindrance(
     artifact: Artifact, artifact_folder: Path, tmp_path: Path, no_user_cache: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    runner = choose_runner(artifact, artifact_folder, "cpu", "kernel", [tmp_path / "a file" / "compiled"])
+    runner = choose_runner(artifact, "cpu", "kernel", [tmp_path / "a file" / "compiled"])
     assert runner.kind == "row-kernel"
     assert "each start will compile" in caplog.text
 

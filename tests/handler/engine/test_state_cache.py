@@ -16,7 +16,7 @@ from dnc_serve.handler.engine.session import Session, Status, Tier
 from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.handler.errors import ServeError, StoreUnavailable
 from dnc_serve.handler.store.contract import End
-from dnc_serve.model.export import Artifact
+from dnc_serve.model.artifact import Artifact
 from tests.handler.harness import EngineHarness, random_inputs, running_engine
 
 SLOTS, HOST_ROWS = 2, 8

@@ -18,20 +18,20 @@ from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.engine import tile_runner
 from dnc_serve.handler.engine.state_rows import StateRows
 from dnc_serve.handler.engine.tile_runner import TileRunner
-from dnc_serve.model.export import Artifact, load_artifact
+from dnc_serve.model.artifact import Artifact, load_artifact
 from tests.handler.harness import random_inputs, running_engine
 
 
 def filled_rows(tiles: TileRunner, rows: int) -> StateRows:
     """States that a model may be in after some timesteps, each its own."""
-    filled = StateRows(2 * rows, tiles.layout.size, tiles.device)
+    filled = StateRows(2 * rows, tiles.layout, tiles.device)
     tiles.step(filled, range(rows), range(rows), [random_inputs(1000 + row, 3) for row in range(rows)])
     return filled
 
 
 def alone(tiles: TileRunner, state: Float32, inputs: Float32) -> tuple[Float32, Float32]:
     """Outputs and last state of one row, a timestep a call."""
-    rows = StateRows(1, tiles.layout.size, tiles.device)
+    rows = StateRows(1, tiles.layout, tiles.device)
     rows.write(0, state)
     outputs = [tiles.step(rows, [0], [0], [inputs[t : t + 1]])[0][0] for t in range(len(inputs))]
     return np.concatenate(outputs), rows.read(0)
@@ -118,7 +118,7 @@ def where_many_ticks_are_stepped_by_twos(inputs: Tensor, outputs: Tensor) -> Non
 def test_tiles_in_which_a_row_depends_on_its_company_are_not_used(
     artifact: Artifact, otherwise: Callable[[Tensor, Tensor], None], row_counts: tuple[int, ...]
 ) -> None:
-    rounding = replace(artifact, module=Rounding(artifact.module, otherwise))  # type: ignore[arg-type]
+    rounding = replace(artifact, tick=Rounding(artifact.tick, otherwise))  # type: ignore[arg-type]
     assert TileRunner(rounding, "cpu", candidates=(1, 2, 4, 8, 16)).row_counts == row_counts
 
 
@@ -129,12 +129,12 @@ def test_large_states_are_stepped_in_smaller_tiles(artifact: Artifact, monkeypat
     monkeypatch.setitem(tile_runner.MAX_TILE_BYTES, "cpu", row_bytes // 2)
     one_by_one = TileRunner(artifact, "cpu")
     assert one_by_one.row_counts == (1,)
-    outputs, _ = one_by_one.step(StateRows(1, artifact.layout.size, one_by_one.device), [0], [0], [random_inputs(0, 3)])
+    outputs, _ = one_by_one.step(StateRows(1, artifact.layout, one_by_one.device), [0], [0], [random_inputs(0, 3)])
     assert outputs[0].shape == (3, artifact.config.outputs)
 
 
 def test_while_a_step_runs_other_threads_go_on(tiles: TileRunner) -> None:
-    rows, inputs = StateRows(1, tiles.layout.size, tiles.device), random_inputs(0, 300)
+    rows, inputs = StateRows(1, tiles.layout, tiles.device), random_inputs(0, 300)
     before, turns = sys.getswitchinterval(), 0
     sys.setswitchinterval(100.0)  # nobody is made to let go of the interpreter
     try:
@@ -176,6 +176,6 @@ def test_tiles_on_a_gpu_agree_with_each_other_and_nearly_with_the_cpu(artifact_f
     given = [random_inputs(row, 1 + row) for row in range(13)]
     outputs = []
     for runner in (on_gpu, tiles):
-        rows = StateRows(26, runner.layout.size, runner.device)
+        rows = StateRows(26, runner.layout, runner.device)
         outputs.append(np.concatenate(runner.step(rows, range(13), range(13, 26), given)[0]))
     assert np.abs(outputs[0] - outputs[1]).max() <= 1e-4

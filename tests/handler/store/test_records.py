@@ -23,8 +23,8 @@ def test_a_chunk_comes_back(reset: str) -> None:
     operation = decode_record(a_record(reset))
     assert (operation.start, operation.position, operation.ordinal) == (27, 30, 4)
     assert (operation.reset, operation.fingerprint, operation.writer_id) == (reset, "abc", 2**64 - 1)
-    assert np.array_equal(operation.inputs, INPUTS)
-    assert np.array_equal(operation.outputs, OUTPUTS)
+    assert np.array_equal(operation.inputs.view("<f4"), INPUTS)
+    assert np.array_equal(operation.outputs.view("<f4"), OUTPUTS)
 
 
 @pytest.mark.parametrize("scope", ["experience", "all"])

@@ -34,7 +34,7 @@ from dnc_serve.handler.torchserve.ports import AddressUnusable, check_ports, wit
 from dnc_serve.handler.torchserve.run_folder import run_folder
 from dnc_serve.handler.torchserve.torchserve import properties
 from dnc_serve.handler.torchserve.worker import assigned_device
-from dnc_serve.model.export import load_artifact
+from dnc_serve.model.artifact import load_artifact
 from dnc_serve.model.weights import WEIGHTS_FILE
 from tests.waiting import PATIENCE_S, wait_until
 
