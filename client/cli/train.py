@@ -182,10 +182,10 @@ def _open_run(args: argparse.Namespace) -> "Run":
     if given or args.task_option:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given) or "--task-option"
         raise ValueError(f"{names} can't be changed by --resume: a resumed run goes on as it was planned")
-    return Run.resume(args.resume, _plan(args.resume, args.task), **options)
+    return Run.resume(args.resume, _plan(args.resume, args.task, str(args.resume)), **options)
 
 
-def _plan(folder: Path, task: str) -> "Plan":
+def _plan(folder: Path, task: str, given: str) -> "Plan":
     """The run's plan, which must be one of the task that was named; data are taken from where they are now."""
     from dnc_serve.model.runs import Plan
     from dnc_serve.model.tasks.data import DataTask
@@ -194,7 +194,7 @@ def _plan(folder: Path, task: str) -> "Plan":
     if isinstance(plan.task, DataTask) and Path(task).exists():
         return replace(plan, task=plan.task.moved(Path(task)))
     if plan.task.argument != task.replace("-", "_"):
-        raise ValueError(f"{folder} is a run of the task {plan.task.argument}; expected one of {task}")
+        raise ValueError(f"{given} is a run of the task {plan.task.argument}; expected one of {task}")
     return plan
 
 
@@ -242,7 +242,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from dnc_serve.model.weights import load_model
 
     folder = _model_folder(args.evaluate)
-    plan = _plan(folder, args.task)
+    plan = _plan(folder, args.task, args.evaluate)
     model = load_model(folder, nr_cells=args.nr_cells, device=args.device)
     for figure in plan.task.examine(model, args.episodes):
         print(figure, flush=True)
