@@ -27,7 +27,7 @@ def make_task(name: str, options: Mapping[str, Any]) -> Task:
 
     Raises ValueError for what is none of these, and for an option that the task hasn't, or of the wrong kind.
     """
-    if name.replace("-", "_") not in TASKS and ":" not in name:
+    if name.replace("-", "_") not in TASKS:
         path = Path(name)
         if path.suffix.lower() in (".npz", ".csv") or path.is_dir():
             from dnc_serve.model.tasks.data import DataTask
@@ -64,10 +64,11 @@ def _imported(name: str) -> type[Task]:
     if here not in sys.path:
         sys.path.insert(0, here)  # an installed command has its own folder there instead
     try:
+        if not all(part.isidentifier() for part in module_name.split(".")):
+            raise ModuleNotFoundError(name=module_name)
         module = import_module(module_name)
-    except (ModuleNotFoundError, ValueError, TypeError) as exc:
-        missing = getattr(exc, "name", None)
-        if isinstance(exc, ModuleNotFoundError) and missing and not f"{module_name}.".startswith(f"{missing}."):
+    except ModuleNotFoundError as exc:
+        if not f"{module_name}.".startswith(f"{exc.name}."):
             raise  # it is there, and what it imports isn't
         raise ValueError(
             f"task is {name!r}; there is no module {module_name!r}, neither in {here} nor among what is installed"

@@ -163,11 +163,11 @@ class DataTask(Task):
             rows = np.repeat(chosen, lengths)
             if not sequences.due[rows].any():
                 raise ValueError(f"{self.source}: in the part that is {name} no answer is due; expected more sequences")
-            targets = torch.from_numpy(sequences.targets[rows])
+            targets = sequences.targets[rows].astype(np.int64 if classes else np.float32)
             parts.append(
                 Part(
-                    torch.from_numpy(sequences.inputs[rows]).float(),
-                    targets.long() if classes else targets.float(),
+                    torch.from_numpy(sequences.inputs[rows].astype(np.float32)),
+                    torch.from_numpy(targets),
                     torch.from_numpy(sequences.due[rows]),
                     torch.from_numpy(lengths[chosen].astype(np.int64)),
                 )

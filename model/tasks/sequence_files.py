@@ -15,6 +15,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 NPZ_ARRAYS = ("x", "y", "lengths", "due")
+LARGEST = float(np.finfo(np.float32).max)
 WHOLE = re.compile(r"\s*[+-]?\d+\s*")
 
 
@@ -190,6 +191,6 @@ def _number(place: str, column: str, text: str) -> float:
         number = float(text)
     except ValueError:
         number = np.nan
-    if not _is_finite(np.array(number)):
+    if not abs(number) <= LARGEST:  # nor is nan
         raise ValueError(f"{place}: {column} is {text!r}; expected a number that a float32 holds")
     return number

@@ -102,7 +102,7 @@ class Task(ABC):
             raise ValueError(f"task {cls.name} has no option {', '.join(unknown)}; {has}")
         for name, value in options.items():
             default = known[name].default
-            if default is not MISSING and isinstance(value, Real) != isinstance(default, Real):
+            if default not in (MISSING, None) and isinstance(value, Real) != isinstance(default, Real):
                 raise ValueError(f"task option {name} is {value!r}; expected a value as its default, {default!r}")
         return cls(**options)
 

@@ -167,6 +167,14 @@ def test_moved_data_are_known_again_and_changed_data_refused(numbers: DataTask, 
         _ = reread.moved(moved).data
 
 
+def test_numbers_of_any_kind_are_taken(tmp_path: Path) -> None:
+    x, y = np.arange(12, dtype=">i2").reshape(6, 2), np.arange(6, dtype=">f4")
+    task = make(tmp_path, x=x, y=y)
+    assert (task.data.trained.inputs.dtype, task.data.classes) == (torch.float32, None)
+    assert make(tmp_path, x=x, y=y > 2).data.classes == 2
+    assert make(tmp_path, x=x, y=np.array([0.0, 1, 0, 1, 0, 1]), options={"targets": "classes"}).data.classes == 2
+
+
 @pytest.mark.parametrize(
     ("y", "message"),
     [

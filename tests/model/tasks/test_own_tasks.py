@@ -114,6 +114,7 @@ def test_ours_have_their_names() -> None:
         ("nowhere.tasks:Mine", "there is no module 'nowhere.tasks', neither in /"),
         ("json.nothing:Mine", "there is no module 'json.nothing'"),
         (":Mine", "there is no module ''"),
+        ("..tasks:Mine", "there is no module '..tasks'"),
         (
             "own_tasks:Eco",
             "own_tasks has no 'Eco'; expected a subclass of dnc_serve.model.tasks.Task; it has Echo, NoRec",

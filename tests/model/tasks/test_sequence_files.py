@@ -115,6 +115,7 @@ def test_columns_are_chosen_by_how_their_names_begin_and_numbers_by_how_they_are
         ("a,a\n1,2\n", ("a", "a"), r"a.csv has several columns a"),
         ("a,b\n1,2\n3\n", ("a", "b"), r"a.csv:3: has 1 values; expected 2"),
         ("a,b\n1,2\n\n3,nan\n", ("a", "b"), r"a.csv:4: b is 'nan'; expected a number that a float32 holds"),
+        ("a,b\n-1e39,2\n", ("a", "b"), r"a.csv:2: a is '-1e39'; expected a number that a float32 holds"),
         ("a,b\n,2\n", ("a", "b"), r"a.csv:2: a is ''; expected a number"),
         ("a,b\n", ("a", "b"), r"a.csv has no row below its header"),
         ("", ("a", "b"), r"a.csv has no column a, b; its columns are none"),
