@@ -95,10 +95,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
             metavar="A,B",
             help=f"columns of CSV data (default: all that begin with {prefix})",
         )
-    group = parser.add_argument_group("pictures of the memory")
+    group = parser.add_argument_group("pictures of the memory, and curves")
     group.add_argument("--pictures-every", type=int, default=500, metavar="N", help="iterations (default 500)")
     group.add_argument("--visdom", metavar="URL", help="show them in a Visdom server, such as http://localhost:8097")
-    group.add_argument("--tensorboard", type=path, metavar="DIR", help="write them for TensorBoard")
+    group.add_argument("--tensorboard", type=path, metavar="DIR", help="write them, and curves, for TensorBoard")
     group.add_argument("--png", type=path, metavar="DIR", help="write them as PNG files")
 
 
