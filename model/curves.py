@@ -26,7 +26,7 @@ def plot_losses(folders: Sequence[str | Path], picture: str | Path, smoothed_ove
         iterations = np.array([row["iteration"] for row in rows])[window - 1 :]
         for axes, values in (
             (above, [row["loss"] for row in rows]),
-            (below, [100 * row["wrong"] / row["units"] for row in rows]),
+            (below, [100 * row["wrong"] / max(row["units"], 1) for row in rows]),
         ):
             axes.plot(iterations, np.convolve(values, np.full(window, 1 / window), "valid"), label=label, linewidth=1)
     above.set(ylabel="loss", yscale="log")

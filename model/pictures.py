@@ -1,4 +1,4 @@
-"""A DNC's memory as heatmaps: in a Visdom server, for TensorBoard, or as PNG files."""
+"""A DNC's memory as heatmaps: in a Visdom server, for TensorBoard, or as PNG files; and curves for TensorBoard."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -29,6 +29,9 @@ class Gallery(ABC):
     @abstractmethod
     def show(self, iteration: int, heatmaps: Mapping[str, Heatmap]) -> None:
         """Shows all heatmaps of one iteration, by the names of the debug table."""
+
+    def plot(self, iteration: int, scalars: Mapping[str, float]) -> None:  # noqa: B027  most have no curves
+        """Goes on with the curves of these names."""
 
     def close(self) -> None:  # noqa: B027  most hold nothing
         """Lets go of files and connections."""
@@ -74,20 +77,30 @@ class VisdomGallery(Gallery):
 
 
 class TensorBoardGallery(Gallery):
-    """Images in an event file that `tensorboard --logdir` shows."""
+    """Curves and images in an event file that `tensorboard --logdir` shows, and follows while it grows."""
 
     def __init__(self, folder: str | Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         # A writer makes its files at once, and a training that doesn't begin is to leave none.
-        self._new_writer = partial(SummaryWriter, str(folder))
+        self._new_writer = partial(SummaryWriter, str(folder), flush_secs=10)
         self._writer: Any = None
 
     def show(self, iteration: int, heatmaps: Mapping[str, Heatmap]) -> None:
-        self._writer = self._writer or self._new_writer()
+        writer = self._open(iteration)
         for name, values in heatmaps.items():
-            self._writer.add_image(f"memory/{name}", coloured(values), iteration, dataformats="HWC")
-        self._writer.flush()
+            writer.add_image(f"memory/{name}", coloured(values), iteration, dataformats="HWC")
+        writer.flush()
+
+    def plot(self, iteration: int, scalars: Mapping[str, float]) -> None:
+        writer = self._open(iteration)
+        for name, value in scalars.items():
+            writer.add_scalar(f"training/{name}", value, iteration)
+
+    def _open(self, iteration: int) -> Any:
+        # What a training wrote that was resumed from an earlier iteration is not shown twice.
+        self._writer = self._writer or self._new_writer(purge_step=iteration)
+        return self._writer
 
     def close(self) -> None:
         if self._writer is not None:

@@ -1,20 +1,26 @@
-"""How a training goes, for people who watch."""
+"""How a training goes, for people who watch, and for logs."""
 
 import sys
+import time
 from collections import deque
 
 from tqdm import tqdm
 
-from dnc_serve.model.train import Progress, Training
+from dnc_serve.model.train import Progress, Training, wrong_share
 
 SMOOTHED_OVER = 50
+LINE_EVERY_S = 10.0
 
 
 class ProgressBar:
-    """A bar on a terminal's standard error: loss, wrong units and speed, over the last iterations; else nothing."""
+    """Loss, wrong units and speed over the last iterations, on standard error.
+
+    A bar on a terminal; else, as under nohup or in CI, a line every some seconds.
+    """
 
     def __init__(self, training: Training, unit: str) -> None:
-        self._unit = unit
+        self._name, self._unit, self._iterations = training.task.name, unit, training.recipe.iterations
+        self._line_at = time.monotonic() + LINE_EVERY_S
         self._recent: deque[Progress] = deque(maxlen=SMOOTHED_OVER)
         self._bar = tqdm(
             total=training.recipe.iterations,
@@ -28,16 +34,18 @@ class ProgressBar:
     def show(self, progress: Progress) -> None:
         """Adds an iteration."""
         self._recent.append(progress)
-        if self._bar.disable:
-            return
+        if not self._bar.disable:
+            self._bar.set_postfix_str(self._figures(), refresh=False)
+            self._bar.update()
+        elif time.monotonic() >= self._line_at:
+            self._line_at = time.monotonic() + LINE_EVERY_S
+            say(f"{self._name}: iteration {progress.iteration} of {self._iterations}, {self._figures()}")
+
+    def _figures(self) -> str:
         recent = self._recent
         loss = sum(item.loss for item in recent) / len(recent)
-        wrong = sum(item.wrong for item in recent) / sum(item.units for item in recent)
         speed = sum(item.timesteps for item in recent) / sum(item.seconds for item in recent)
-        self._bar.set_postfix_str(
-            f"loss {loss:.4f}, {self._unit} wrong {wrong:.2%}, {speed:.0f} timesteps/s", refresh=False
-        )
-        self._bar.update()
+        return f"loss {loss:.4f}, {self._unit} wrong {wrong_share(recent):.2%}, {speed:.0f} timesteps/s"
 
     def write(self, line: str) -> None:
         """A line on standard output, without tearing the bar."""
@@ -51,5 +59,6 @@ class ProgressBar:
 
 
 def say(line: str) -> None:
-    """A word on standard error."""
+    """A word on standard error, at once."""
     sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()

@@ -14,14 +14,15 @@ import torch
 
 from dnc_serve.model.recipe import Recipe
 from dnc_serve.model.start import new_model
-from dnc_serve.model.tasks import task_class
-from dnc_serve.model.tasks.task import Task
+from dnc_serve.model.tasks import Task, address_of, task_class
 from dnc_serve.model.train import NotFiniteError, Progress, Training
 from dnc_serve.model.weights import save_weights
 
 TRAINING_FILE = "training.json"
 METRICS_FILE = "metrics.csv"
 CHECKPOINT_FILE = "checkpoint.pt"
+CARD_FILE = "CARD.md"
+FLUSH_EVERY_S = 5.0  # so that who follows metrics.csv sees it grow
 COLUMNS = [*(field.name for field in fields(Progress)), "timesteps_per_s"]
 
 
@@ -36,7 +37,7 @@ class Plan:
     def write(self, folder: Path, **facts: Any) -> None:
         """Writes `training.json`; `facts` are further plain values for the reader."""
         values = {
-            "task": self.task.name,
+            "task": address_of(type(self.task)),
             "task_options": asdict(self.task),
             "recipe": self.recipe.to_dict(),
             "command": shlex.join(self.command),
@@ -69,6 +70,7 @@ class Run:
         self.folder, self.plan, self.training = Path(folder), plan, training
         self._metrics: IO[str] = (self.folder / METRICS_FILE).open("a", newline="")
         self._writer = csv.writer(self._metrics)
+        self._flushed = time.monotonic()
 
     @classmethod
     def create(cls, folder: str | Path, plan: Plan, **training_options: Any) -> "Run":
@@ -86,13 +88,13 @@ class Run:
         return run
 
     @classmethod
-    def resume(cls, folder: str | Path, **training_options: Any) -> "Run":
+    def resume(cls, folder: str | Path, plan: Plan | None = None, **training_options: Any) -> "Run":
         """Goes on from the last checkpoint, and forgets the metrics of iterations after it.
 
-        Raises FileNotFoundError or ValueError if there is none.
+        `plan` is the folder's, unless its data have moved. Raises FileNotFoundError or ValueError if there is none.
         """
         folder = Path(folder)
-        plan = Plan.read(folder)
+        plan = plan or Plan.read(folder)
         path = folder / CHECKPOINT_FILE
         if not path.is_file():
             raise FileNotFoundError(f"{path} doesn't exist; expected a run's checkpoint")
@@ -122,11 +124,23 @@ class Run:
             self._metrics.flush()
             raise
         self.checkpoint()
-        return self.training.iteration == self.plan.recipe.iterations
+        finished = self.training.iteration == self.plan.recipe.iterations
+        if finished:
+            self._write_card()
+        return finished
 
     def record(self, progress: Progress) -> None:
-        """Adds an iteration to the metrics."""
+        """Adds an iteration to the metrics, which a reader sees some seconds later."""
         self._writer.writerow([*asdict(progress).values(), progress.timesteps_per_s])
+        if time.monotonic() - self._flushed >= FLUSH_EVERY_S:
+            self._metrics.flush()
+            self._flushed = time.monotonic()
+
+    def _write_card(self) -> None:
+        task = self.plan.task
+        card = task.card(task.servable(self.training.model), shlex.join(self.plan.command))
+        if card is not None:
+            write_whole(self.folder / CARD_FILE, card.encode())
 
     def checkpoint(self) -> None:
         """Saves all that the next iteration depends on, and the weights as they are, each file as a whole."""
@@ -134,7 +148,7 @@ class Run:
         beside = self.folder / f".{CHECKPOINT_FILE}.{os.getpid()}"
         torch.save(self.training.state_dict(), beside)
         beside.replace(self.folder / CHECKPOINT_FILE)
-        save_weights(self.training.model, self.folder)
+        save_weights(self.plan.task.servable(self.training.model), self.folder)
 
     def close(self) -> None:
         """Closes the metrics; nothing is saved."""

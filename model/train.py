@@ -1,7 +1,7 @@
 """The training loop: draw, unroll, lower the loss; the same for every task, and the same bits when resumed."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,9 +38,28 @@ class Progress:
     seconds: float  # this iteration took
 
     @property
+    def scalars(self) -> "dict[str, float]":
+        """What curves are drawn of, by name."""
+        return {
+            "loss": self.loss,
+            "wrong": wrong_share([self]),
+            "learning rate": self.lr,
+            "gradient norm": self.grad_norm,
+            "timesteps per second": self.timesteps_per_s,
+        }
+
+    @property
     def timesteps_per_s(self) -> float:
         """Timesteps of one sequence each second, the whole batch side by side."""
         return self.timesteps / self.seconds if self.seconds > 0 else 0.0
+
+
+def wrong_share(iterations: Iterable[Progress]) -> float:
+    """Of all units that could be wrong in these iterations; 0 if nothing was due in any of them."""
+    wrong, units = 0, 0
+    for progress in iterations:
+        wrong, units = wrong + progress.wrong, units + progress.units
+    return wrong / units if units else 0.0
 
 
 def make_optimizer(name: str, model: nn.Module, lr: float) -> torch.optim.Optimizer:
@@ -68,6 +87,8 @@ class Training:
 
     def __init__(self, task: Task, model: DNC, recipe: Recipe, *, compiled: bool = False) -> None:
         self.task, self.model, self.recipe = task, model, recipe
+        if recipe.curriculum_increment:
+            task.lengthened(0)  # told now if it can't be
         self.iteration = 0
         self.device = next(model.parameters()).device
         self.optimizer = make_optimizer(recipe.optimizer, model, recipe.lr)

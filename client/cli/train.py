@@ -1,6 +1,7 @@
-"""`dnc train`: train a model on a task, go on with an interrupted training, examine or plot finished ones."""
+"""`dnc train`: train a model on a task or on data, go on with an interrupted run, examine or plot finished ones."""
 
 import argparse
+import shlex
 import sys
 from collections import deque
 from contextlib import ExitStack
@@ -9,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnc_serve.client.cli.files import made_folder, reason, replacing
-from dnc_serve.client.cli.parser import path
+from dnc_serve.client.cli.parser import filled, path
 
 if TYPE_CHECKING:
     from dnc_serve.model.pictures import Gallery
     from dnc_serve.model.recipe import Recipe
-    from dnc_serve.model.runs import Run
+    from dnc_serve.model.runs import Plan, Run
 
-HELP = "train a model on a task"
+HELP = "train a model on a task, or on your data"
 
 TASK_NAMES = ("copy", "repeat_copy", "recall", "graph", "adding", "argmax")
 TRAINING: dict[str, tuple[type, str]] = {
@@ -43,11 +44,18 @@ MODEL: dict[str, tuple[type, str]] = {
     "read_heads": (int, "read heads"),
     "write_heads": (int, "write heads"),
 }
+COLUMNS = ("inputs", "outputs")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the flags; those left out keep the values of the task's recipe."""
-    parser.add_argument("task", choices=TASK_NAMES, metavar="TASK", help=", ".join(TASK_NAMES))
+    parser.add_argument(
+        "task",
+        type=filled,
+        metavar="TASK",
+        help=f"{', '.join(TASK_NAMES)}; a class of yours as my_package.my_tasks:MyTask; or data: an .npz with x and y, "
+        "a .csv, or a folder with a .csv for each sequence",
+    )
     parser.add_argument("-o", "--output", type=path, metavar="RUN", help="the run's folder (default runs/TASK-TIME)")
     parser.add_argument("--resume", type=path, metavar="RUN", help="go on with the run in this folder")
     parser.add_argument(
@@ -61,7 +69,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar=("PICTURE", "RUN"),
         help="train nothing; write a picture (PNG or SVG) of these runs' losses",
     )
-    parser.add_argument("--episodes", type=int, default=1000, metavar="N", help="of each exam (default 1000)")
+    parser.add_argument(
+        "--episodes", type=int, default=1000, metavar="N", help="of each exam (default 1000); data are examined whole"
+    )
     parser.add_argument("--checkpoint-every", type=int, default=500, metavar="N", help="iterations (default 500)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (default cpu)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of torch on the CPU (default 1)")
@@ -78,10 +88,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="such as max_length=30; a wrong name lists the right ones",
     )
-    group = parser.add_argument_group("pictures of the memory")
+    for name, prefix in (("inputs", "x_"), ("outputs", "y_")):
+        group.add_argument(
+            f"--{name}",
+            type=filled,
+            metavar="A,B",
+            help=f"columns of CSV data (default: all that begin with {prefix})",
+        )
+    group = parser.add_argument_group("pictures of the memory, and curves")
     group.add_argument("--pictures-every", type=int, default=500, metavar="N", help="iterations (default 500)")
     group.add_argument("--visdom", metavar="URL", help="show them in a Visdom server, such as http://localhost:8097")
-    group.add_argument("--tensorboard", type=path, metavar="DIR", help="write them for TensorBoard")
+    group.add_argument("--tensorboard", type=path, metavar="DIR", help="write them, and curves, for TensorBoard")
     group.add_argument("--png", type=path, metavar="DIR", help="write them as PNG files")
 
 
@@ -112,6 +129,8 @@ def _train(args: argparse.Namespace) -> int:
     from dnc_serve.model.interrupt import Interrupt
     from dnc_serve.model.pictures import heatmaps
     from dnc_serve.model.progress import ProgressBar
+    from dnc_serve.model.runs import CARD_FILE
+    from dnc_serve.model.train import wrong_share
 
     if args.checkpoint_every < 1 or args.pictures_every < 1:
         raise ValueError("--checkpoint-every and --pictures-every are expected to be at least 1")
@@ -127,6 +146,8 @@ def _train(args: argparse.Namespace) -> int:
         def each(progress: Any) -> None:
             bar.show(progress)
             last.append(progress)
+            for gallery in galleries:
+                gallery.plot(progress.iteration, progress.scalars)
             batch = run.training.last_batch
             if galleries and batch is not None and progress.iteration % args.pictures_every == 0:
                 pictures = heatmaps(run.training.model, batch.inputs)
@@ -136,33 +157,45 @@ def _train(args: argparse.Namespace) -> int:
         finished = run.train(each, checkpoint_every=args.checkpoint_every, stop=interrupt)
     if last:
         loss = sum(progress.loss for progress in last) / len(last)
-        wrong = sum(progress.wrong for progress in last) / sum(progress.units for progress in last)
-        print(
-            f"{run.folder}: iteration {run.training.iteration}, loss {loss:.6f}, {wrong:.4%} {run.plan.task.unit} wrong"
-        )
+        wrong = f"{wrong_share(last):.4%} {run.plan.task.unit} wrong"
+        print(f"{run.folder}: iteration {run.training.iteration}, loss {loss:.6f}, {wrong}")
     if not finished:
-        print(f"interrupted; go on with: dnc train {run.plan.task.name} --resume {run.folder}", file=sys.stderr)
+        again = shlex.join(["dnc", "train", run.plan.task.argument, "--resume", str(run.folder)])
+        print(f"interrupted; go on with: {again}", file=sys.stderr)
         return 1
+    if (card := run.folder / CARD_FILE).exists():
+        print(card)
     return 0
 
 
 def _open_run(args: argparse.Namespace) -> "Run":
     from dnc_serve.model.runs import Plan, Run, new_folder
-    from dnc_serve.model.tasks import task_class
+    from dnc_serve.model.tasks import make_task
 
     options = {"device": args.device, "compiled": args.compile}
     if args.resume is None:
-        task = task_class(args.task).from_options(_task_options(args.task_option))
+        columns = {name: getattr(args, name) for name in COLUMNS if getattr(args, name) is not None}
+        task = make_task(args.task, {**_task_options(args.task_option), **columns})
         plan = Plan(task, _recipe(args, task.recipe), ["dnc", *sys.argv[1:]])
-        return Run.create(args.output or new_folder(args.task), plan, **options)
-    given = [name for name in (*TRAINING, *MODEL, "output") if getattr(args, name) is not None]
+        return Run.create(args.output or new_folder(task.name), plan, **options)
+    given = [name for name in (*TRAINING, *MODEL, *COLUMNS, "output") if getattr(args, name) is not None]
     if given or args.task_option:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given) or "--task-option"
         raise ValueError(f"{names} can't be changed by --resume: a resumed run goes on as it was planned")
-    plan = Plan.read(args.resume)
-    if plan.task.name != args.task:
-        raise ValueError(f"{args.resume} is a run of the task {plan.task.name}; expected one of {args.task}")
-    return Run.resume(args.resume, **options)
+    return Run.resume(args.resume, _plan(args.resume, args.task, str(args.resume)), **options)
+
+
+def _plan(folder: Path, task: str, given: str) -> "Plan":
+    """The run's plan, which must be one of the task that was named; data are taken from where they are now."""
+    from dnc_serve.model.runs import Plan
+    from dnc_serve.model.tasks.data import DataTask
+
+    plan = Plan.read(folder)
+    if isinstance(plan.task, DataTask) and Path(task).exists():
+        return replace(plan, task=plan.task.moved(Path(task)))
+    if plan.task.argument != task.replace("-", "_"):
+        raise ValueError(f"{given} is a run of the task {plan.task.argument}; expected one of {task}")
+    return plan
 
 
 def _recipe(args: argparse.Namespace, recipe: "Recipe") -> "Recipe":
@@ -172,18 +205,18 @@ def _recipe(args: argparse.Namespace, recipe: "Recipe") -> "Recipe":
 
 
 def _task_options(pairs: list[str]) -> dict[str, Any]:
-    """NAME=VALUE pairs with values as whole numbers, numbers, or true and false."""
+    """NAME=VALUE pairs with values as whole numbers, numbers, true and false, or else text."""
     import json
 
     options: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--task-option is {pair!r}; expected NAME=VALUE with a number, true, false or text")
         try:
-            if not equals:
-                raise ValueError
             options[name.replace("-", "_")] = json.loads(value)
         except ValueError:
-            raise ValueError(f"--task-option is {pair!r}; expected NAME=VALUE with a number, true or false") from None
+            options[name.replace("-", "_")] = value
     return options
 
 
@@ -206,16 +239,12 @@ def _galleries(args: argparse.Namespace) -> "list[Gallery]":
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from dnc_serve.model.evaluate import evaluate
-    from dnc_serve.model.runs import Plan
     from dnc_serve.model.weights import load_model
 
     folder = _model_folder(args.evaluate)
-    plan: Plan = Plan.read(folder)
-    if plan.task.name != args.task:
-        raise ValueError(f"{args.evaluate} was trained on the task {plan.task.name}; expected {args.task}")
+    plan = _plan(folder, args.task, args.evaluate)
     model = load_model(folder, nr_cells=args.nr_cells, device=args.device)
-    for figure in evaluate(plan.task, model, args.episodes):
+    for figure in plan.task.examine(model, args.episodes):
         print(figure, flush=True)
     return 0
 

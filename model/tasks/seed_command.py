@@ -16,7 +16,7 @@ from dnc_serve.model.progress import ProgressBar, say
 from dnc_serve.model.recipe import OPTIMIZERS, PLAIN_START, Recipe
 from dnc_serve.model.runs import Plan, Run, new_folder
 from dnc_serve.model.tasks import task_class
-from dnc_serve.model.train import NotFiniteError, Progress
+from dnc_serve.model.train import NotFiniteError, Progress, wrong_share
 
 COMMON: dict[str, tuple[Any, str]] = {
     "input_size": (6, "channels of an input, the end marker's included"),
@@ -171,13 +171,13 @@ def train(run: Run, args: argparse.Namespace, galleries: Sequence[Gallery]) -> i
     def summarize(progress: Progress) -> None:
         recent.append(progress)
         bar.show(progress)
+        for gallery in galleries:
+            gallery.plot(progress.iteration, progress.scalars)
         if progress.iteration % args.summarize_freq:
             return
         loss = sum(item.loss for item in recent) / len(recent)
-        wrong = sum(item.wrong for item in recent) / sum(item.units for item in recent)
-        bar.write(
-            f"Iteration {progress.iteration}/{args.iterations}: mean loss {loss:.6f}, {wrong:.3%} {task.unit} wrong"
-        )
+        wrong = f"{wrong_share(recent):.3%} {task.unit} wrong"
+        bar.write(f"Iteration {progress.iteration}/{args.iterations}: mean loss {loss:.6f}, {wrong}")
         recent.clear()
         if galleries and training.last_batch is not None:
             pictures = heatmaps(training.model, training.last_batch.inputs)

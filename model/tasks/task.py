@@ -1,15 +1,19 @@
 """What a task is: data to draw, a loss to lower, and a count of what is still wrong."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, NamedTuple, Self
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from numbers import Real
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from dnc_serve.model.recipe import Recipe
+
+if TYPE_CHECKING:
+    from dnc_serve.model.dnc import DNC
 
 
 class Batch(NamedTuple):
@@ -59,21 +63,47 @@ class Task(ABC):
         """How many units could be wrong in a batch."""
         return int(batch.due.sum()) * self.output_size
 
-    @abstractmethod
     def lengthened(self, by: int) -> Self:
-        """The same task with episodes up to `by` longer, for a curriculum."""
+        """The same task with episodes up to `by` longer, for a curriculum. Raises ValueError if it has none."""
+        raise ValueError(f"task {self.name} can't be lengthened; expected a recipe with a curriculum_increment of 0")
 
     def exams(self) -> "dict[str, Task]":
         """The variants of this task on which a model's card reports, by name."""
         return {"as trained": self}
 
+    def examine(self, model: "DNC", episodes: int) -> Iterator[object]:
+        """What `dnc train --evaluate` prints of a model, line by line: each exam from each start, of fresh draws."""
+        from dnc_serve.model.evaluate import evaluate
+
+        yield from evaluate(self, model, episodes)
+
+    def servable(self, model: "DNC") -> "DNC":
+        """The model that is saved and served, of the one that is trained: itself, unless it was given scaled data."""
+        return model
+
+    def card(self, model: "DNC", command: str) -> str | None:
+        """What `CARD.md` of a finished run says of the servable model and how it was made; None: nothing is written."""
+        return None
+
+    @property
+    def argument(self) -> str:
+        """What `dnc train` is given to train on it, or to go on."""
+        from dnc_serve.model.tasks import address_of
+
+        return address_of(type(self))
+
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
-        """The task with some fields changed. Raises ValueError for a field that doesn't exist."""
-        known = [option.name for option in fields(cls)]
+        """The task with some fields changed. Raises ValueError for one that doesn't exist, or with the wrong kind."""
+        known = {option.name: option for option in fields(cls)}
         unknown = sorted(set(options) - set(known))
         if unknown:
-            raise ValueError(f"task {cls.name} has no option {', '.join(unknown)}; expected some of {', '.join(known)}")
+            has = f"expected some of {', '.join(known)}" if known else "it has none"
+            raise ValueError(f"task {cls.name} has no option {', '.join(unknown)}; {has}")
+        for name, value in options.items():
+            default = known[name].default
+            if default not in (MISSING, None) and isinstance(value, Real) != isinstance(default, Real):
+                raise ValueError(f"task option {name} is {value!r}; expected a value as its default, {default!r}")
         return cls(**options)
 
 

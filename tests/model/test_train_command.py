@@ -53,6 +53,29 @@ def test_the_commands_know_every_task() -> None:
     assert tuple(TASKS) == train_command.TASK_NAMES
 
 
+def test_data_are_trained_on_by_their_columns_and_gone_on_with_where_they_are_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    for name in "abcd":
+        rows = "".join(f"{second},{20 + second},{0.5 * second}\n" for second in range(6))
+        (Path("data") / f"{name}.csv").write_text(f"second,load,heat\n{rows}")
+    columns = ["--inputs", "second, load", "--outputs", "heat"]
+    assert call(train_command, "data", "-o", "run", *columns, "--iterations", "3", "--hidden-size", "8") == 0
+    assert capsys.readouterr().out.splitlines()[1] == "run/CARD.md"
+    assert (Plan.read("run").task.input_size, Plan.read("run").task.output_size) == (2, 1)
+    Path("data").rename("moved")
+    assert call(train_command, "moved", "--evaluate", "run") == 0
+    assert capsys.readouterr().out.startswith("held out, 1 sequences, 6 answers: heat off by ")
+    assert call(train_command, "moved", "--resume", "run") == 0
+    assert call(train_command, "copy", "--evaluate", "run") == 2
+    assert call(train_command, "moved", "--resume", "run", *columns) == 2
+    assert "--inputs, --outputs can't be changed by --resume" in capsys.readouterr().err
+    assert call(train_command, "copy", *columns) == 2
+    assert "task copy has no option inputs, outputs; expected some of bits" in capsys.readouterr().err
+
+
 def test_flags_change_the_recipe_and_the_rest_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     assert (
@@ -127,12 +150,13 @@ def test_a_bundled_model_is_examined_with_more_slots(capsys: pytest.CaptureFixtu
     [
         (["--task-option", "length=3"], "task copy has no option length; expected some of bits, min_length"),
         (["--task-option", "bits"], "--task-option is 'bits'; expected NAME=VALUE"),
+        (["--task-option", "bits=many"], "task option bits is 'many'; expected a value as its default, 8"),
         (["--device", "abacus"], "device is 'abacus'; expected one that torch"),
         (["--lr", "0"], "lr is 0.0; expected more than 0"),
         (["--visdom", "localhost"], "--visdom is 'localhost'; expected a URL"),
         (["--resume", "nowhere", "--lr", "0.1"], "--lr can't be changed by --resume"),
         (["--resume", "nowhere"], "training.json doesn't exist"),
-        (["--evaluate", "recall"], "recall was trained on the task recall; expected copy"),
+        (["--evaluate", "recall"], "recall is a run of the task recall; expected one of copy"),
     ],
 )
 def test_wrong_values_end_with_2_and_a_word(
