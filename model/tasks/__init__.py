@@ -1,11 +1,11 @@
 """The tasks on which a DNC is trained: those of ours by name, yours by module and class, and data by its file."""
 
-import sys
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from dnc_serve.model.by_name import import_by_name
 from dnc_serve.model.recipe import Recipe, Start
 from dnc_serve.model.tasks.task import Batch, Task, option
 
@@ -59,21 +59,8 @@ def address_of(task: type[Task]) -> str:
 
 
 def _imported(name: str) -> type[Task]:
+    module, found = import_by_name("task", name)
     module_name, _, class_name = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)  # an installed command has its own folder there instead
-    try:
-        if not all(part.isidentifier() for part in module_name.split(".")):
-            raise ModuleNotFoundError(name=module_name)
-        module = import_module(module_name)
-    except ModuleNotFoundError as exc:
-        if not f"{module_name}.".startswith(f"{exc.name}."):
-            raise  # it is there, and what it imports isn't
-        raise ValueError(
-            f"task is {name!r}; there is no module {module_name!r}, neither in {here} nor among what is installed"
-        ) from exc
-    found = getattr(module, class_name, None)
     if isinstance(found, type) and issubclass(found, Task):
         lacking = [attribute for attribute in ("name", "recipe") if not hasattr(found, attribute)]
         if lacking:
