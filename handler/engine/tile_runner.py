@@ -48,7 +48,11 @@ class TileRunner:
         self.note = note  # why it is not the row kernel
         self._artifact = artifact
         candidates = candidates if artifact.rows is None else (artifact.rows,)
-        self.row_counts = self._agreeing(sorted(self._affordable(candidates)))
+        affordable = sorted(self._affordable(candidates))
+        self.row_counts = self._agreeing(affordable)
+        if len(self.row_counts) < min(2, len(affordable)):
+            alone = f"rows are stepped {self.row_counts[0]} at a time: their bits depend on how many there are"
+            self.note = "; ".join(filter(None, (note, alone)))
         self.max_rows = self.row_counts[-1]
         self._tick_seconds = {size: self._time_a_tick(size) for size in self.row_counts}
         self.fingerprint = fingerprint_of(
