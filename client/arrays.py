@@ -35,7 +35,7 @@ class TensorSpec:
     """What a model takes or gives at one timestep."""
 
     shape: tuple[int, ...]
-    dtype: "np.dtype[Any]"
+    dtype: str
 
     @property
     def size(self) -> int:
@@ -43,8 +43,14 @@ class TensorSpec:
         return math.prod(self.shape)
 
     @property
+    def numpy(self) -> "np.dtype[Any]":
+        """The dtype of an array of them, little-endian."""
+        return np.dtype(self.dtype).newbyteorder("<")
+
+    @property
     def nbytes(self) -> int:
-        return self.size * self.dtype.itemsize
+        """Bytes of one timestep."""
+        return self.size * self.numpy.itemsize
 
     @property
     def of_chunk(self) -> str:
@@ -53,7 +59,7 @@ class TensorSpec:
 
     @classmethod
     def from_wire(cls, message: pb.TensorSpec) -> "TensorSpec":
-        return cls(tuple(message.shape), DTYPES[message.data_type])
+        return cls(tuple(message.shape), DTYPES[message.data_type].name)
 
 
 def as_inputs(values: Any, spec: TensorSpec) -> Array:
@@ -82,15 +88,15 @@ def as_inputs(values: Any, spec: TensorSpec) -> Array:
     if array.dtype.kind not in "fiub" and not (array.dtype.kind == "V" and np.can_cast(array.dtype, np.float32)):
         raise BadDtype(
             f"inputs have dtype {array.dtype}, expected real numbers",
-            metadata={"expected": spec.dtype.name, "got": str(array.dtype)},
+            metadata={"expected": spec.dtype, "got": str(array.dtype)},
         )
     with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused as such
-        inputs = np.ascontiguousarray(array, spec.dtype)
-    if spec.dtype.kind != "f" and array.dtype != spec.dtype and not (same := inputs == array).all():
+        inputs = np.ascontiguousarray(array, spec.numpy)
+    if spec.numpy.kind != "f" and array.dtype != spec.numpy and not (same := inputs == array).all():
         value = array[tuple(np.argwhere(~same)[0])]
         raise BadDtype(
-            f"input {value} of dtype {array.dtype}, expected numbers of {spec.dtype.name}",
-            metadata={"expected": spec.dtype.name, "got": str(value)},
+            f"input {value} of dtype {array.dtype}, expected numbers of {spec.dtype}",
+            metadata={"expected": spec.dtype, "got": str(value)},
         )
     return inputs
 

@@ -69,12 +69,12 @@ class Source:
             if flat.shape[1] != spec.size:
                 raise BadFile(f"{self.name}: timesteps of {flat.shape[1]} values; the model takes {spec.size}")
             with np.errstate(over="ignore", invalid="ignore"):
-                inputs = flat.astype(spec.dtype)
-            held = np.isfinite(inputs) if spec.dtype.kind == "f" else inputs == flat
+                inputs = flat.astype(spec.numpy)
+            held = np.isfinite(inputs) if spec.numpy.kind == "f" else inputs == flat
             if not held.all():
                 timestep, value = np.argwhere(~held)[0]
                 what = f"{flat[timestep, value]:g} as value {value} of timestep {done + timestep}"
-                raise BadFile(f"{self.name}: {what} {_NOT_HELD.format(dtype=spec.dtype.name)}")
+                raise BadFile(f"{self.name}: {what} {_NOT_HELD.format(dtype=spec.dtype)}")
             done += len(chunk)
             yield inputs.reshape(len(inputs), *spec.shape)
 

@@ -95,7 +95,8 @@ class Site:
     # The server and its sessions.
 
     async def _model(self, request: web.Request) -> web.Response:
-        return _json(_described(await self._client.model()))
+        model = await self._client.model()
+        return _json({**_described(model), "input_size": model.input_size, "output_size": model.output_size})
 
     async def _sessions(self, request: web.Request) -> web.Response:
         """The first sessions by id; `more` says that there are others, which a longer prefix would show."""

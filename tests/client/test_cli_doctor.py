@@ -43,7 +43,7 @@ def test_a_healthy_machine(artifact: Path, tmp_path: Path) -> None:
         "code",
     ]  # fmt: skip
     assert {finding["status"] for finding in findings.values()} == {"ok"}
-    assert "3 inputs, 2 outputs, 4 cells" in findings["model"]["found"]
+    assert "from float32[3] to float32[2], a session takes" in findings["model"]["found"]
 
 
 def test_what_fails_comes_with_a_hint(artifact: Path, tmp_path: Path) -> None:

@@ -233,7 +233,7 @@ def test_resets(client: Client) -> None:
 def test_debug_shows_memory_at_each_timestep(client: Client) -> None:
     with client.session() as session:
         outputs, debug = session.step(random_inputs(15, 70), debug=True)
-        memory = session.dump()
+        memory = session.dump(flat=True)
     assert outputs.shape == (70, OUTPUT_SIZE)
     assert set(debug) <= set(memory)
     for name, array in debug.items():

@@ -156,11 +156,12 @@ def test_an_export_replaces_another(tmp_path: Path, capsys: Capture) -> None:
     assert run("export", "copy", "-o", "new") == 0
     assert run("export", "copy", "-o", "new", "--nr-cells", 80) == 0
     assert json.loads((tmp_path / "new" / "manifest.json").read_text())["config"]["nr_cells"] == 80
-    names = ["config.json", "manifest.json", "model.pt", "weights.safetensors"]
+    names = ["config.json", "manifest.json", "model.pt", "program.pt2", "weights.safetensors"]
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == names
     assert run("export", "none") == 2
     assert capsys.readouterr().err == (
-        "dnc export: none doesn't exist; expected a training run's folder, or a bundled model (copy, recall, graph)\n"
+        "dnc export: none doesn't exist; expected a training run's folder, a bundled model (copy, recall, graph), or "
+        "module:NAME\n"
     )
 
 

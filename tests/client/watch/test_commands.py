@@ -51,11 +51,11 @@ def test_record_sends_a_chunk_and_keeps_each_timestep(server: ServerProcess, cli
         assert recording["positions"].tolist() == [1, 2, 3, 4, 5, 6]
         np.testing.assert_array_equal(recording["inputs"], INPUTS)
         assert recording["outputs"].shape == (6, 8)
-        assert recording["memory"].shape == (6, 1, 64 * 16)
+        assert recording["memory"].shape == (6, 1, 64, 16)
         for position in (2, 6):
             dump = session.dump(position=position)
             for name in ("memory", "link_matrix", "read_weights", "usage_vector"):
-                np.testing.assert_allclose(recording[name][position - 1], dump[name], atol=1e-5)
+                np.testing.assert_allclose(recording[name][position - 1][0], dump[name], atol=1e-5)
     with Image.open(tmp_path / "out" / "recording.gif") as animation:
         assert animation.n_frames == 6
 

@@ -75,7 +75,7 @@ def test_frames_and_looks_are_thinned(client: Client) -> None:
 def test_whole_dumps_are_still_to_be_had(client: Client) -> None:
     with client.session("large", create=False) as session:
         dump = session.dump()
-        assert dump["link_matrix"].shape == (1, SLOTS * SLOTS)
+        assert dump["link_matrix"].shape == (1, SLOTS, SLOTS)
         whole = session.look(["link_matrix"], max_cells=SLOTS * SLOTS)
     assert whole.arrays["link_matrix"].tobytes() == dump["link_matrix"].tobytes()
 
