@@ -11,11 +11,13 @@ class StateRows:
     """A tensor [rows, S] and the list of its free rows."""
 
     def __init__(self, rows: int, layout: RowLayout, device: torch.device) -> None:
-        self.states = torch.zeros(rows, layout.size, device=device)
+        # The same memory, where that is the host's; there numpy's zeros take none before they are written to.
+        self.array: Float32 | None = _aligned_zeros(rows, layout.size) if device.type == "cpu" else None
+        self.states = (
+            torch.zeros(rows, layout.size, device=device) if self.array is None else torch.from_numpy(self.array)
+        )
         self._layout = layout
         self._initial = torch.from_numpy(layout.initial).to(device)
-        # The same memory, where that is the host's.
-        self.array: Float32 | None = self.states.numpy() if device.type == "cpu" else None
         self._free = list(range(rows - 1, -1, -1))
 
     def take(self) -> int:
@@ -48,3 +50,10 @@ class StateRows:
         """Puts back what a new session has: of scope "all", or of its "experience" alone."""
         start = self._layout.start_of(scope)
         self.states[row, start:].copy_(self._initial[start:])
+
+
+def _aligned_zeros(rows: int, size: int) -> Float32:
+    """[rows, size], which begins with a line of the cache."""
+    room = np.zeros(rows * size + 16, np.float32)
+    skipped = -room.ctypes.data % 64 // 4
+    return room[skipped : skipped + rows * size].reshape(rows, size)
