@@ -169,7 +169,7 @@ class ServeConfig(BaseSettings):
         default=10.0, ge=0.1, le=3600, description="seconds for which a server owns a session in a shared store"
     )
 
-    # TorchServe and its own endpoint; nothing to the plain runtime.
+    # TorchServe and its own endpoint; of no effect with the plain runtime.
     batch_size: Count = Field(default=64, description="calls that TorchServe hands over at once")
     max_batch_delay_ms: Count = Field(default=1, description="milliseconds that TorchServe waits for such a batch")
     response_timeout_s: int = Field(
@@ -179,7 +179,7 @@ class ServeConfig(BaseSettings):
     # Operation.
     runtime: Literal["torchserve", "plain"] = Field(
         default="torchserve",
-        description="what starts and watches the worker: torchserve, or plain: `dnc serve` alone, without Java",
+        description="what starts and watches the worker: torchserve, or plain (`dnc serve` itself, without Java)",
     )
     grace_s: Seconds = Field(default=20.0, description="seconds from the first SIGTERM to the end of all processes")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
