@@ -5,13 +5,14 @@ from pathlib import Path
 
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.runtime.artifact import resolve_artifact
+from dnc_serve.handler.runtime.contract import Runtime
 from dnc_serve.handler.runtime.events import Stops
 from dnc_serve.handler.runtime.files import check_files
 from dnc_serve.handler.runtime.parent import adopt_orphans
 from dnc_serve.handler.runtime.ports import check_ports
 from dnc_serve.handler.runtime.progress import Progress
 from dnc_serve.handler.runtime.run_folder import run_folder
-from dnc_serve.handler.runtime.supervisor import Runtime, Stopped, Supervisor
+from dnc_serve.handler.runtime.supervisor import Stopped, Supervisor
 
 
 def serve(config: ServeConfig, stops: Stops, say: Callable[[str], None]) -> int:

@@ -19,9 +19,8 @@ class PlainRuntime:
     name = "the worker"
     port_settings: tuple[str, ...] = ()
     worker_patience_s = 900.0  # loading a model, however large
-    # Ends with a minute of service between them are forgotten; this many are a day at the longest delay between two,
-    # for as long as TorchServe would go on: a store that is down, or a full disk, may come back.
-    restarts = 24 * 360
+    # A day at the longest delay between two, as long as TorchServe would go on: a store that is down may come back.
+    restarts = 24 * 3600 // 10
 
     def __init__(self, artifact: Path, run_folder: Path) -> None:
         self._artifact = artifact

@@ -14,12 +14,12 @@ import logging
 import queue
 import time
 from pathlib import Path
-from typing import Protocol
 
 import psutil
 
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.runtime.child import Child, Line, OnEnd, OnLine, StartFailed
+from dnc_serve.handler.runtime.child import Child, Line, StartFailed
+from dnc_serve.handler.runtime.contract import Runtime
 from dnc_serve.handler.runtime.control import (
     ControlServer,
     WorkerDrained,
@@ -54,38 +54,6 @@ class PortLost(StartFailed):
 
 class Stopped(Exception):
     """The stop was asked for before the server was up."""
-
-
-class Runtime(Protocol):
-    """What is started so that a worker serves."""
-
-    @property
-    def name(self) -> str:
-        """The child, in messages."""
-
-    @property
-    def port_settings(self) -> tuple[str, ...]:
-        """The settings of the child's own ports, on loopback."""
-
-    @property
-    def worker_patience_s(self) -> float:
-        """How long the child may be without a worker that serves before it is killed."""
-
-    @property
-    def restarts(self) -> int:
-        """How often in a row the child may end before it is given up."""
-
-    def start(self, config: ServeConfig, on_line: OnLine, on_end: OnEnd) -> Child:
-        """Starts the child. Raises FileNotFoundError for what isn't installed."""
-
-    def addresses(self, config: ServeConfig) -> dict[str, str]:
-        """The child's own endpoints, by their names in the `ready` line."""
-
-    def load_failed(self, line: Line) -> bool:
-        """Whether the child's log says here that the start has failed, while the child goes on."""
-
-    def port_was_taken(self, cause: str) -> bool:
-        """Whether this cause of an end is that another process has one of the child's ports."""
 
 
 class Supervisor:
