@@ -43,6 +43,12 @@ def test_a_worker_that_ends_is_started_again_with_its_sessions(small_artifact: P
         assert server.stop() == 0
 
 
+def test_sessions_go_on_under_the_other_runtime(small_artifact: Path, tmp_path: Path) -> None:
+    for runtime, position in (("torchserve", 2), ("plain", 4), ("torchserve", 6)):
+        with running(small_artifact, tmp_path, "--runtime", runtime) as server:
+            assert step(server, "wanderer", 2) == position
+
+
 def test_a_stop_while_the_worker_is_on_its_way_back(small_artifact: Path, tmp_path: Path) -> None:
     with running(small_artifact, tmp_path, *PLAIN) as server:
         server.worker().kill()
