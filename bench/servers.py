@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from dnc_serve.client import Client
 from dnc_serve.client.cli.child_server import STOP_TIMEOUT_S, ChildServer, running
 from dnc_serve.client.cli.load import Server
-from dnc_serve.handler.torchserve.artifact import resolve_artifact
+from dnc_serve.handler.runtime.artifact import resolve_artifact
 
 MODEL = "copy"
 ROOT = Path(__file__).parent.parent

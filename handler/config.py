@@ -80,7 +80,7 @@ class ServeConfig(BaseSettings):
         default=None, description="memory slots of a run that is exported; as trained if not set"
     )
     device: Annotated[str, AfterValidator(_device)] = Field(
-        default="auto", description="auto (what TorchServe assigns), cpu, cuda or cuda:INDEX"
+        default="auto", description="auto (what TorchServe assigns, or a GPU if there is one), cpu, cuda or cuda:INDEX"
     )
     code: Literal["auto", "kernel", "torchscript", "program"] = Field(
         default="auto",
@@ -169,7 +169,7 @@ class ServeConfig(BaseSettings):
         default=10.0, ge=0.1, le=3600, description="seconds for which a server owns a session in a shared store"
     )
 
-    # TorchServe and its own endpoint.
+    # TorchServe and its own endpoint; of no effect with the plain runtime.
     batch_size: Count = Field(default=64, description="calls that TorchServe hands over at once")
     max_batch_delay_ms: Count = Field(default=1, description="milliseconds that TorchServe waits for such a batch")
     response_timeout_s: int = Field(
@@ -177,6 +177,10 @@ class ServeConfig(BaseSettings):
     )
 
     # Operation.
+    runtime: Literal["torchserve", "plain"] = Field(
+        default="torchserve",
+        description="what starts and watches the worker: torchserve, or plain (`dnc serve` itself, without Java)",
+    )
     grace_s: Seconds = Field(default=20.0, description="seconds from the first SIGTERM to the end of all processes")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least level that is logged"
@@ -205,6 +209,11 @@ class ServeConfig(BaseSettings):
         return self
 
     @property
+    def ports(self) -> tuple[str, ...]:
+        """The settings of the ports that are listened at."""
+        return tuple(name for name in PORTS if self.runtime == "torchserve" or name not in TORCHSERVE_PORTS)
+
+    @property
     def compiled_dir(self) -> Path:
         """Where compiled models are kept."""
         return self.state_dir / COMPILED
@@ -223,6 +232,7 @@ class ServeConfig(BaseSettings):
 
 
 PORTS = tuple(name for name in ServeConfig.model_fields if name == "port" or name.endswith("_port"))
+TORCHSERVE_PORTS = tuple(name for name in PORTS if name.startswith("torchserve_"))
 
 
 def flag(name: str) -> str:

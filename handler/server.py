@@ -106,6 +106,8 @@ class DncServer:
         config = self._config
         sys.setswitchinterval(SWITCH_SECONDS)
         self._metrics = Metrics()
+        # From here on, as the tiles do it too: over few rows, torch's threads spin, and a start of 0.2 s takes 3 s.
+        torch.set_num_threads(1)
         artifact = load_artifact(self._artifact_folder, self._device, torchscript=config.code != "program")
         runner = choose_runner(artifact, self._device, config.code, [config.compiled_dir])
         listener = self._listener = Listener(config)

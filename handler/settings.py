@@ -1,7 +1,7 @@
 """Where the settings of a server come from: flags, the environment, a TOML file.
 
 A value comes from a flag, else from `DNC_…` in the environment, else from the file, else it is the default. They are
-read once, in `dnc serve`; TorchServe's worker is given the result.
+read once, in `dnc serve`; the worker is given the result.
 """
 
 import difflib

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from dnc_serve.handler.addresses import why_not_free
-from dnc_serve.handler.torchserve.ports import LOOPBACK
+from dnc_serve.handler.runtime.ports import LOOPBACK
 
 # Below those that systems give to connections, and to whoever asks for any: nobody is there by chance.
 PORTS = range(20_000, 30_000)

@@ -21,8 +21,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Exit code 0 and the path on standard output, 1 if the model can't be packed."""
     from dnc_serve.handler.config import ServeConfig
+    from dnc_serve.handler.runtime.artifact import ModelError, resolve_artifact
     from dnc_serve.handler.torchserve.archive import MODEL_NAME, write_archive
-    from dnc_serve.handler.torchserve.artifact import ModelError, resolve_artifact
 
     target = args.output or Path(f"{MODEL_NAME}.mar")
     if target.exists() and not args.force:

@@ -24,6 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="copy, recall: for the same bits again")
     parser.add_argument("--plot", type=path, metavar="FILE", help="recall, graph: a picture of what was found where")
     parser.add_argument("--model", metavar="MODEL", help="another model of that task (the bundled one)")
+    parser.add_argument("--runtime", choices=("torchserve", "plain"), help="of a server that is started (torchserve)")
     for name, demo in DEMOS.items():
         demo.configure(parser.add_argument_group(name, demo.HELP))
     add_connection(parser, "graph: a server that runs already", "one is started")

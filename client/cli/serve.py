@@ -1,4 +1,4 @@
-"""`dnc serve`: a model behind TorchServe and the streaming endpoint, in the foreground."""
+"""`dnc serve`: a model behind the streaming endpoint and TorchServe's, in the foreground."""
 
 import argparse
 import logging
@@ -9,6 +9,7 @@ from dnc_serve.client.cli.files import reason
 from dnc_serve.client.cli.parser import path
 
 HELP = "serve a model until Ctrl-C or SIGTERM"
+NEEDS = "serving needs more: pip install 'dnc-serve[serve]'"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -50,16 +51,17 @@ def run(args: argparse.Namespace) -> int:
         print(loaded.show())
         return 0
     try:
-        from dnc_serve.handler.torchserve.events import Stops
-        from dnc_serve.handler.torchserve.launch import StartFailed, serve
+        from dnc_serve.handler.launch import serve
+        from dnc_serve.handler.runtime.events import Stops
     except ImportError as exc:
-        return _refuse(f"{exc}; serving needs more: pip install 'dnc-serve[serve]'", 1)
+        return _refuse(f"{exc}; {NEEDS}", 1)
     stops = Stops()
 
-    from dnc_serve.handler.torchserve.artifact import ModelError
-    from dnc_serve.handler.torchserve.files import FileUnusable
-    from dnc_serve.handler.torchserve.logs import configure_logs
-    from dnc_serve.handler.torchserve.ports import AddressUnusable
+    from dnc_serve.handler.runtime.artifact import ModelError
+    from dnc_serve.handler.runtime.child import StartFailed
+    from dnc_serve.handler.runtime.files import FileUnusable
+    from dnc_serve.handler.runtime.logs import configure_logs
+    from dnc_serve.handler.runtime.ports import AddressUnusable
 
     configure_logs(loaded.config.log_level)
     for sentence in misspelt:
@@ -68,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
         return serve(loaded.config, stops, lambda line: print(line, flush=True))
     except (StartFailed, ModelError, FileUnusable, AddressUnusable, OSError) as exc:
         return _refuse(exc, 1)
+    except ImportError as exc:  # of a runtime
+        return _refuse(f"{exc}; {NEEDS}", 1)
 
 
 def _refuse(why: Exception | str, code: int) -> int:

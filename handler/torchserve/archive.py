@@ -11,8 +11,8 @@ from pathlib import Path
 import yaml
 
 from dnc_serve.handler.config import ServeConfig
+from dnc_serve.handler.runtime.artifact import ARTIFACT_FILES, MODULE_FILE, PROGRAM_FILE
 from dnc_serve.handler.torchserve import dnc_serve_entry
-from dnc_serve.handler.torchserve.artifact import ARTIFACT_FILES, MODULE_FILE, PROGRAM_FILE
 
 MODEL_NAME = "dnc"
 MODEL_VERSION = "1.0"

@@ -4,36 +4,31 @@ Java is started directly. TorchServe's own launcher adds a Python process that i
 and a pid file that two servers on a machine would share.
 """
 
-import contextlib
 import json
-import logging
 import os
 import re
-import subprocess
 import sys
-import threading
-from collections import deque
-from collections.abc import Callable
 from importlib.resources import as_file, files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from dnc_serve.handler.api.torchserve_calls import MAX_RESPONSE_BYTES
-from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.torchserve import parent
-from dnc_serve.handler.torchserve.archive import MODEL_NAME
-from dnc_serve.handler.torchserve.causes import JAVA, MODEL_LOG, first_cause
-from dnc_serve.handler.torchserve.environment import child_environment
-from dnc_serve.handler.torchserve.ports import LOOPBACK
-from dnc_serve.handler.torchserve.worker_config import RUN_FOLDER_VARIABLE
+from dnc_serve.handler.config import TORCHSERVE_PORTS, ServeConfig
+from dnc_serve.handler.runtime import parent
+from dnc_serve.handler.runtime.causes import JAVA, MODEL_LOG
+from dnc_serve.handler.runtime.child import Child, Line, OnEnd, OnLine, StartFailed, own_record
+from dnc_serve.handler.runtime.environment import child_environment
+from dnc_serve.handler.runtime.ports import LOOPBACK, configured_ports, free_port
+from dnc_serve.handler.runtime.worker_config import RUN_FOLDER_VARIABLE
+from dnc_serve.handler.torchserve.archive import MODEL_NAME, write_archive
 
-logger = logging.getLogger(__name__)
-
-TAIL_LINES = 400
 # JSON takes several times the bytes of the same array, and a whole dump or blob is one message at this endpoint.
 REQUEST_FACTOR = 16
 JOB_QUEUE_SIZE = 1024
+STORE = "store"
+LOG_CONFIG = "log4j2.xml"
+LOAD_FAILED = ("Backend worker error", "Auto recovery failed again")  # what TorchServe's log says then
+BIND_FAILED = "Failed to bind to address"
 
 
 def java() -> tuple[str, str]:
@@ -65,7 +60,7 @@ def torchserve_home() -> Path:
 
 def properties(config: ServeConfig, run_folder: Path, worker_port: int) -> str:
     """TorchServe's `config.properties`."""
-    store = run_folder / "store"
+    store = run_folder / STORE
     allowed = re.escape(f"file://{store}/")
     settings = {
         "inference_address": f"http://{LOOPBACK}:{config.torchserve_http_port}",
@@ -100,101 +95,70 @@ def properties(config: ServeConfig, run_folder: Path, worker_port: int) -> str:
     return "".join(f"{name}={json.dumps(str(value))[1:-1]}\n" for name, value in settings.items())
 
 
-class TorchServe:
-    """One TorchServe, from its start to its end.
+class TorchServeRuntime:
+    """TorchServe, which starts the worker, and starts it again when it dies."""
 
-    In a thread, `on_line` is called for each line that it logs, and `on_end` when Java has ended.
-    """
+    name = "TorchServe"
+    port_settings = TORCHSERVE_PORTS
+    # It starts a dead worker again by itself; if none is back after this long, TorchServe is what is started again.
+    worker_patience_s = 90.0
+    restarts = 5
 
-    def __init__(
-        self,
-        config: ServeConfig,
-        run_folder: Path,
-        worker_port: int,
-        on_line: Callable[["TorchServe", dict[str, Any]], None],
-        on_end: Callable[["TorchServe"], None],
-    ) -> None:
-        (run_folder / "config.properties").write_text(properties(config, run_folder, worker_port))
-        with as_file(files("dnc_serve.handler.torchserve") / "log4j2.xml") as log_config:
-            (run_folder / "log4j2.xml").write_bytes(log_config.read_bytes())
+    def __init__(self, config: ServeConfig, artifact: Path, run_folder: Path) -> None:
+        self._run_folder = run_folder
+        (run_folder / STORE).mkdir()
+        try:
+            write_archive(artifact, run_folder / STORE / f"{MODEL_NAME}.mar", config)
+        except OSError as exc:
+            raise StartFailed(
+                f"the temp folder {run_folder.parent} can't hold the model's archive ({exc.strerror}); set TMPDIR to "
+                "one with more room"
+            ) from exc
+        with as_file(files("dnc_serve.handler.torchserve") / LOG_CONFIG) as log_config:
+            (run_folder / LOG_CONFIG).write_bytes(log_config.read_bytes())
+
+    def start(self, config: ServeConfig, on_line: OnLine, on_end: OnEnd) -> Child:
+        """Java, started directly, with this configuration."""
+        folder = self._run_folder
+        worker_port = free_port(configured_ports(config))
+        (folder / "config.properties").write_text(properties(config, folder, worker_port))
         home, program = java()
         level = {"debug": "debug", "info": "warn"}.get(config.log_level, config.log_level)
         command = [
             *(sys.executable, "-I", "-S", parent.__file__, str(os.getpid())),
             program,
             f"-Dmodel_server_home={torchserve_home()}",
-            f"-Dlog4j.configurationFile={(run_folder / 'log4j2.xml').as_uri()}",
+            f"-Dlog4j.configurationFile={(folder / LOG_CONFIG).as_uri()}",
             f"-Ddnc.log.level={level}",
             # The worker's socket lies here, and a socket's path must fit into 107 bytes.
-            f"-Djava.io.tmpdir={run_folder}",
+            f"-Djava.io.tmpdir={folder}",
             # Better a clean end, after which it is started again, than a half-dead one.
             "-XX:+ExitOnOutOfMemoryError",
             "-XX:-UsePerfData",  # else a file in /tmp
             *("-cp", str(torchserve_home() / "ts" / "frontend" / "*")),
             "org.pytorch.serve.ModelServer",
             *("--python", sys.executable),
-            *("-f", str(run_folder / "config.properties")),
-            *("-s", str(run_folder / "store")),
+            *("-f", str(folder / "config.properties")),
+            *("-s", str(folder / STORE)),
             "-ncs",  # no snapshots of the configuration, which would outlive the run folder
         ]
-        self._tail: deque[dict[str, Any]] = deque(maxlen=TAIL_LINES)
-        self.ending = False
-        self._on_line = on_line
-        self._on_end = on_end
-        # In a process session of its own: Ctrl-C at the terminal must reach the drain, not Java.
-        self._process = subprocess.Popen(
-            command,
-            cwd=run_folder,
-            env=_environment(run_folder, home),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            encoding="utf-8",
-            errors="replace",
-        )
-        self._reader = threading.Thread(target=self._read, name="dnc-torchserve-log", daemon=True)
-        self._reader.start()
+        return Child(command, folder, _environment(folder, home), _parse, on_line, on_end)
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
+    def addresses(self, config: ServeConfig) -> dict[str, str]:
+        """Its own endpoints, as the `ready` line names them."""
+        return {
+            "http": f"{LOOPBACK}:{config.torchserve_http_port}",
+            "torchserve-grpc": f"{LOOPBACK}:{config.torchserve_grpc_port}",
+            "management": f"{LOOPBACK}:{config.torchserve_management_port}",
+        }
 
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
+    def load_failed(self, line: Line) -> bool:
+        """Whether its log says here that a worker could not load the model, or that a port was taken."""
+        message = str(line.get("message"))
+        return message in LOAD_FAILED or self.port_was_taken(message)
 
-    def terminate(self, patience_s: float) -> None:
-        """Ends Java: asked first, killed when the patience is over."""
-        self.ending = True
-        with contextlib.suppress(ProcessLookupError):
-            self._process.terminate()
-        try:
-            self._process.wait(max(0.0, patience_s))
-        except subprocess.TimeoutExpired:
-            self.kill()
-
-    def kill(self) -> None:
-        """Ends Java at once."""
-        self.ending = True
-        self._process.kill()
-        self._process.wait()
-
-    def cause(self) -> str:
-        """Why it did not start, in one line."""
-        if not self.alive:
-            self._reader.join(timeout=1.0)  # its last words
-        return first_cause(self._tail)
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for text in self._process.stdout:
-            line = _parse(text.rstrip("\n"))
-            if line is not None:
-                self._tail.append(line)
-                self._on_line(self, line)
-        self._process.wait()
-        self._on_end(self)
+    def port_was_taken(self, cause: str) -> bool:
+        return BIND_FAILED in cause
 
 
 def _environment(run_folder: Path, java_home: str) -> dict[str, str]:
@@ -211,19 +175,17 @@ def _environment(run_folder: Path, java_home: str) -> dict[str, str]:
     )
 
 
-def _parse(text: str) -> dict[str, Any] | None:
+def _parse(text: str) -> Line:
     """One printed line as a log record: the worker's own are already JSON, Java's warnings are plain text."""
-    if not text.strip():
-        return None
     try:
-        line = json.loads(text)
+        line = dict(json.loads(text))
     except ValueError:
         return {"level": "debug", "logger": JAVA, "message": text}
     if not line.get("exception", "").strip():
         line.pop("exception", None)
-    if line["logger"] == MODEL_LOG and line["message"].startswith('{"time"'):
-        with contextlib.suppress(ValueError):
-            line = json.loads(line["message"])
-    elif line["logger"] == MODEL_LOG and line["level"] == "info":
-        line["level"] = "debug"  # standard output of TorchServe's own code, the same at every start
-    return dict(line)
+    if line["logger"] == MODEL_LOG:
+        if (record := own_record(line["message"])) is not None:
+            return record
+        if line["level"] == "info":
+            line["level"] = "debug"  # standard output of TorchServe's own code, the same at every start
+    return line

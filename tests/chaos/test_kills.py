@@ -17,20 +17,24 @@ KILLS = 40
 PAUSE_S = 0.1  # between two chunks of a session, on average
 CALL_TIMEOUT_S = 180.0
 LOOK_AGAIN_S = 1.0
-VICTIMS: tuple[Victim, ...] = ("worker", "java", "tree")
 
 
 @pytest.mark.parametrize(
-    ("durability", "kills", "sessions"),
+    ("durability", "runtime", "kills", "sessions"),
     [
-        ("async", len(VICTIMS), SESSIONS_IN_SHORT),
-        *(pytest.param(durability, KILLS, SESSIONS, marks=pytest.mark.long) for durability in ("sync", "async")),
+        ("async", "torchserve", 3, SESSIONS_IN_SHORT),
+        ("async", "plain", 2, SESSIONS_IN_SHORT),
+        *(
+            pytest.param(durability, runtime, KILLS, SESSIONS, marks=pytest.mark.long)
+            for durability, runtime in (("sync", "torchserve"), ("async", "torchserve"), ("async", "plain"))
+        ),
     ],
 )
 async def test_killed_at_random_moments_under_many_streams(
-    artifact_folder: Path, runner: ModelRunner, tmp_path: Path, durability: str, kills: int, sessions: int
+    artifact_folder: Path, runner: ModelRunner, tmp_path: Path, durability: str, runtime: str, kills: int, sessions: int
 ) -> None:
-    tree = Tree(artifact_folder, tmp_path, "--durability", durability, "--snapshot-every-timesteps", "100")
+    flags = ("--runtime", runtime, "--durability", durability, "--snapshot-every-timesteps", "100")
+    tree = Tree(artifact_folder, tmp_path, *flags)
     chance = random.Random(durability)
     killed: Counter[Victim] = Counter()
     try:
@@ -41,7 +45,8 @@ async def test_killed_at_random_moments_under_many_streams(
                 for number in range(kills):
                     await _progress(traffic, tree)
                     await asyncio.sleep(chance.uniform(0.0, 1.0))
-                    victim = VICTIMS[number % 3] if number < 3 else chance.choice(VICTIMS)
+                    every_kind = number < len(tree.victims)
+                    victim = tree.victims[number] if every_kind else chance.choice(tree.victims)
                     await asyncio.to_thread(tree.kill, victim, chance)
                     killed[victim] += 1
                 await _progress(traffic, tree)

@@ -33,6 +33,7 @@ class Tree:
         self._model, self._folder, self._flags = model, folder, flags
         self._process: subprocess.Popen[str] | None = None
         self.addresses: dict[str, str] = {}
+        self.victims: tuple[Victim, ...] = ("worker", "tree") if "plain" in flags else ("worker", "java", "tree")
         self._ports = [text for flag in PORT_FLAGS.values() for text in (flag, str(own_port()))]
         self.starts = 0
 

@@ -39,11 +39,16 @@ def test_a_healthy_machine(artifact: Path, tmp_path: Path) -> None:
     findings = {finding["what"]: finding for finding in json.loads(done.stdout)}
     assert done.returncode == 0, done.stdout
     assert list(findings) == [
-        "python", "torch", "torchserve", "PyYAML", "settings", "java", "gpu", "temp folder", "state", "store", "model",
+        "python", "torch", "settings", "torchserve", "PyYAML", "java", "gpu", "temp folder", "state", "store", "model",
         "code",
     ]  # fmt: skip
     assert {finding["status"] for finding in findings.values()} == {"ok"}
     assert "from float32[3] to float32[2], a session takes" in findings["model"]["found"]
+
+    plain = doctor("--model", str(artifact), "--state-dir", str(tmp_path), "--json", "--runtime", "plain")
+    assert plain.returncode == 0, plain.stdout
+    asked = [finding["what"] for finding in json.loads(plain.stdout)]
+    assert asked == [what for what in findings if what not in ("torchserve", "PyYAML", "java")]
 
 
 def test_what_fails_comes_with_a_hint(artifact: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from dnc_serve.client import AsyncClient, Client, Retry, Unavailable
 from dnc_serve.client.cli.load import Load, Server, Span, stream_load
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.torchserve.probe import health
+from dnc_serve.handler.runtime.probe import health
 from dnc_serve.proto.targets import channel_options, is_loopback, proxy_of
 from tests.client.conftest import INPUT_SIZE, random_inputs
 from tests.handler.door import open_door

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from dnc_serve.handler.config import ServeConfig
+from dnc_serve.handler.runtime.probe import is_open
 from dnc_serve.handler.server import DncServer
-from dnc_serve.handler.torchserve.probe import is_open
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.handler.door import TIMEOUT, Door, chunk, open_door
 from tests.handler.harness import INPUT_SIZE, random_inputs

@@ -36,8 +36,15 @@ def small_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", params=["torchserve", "plain"])
+def runtime(request: pytest.FixtureRequest) -> str:
+    """What starts the worker: a test that asks for it, or for `server`, runs with each."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture(scope="session")
-def server(small_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(runtime: str, small_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that all tests share; they leave it running."""
-    with running(small_artifact, tmp_path_factory.mktemp("server")) as server:
+    with running(small_artifact, tmp_path_factory.mktemp("server"), "--runtime", runtime) as server:
         yield server

@@ -1,6 +1,7 @@
 """A real `dnc serve` as a child process."""
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,8 @@ from tests.folders import temp_folder
 from tests.ports import own_port
 
 STOP_TIMEOUT_S = 240.0
+# As TorchServe starts it, and as `dnc serve` does.
+WORKER = re.compile(r"model_service_worker|handler\.plain\.worker")
 
 
 class Server:
@@ -40,7 +43,7 @@ class Server:
         return next(process for process in self.descendants() if process.name() == "java")
 
     def worker(self) -> psutil.Process:
-        return next(process for process in self.descendants() if "model_service_worker" in " ".join(process.cmdline()))
+        return next(process for process in self.descendants() if WORKER.search(" ".join(process.cmdline())))
 
     def stop(self) -> int:
         """SIGTERM, and the exit code."""

@@ -65,8 +65,8 @@ def map_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_copy_is_the_default() -> None:
-    shown = demo("--length", 20, "--seed", 3)
+def test_copy_is_the_default(runtime: str) -> None:
+    shown = demo("--length", 20, "--seed", 3, "--runtime", runtime)
     assert shown.returncode == 0, shown.stderr
     assert "wrong bits: 0 of 160" in shown.stdout
     assert len(processes(shown.stdout)) == 2

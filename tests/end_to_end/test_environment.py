@@ -16,7 +16,7 @@ import pytest
 
 from dnc_serve.client import Client
 from dnc_serve.client.cli.child_server import serve_command
-from dnc_serve.handler.torchserve.progress import Progress
+from dnc_serve.handler.runtime.progress import Progress
 from tests.end_to_end.servers import Server, running
 from tests.end_to_end.test_serve import step
 from tests.end_to_end.test_torchserve_door import post
@@ -51,18 +51,20 @@ def odd_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.fixture(scope="module")
-def surrounded(small_artifact: Path, odd_folder: Path) -> Iterator[Server]:
-    with running(small_artifact, odd_folder, env={**HOSTILE, "TMPDIR": str(odd_folder)}) as server:
+@pytest.fixture
+def surrounded(runtime: str, small_artifact: Path, odd_folder: Path) -> Iterator[Server]:
+    env = {**HOSTILE, "TMPDIR": str(odd_folder)}
+    with running(small_artifact, odd_folder / runtime, "--runtime", runtime, env=env) as server:
         yield server
 
 
-def test_nothing_of_it_reaches_the_server(surrounded: Server, odd_folder: Path) -> None:
+def test_nothing_of_it_reaches_the_server(surrounded: Server, runtime: str, odd_folder: Path) -> None:
     assert step(surrounded, "surrounded", 3) == 3
-    status, answer = post(surrounded, {"get_model": {}})
-    assert status == 200, answer
-    assert list(odd_folder.glob("dnc-serve-*/config.properties"))
-    for process in (surrounded.java(), surrounded.worker()):
+    if runtime == "torchserve":
+        status, answer = post(surrounded, {"get_model": {}})
+        assert status == 200, answer
+        assert list(odd_folder.glob("dnc-serve-*/config.properties"))
+    for process in surrounded.descendants():
         inherited = process.environ()
         assert not {name for name in inherited if name in HOSTILE and inherited[name] == HOSTILE[name]} - {
             "http_proxy", "https_proxy", "grpc_proxy",  # for a collector of traces that is elsewhere
@@ -70,21 +72,21 @@ def test_nothing_of_it_reaches_the_server(surrounded: Server, odd_folder: Path) 
         assert inherited["PYTHONPATH"].startswith("/") or process.name() == "java"
 
 
-def test_what_computing_needs_does(small_artifact: Path, tmp_path: Path) -> None:
+def test_what_computing_needs_does(runtime: str, small_artifact: Path, tmp_path: Path) -> None:
     wanted = {"OMP_NUM_THREADS": "1", "MKL_CBWR": "AVX2", "CUDA_VISIBLE_DEVICES": "", "LD_LIBRARY_PATH": "/nonexistent"}
     wanted |= {"MALLOC_ARENA_MAX": "2", "NUMBA_NUM_THREADS": "1", "HIP_VISIBLE_DEVICES": "0", "HOME": str(tmp_path)}
-    with running(small_artifact, tmp_path, env=wanted) as server:
+    with running(small_artifact, tmp_path, "--runtime", runtime, env=wanted) as server:
         assert wanted.items() <= server.worker().environ().items()
 
 
-def test_two_servers_need_no_flags_but_their_own_ports(small_artifact: Path, tmp_path: Path) -> None:
+def test_two_servers_need_no_flags_but_their_own_ports(runtime: str, small_artifact: Path, tmp_path: Path) -> None:
     """As `dnc serve --port 0 --metrics-port 0` beside `make serve`: TorchServe's ports are nobody's business."""
     command = [sys.executable, "-m", "dnc_serve.client.cli", "serve", "--port", "0", "--metrics-port", "0"]
     held = [socket.create_server(("127.0.0.1", port)) for port in (8080, 7070) if _free(port)]
     processes = []
     try:
         for name in ("one", "other"):
-            flags = ["--model", str(small_artifact), "--state-dir", str(tmp_path / name)]
+            flags = ["--runtime", runtime, "--model", str(small_artifact), "--state-dir", str(tmp_path / name)]
             processes.append(subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, text=True))
         for process in processes:
             assert process.stdout is not None
@@ -104,17 +106,19 @@ def _free(port: int) -> bool:
 
 
 def test_a_start_says_what_it_waits_for(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dnc_serve.handler.torchserve.progress.TELL_EVERY_S", 0.01)
-    monkeypatch.setattr("dnc_serve.handler.torchserve.progress.LONG_S", -1.0)
+    monkeypatch.setattr("dnc_serve.handler.runtime.progress.TELL_EVERY_S", 0.01)
+    monkeypatch.setattr("dnc_serve.handler.runtime.progress.LONG_S", -1.0)
     with Progress() as progress:
         progress.awaits("the moon")
         wait_until(lambda: "waiting for the moon" in caplog.text, "it is told")
     assert "still starting, after " in caplog.text
 
 
-def test_a_worker_that_is_killed_while_it_loads_is_told_at_once(small_artifact: Path, tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_while_it_loads_is_told_at_once(
+    runtime: str, small_artifact: Path, tmp_path: Path
+) -> None:
     process = subprocess.Popen(
-        serve_command(small_artifact, tmp_path / "state"),
+        serve_command(small_artifact, tmp_path / "state", "--runtime", runtime),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -150,8 +154,8 @@ def test_a_demo_has_settings_of_its_own(tmp_path: Path, small_artifact: Path) ->
     assert "wrong bits: 0 of 24" in done.stdout
 
 
-def test_a_client_of_a_server_at_ipv6(small_artifact: Path, tmp_path: Path) -> None:
-    with running(small_artifact, tmp_path, "--host", "[::1]") as server:
+def test_a_client_of_a_server_at_ipv6(runtime: str, small_artifact: Path, tmp_path: Path) -> None:
+    with running(small_artifact, tmp_path, "--runtime", runtime, "--host", "[::1]") as server:
         assert server.grpc.startswith("[::1]:")
         assert server.addresses["metrics"].startswith("[::1]:")
         with Client(server.grpc) as client:

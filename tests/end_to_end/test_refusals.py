@@ -88,8 +88,8 @@ def test_the_setting_is_named(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7"])
-def test_a_device_that_is_not_there(device: str, small_artifact: Path, tmp_path: Path) -> None:
-    code, stdout, cause = failed_start(small_artifact, tmp_path, "--device", device)
+def test_a_device_that_is_not_there(device: str, runtime: str, small_artifact: Path, tmp_path: Path) -> None:
+    code, stdout, cause = failed_start(small_artifact, tmp_path, "--runtime", runtime, "--device", device)
     assert (code, stdout) == (1, "")
     assert cause.startswith(
         f"dnc serve: device is '{device}'; expected one that torch {torch.__version__} can use here: "

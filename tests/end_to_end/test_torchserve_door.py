@@ -20,6 +20,8 @@ from tests.end_to_end.servers import Server
 from tests.end_to_end.torchserve_client import TorchServeClient
 from tests.waiting import PATIENCE_S
 
+pytestmark = pytest.mark.parametrize("runtime", ["torchserve"], indirect=True)
+
 
 @pytest.fixture(scope="module")
 def predictions(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorchServeClient]:

@@ -9,9 +9,9 @@ import pytest
 from dnc_serve.client import Client
 from dnc_serve.handler.addresses import host_port, is_loopback, parse_host, reached_at, split_address
 from dnc_serve.handler.config import ServeConfig
+from dnc_serve.handler.runtime.ports import AddressUnusable, check_ports
+from dnc_serve.handler.runtime.probe import health
 from dnc_serve.handler.settings import ConfigError, load_config
-from dnc_serve.handler.torchserve.ports import AddressUnusable, check_ports
-from dnc_serve.handler.torchserve.probe import health
 from tests.handler.door import open_door
 
 

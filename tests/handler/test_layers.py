@@ -11,6 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("client", "handler", "model")
+# What starts a worker, and is one.
+PROCESSES = ("dnc_serve.handler.runtime", "dnc_serve.handler.torchserve", "dnc_serve.handler.plain")
 
 
 def name_of(file: Path) -> str:
@@ -59,10 +61,12 @@ def test_no_modules_import_each_other(part: str) -> None:
 @pytest.mark.parametrize(
     ("layer", "unknown_to_it"),
     [
-        ("handler.store", ["dnc_serve.handler.engine", "dnc_serve.handler.api", "dnc_serve.handler.torchserve"]),
-        ("handler.engine", ["dnc_serve.handler.api", "dnc_serve.handler.torchserve"]),
+        ("handler.store", ["dnc_serve.handler.engine", "dnc_serve.handler.api", *PROCESSES]),
+        ("handler.engine", ["dnc_serve.handler.api", *PROCESSES]),
         ("handler.engine", ["grpc", "google", "ts", "dnc_serve.proto.dnc"]),
-        ("handler.api", ["dnc_serve.handler.torchserve", "ts"]),
+        ("handler.api", [*PROCESSES, "ts"]),
+        ("handler.runtime", ["dnc_serve.handler.torchserve", "dnc_serve.handler.plain", "ts"]),
+        ("handler.plain", ["dnc_serve.handler.torchserve", "ts"]),
         ("handler", ["dnc_serve.client"]),
         ("model", ["dnc_serve.handler", "dnc_serve.client", "dnc_serve.proto"]),
         ("client", ["dnc_serve.handler", "dnc_serve.model"]),
@@ -84,6 +88,7 @@ def test_a_layer_knows_nothing_of_those_above_it(layer: str, unknown_to_it: list
         ("handler.engine.engine", ["grpc", "google.protobuf", "ts", "dnc_serve.proto.dnc"]),
         ("model", ["grpc", "google.protobuf", "ts", "dnc_serve.handler", "dnc_serve.client", "dnc_serve.proto"]),
         ("client", ["torch", "ts", "dnc_serve.handler", "dnc_serve.model"]),
+        ("handler.launch", ["torch", "ts", "dnc_serve.model", "dnc_serve.handler.engine"]),
         ("client.cli.main", ["torch", "ts", "dnc_serve.handler", "dnc_serve.model"]),  # commands, when they are run
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dnc_serve.handler.torchserve.probe import is_open
+from dnc_serve.handler.runtime.probe import is_open
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.pictures import PngGallery, TensorBoardGallery, VisdomGallery, coloured, enlarged, heatmaps
 from tests.ports import own_port

@@ -23,6 +23,7 @@ class Options:
     length: int = 10
     seed: int | None = None
     model: str = "copy"
+    runtime: str = "torchserve"
 
     def __post_init__(self) -> None:
         if not 1 <= self.length <= LONGEST:
@@ -38,7 +39,7 @@ def run(options: Options) -> int:
     from dnc_serve.model.tasks.copy import decode, encode, recall_inputs
 
     vectors = np.random.default_rng(options.seed).integers(0, 2, (options.length, 8), dtype=np.uint8)
-    with serving(options.model) as address:
+    with serving(options.model, options.runtime) as address:
         told = in_another_process(visit, address, encode(vectors))
         print(f"process {told.pid} streamed {told.position} timesteps into session {SESSION!r} and left")
         asked = in_another_process(visit, address, recall_inputs(options.length))

@@ -56,6 +56,7 @@ class Options:
     state_dir: Path | None = None
     plot: Path | None = None
     model: str = "graph"
+    runtime: str = "torchserve"
 
     def __post_init__(self) -> None:
         if self.plot is not None and self.map is not None and not self.ask:
@@ -153,7 +154,7 @@ def _server(options: Options, folder: Path) -> Iterator[Connection]:
     if options.target is not None:
         yield options.target
     else:
-        with serving(options.model, folder / "state") as address:
+        with serving(options.model, options.runtime, folder / "state") as address:
             yield {"targets": [address]}
 
 

@@ -22,6 +22,7 @@ class Options:
     seed: int | None = None
     plot: Path | None = None
     model: str = "recall"
+    runtime: str = "torchserve"
 
     def __post_init__(self) -> None:
         if not 1 <= self.pairs <= MOST_PAIRS:
@@ -42,7 +43,7 @@ def run(options: Options) -> int:
     keys = generator.permutation(256)[: options.pairs, None] >> np.arange(8) & 1
     values = generator.integers(0, 2, (options.pairs, 8))
     order = generator.permutation(options.pairs)
-    with serving(options.model) as address:
+    with serving(options.model, options.runtime) as address:
         told = in_another_process(visit, address, encode_pairs(keys, values))
         print(f"process {told.pid} told session {SESSION!r} {options.pairs} pairs and left", file=sys.stderr)
         asked = in_another_process(visit, address, encode_questions(keys[order]))

@@ -45,7 +45,7 @@ def _patience() -> Iterator[None]:
 
 
 @contextmanager
-def serving(model: str, state_dir: Path | None = None) -> Iterator[str]:
+def serving(model: str, runtime: str = "torchserve", state_dir: Path | None = None) -> Iterator[str]:
     """The address of the streaming endpoint of a server on free ports, which is stopped afterwards.
 
     Without a state folder it has one that vanishes with it. Raises ServerFailed.
@@ -55,7 +55,7 @@ def serving(model: str, state_dir: Path | None = None) -> Iterator[str]:
             state_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dnc-demo-"))) / "state"
         print("starting dnc serve …", file=sys.stderr)
         with _patience():
-            server = stack.enter_context(child_server(model, state_dir, "--log-level", "warning"))
+            server = stack.enter_context(child_server(model, state_dir, "--runtime", runtime, "--log-level", "warning"))
         address = server.addresses["grpc"]
         print(f"dnc serve is ready at {address}", file=sys.stderr)
         yield address

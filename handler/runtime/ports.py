@@ -41,7 +41,7 @@ def check_port(config: ServeConfig, setting: str) -> None:
 def check_ports(config: ServeConfig) -> None:
     """Raises AddressUnusable for a configured host that can't be had, or for all ports that can't."""
     taken = []
-    for setting in PORTS:
+    for setting in config.ports:
         try:
             check_port(config, setting)
         except PortTaken:

@@ -1,25 +1,26 @@
-"""`dnc serve`: TorchServe started, watched, started again when it dies, and stopped in good order.
+"""What `dnc serve` does once it knows what to start: start it, watch it, start it again when it dies, and stop it in
+good order.
 
 One thread decides; everything that happens reaches it as an event, in order:
 
-    signals, Java's end, TorchServe's log ──▶ events ──▶ start → serve → stop
+    signals, the child's end, its log ──────▶ events ──▶ start → serve → stop
     the worker, over the control line ─────▶
+
+The child is TorchServe, which starts the worker, or the worker itself: a `Runtime` says how.
 """
 
 import contextlib
 import logging
 import queue
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from dnc_serve.handler.config import PORTS, ServeConfig
-from dnc_serve.handler.torchserve.archive import MODEL_NAME, write_archive
-from dnc_serve.handler.torchserve.artifact import resolve_artifact
-from dnc_serve.handler.torchserve.control import (
+from dnc_serve.handler.config import ServeConfig
+from dnc_serve.handler.runtime.child import Child, Line, StartFailed
+from dnc_serve.handler.runtime.contract import Runtime
+from dnc_serve.handler.runtime.control import (
     ControlServer,
     WorkerDrained,
     WorkerFailed,
@@ -27,38 +28,24 @@ from dnc_serve.handler.torchserve.control import (
     WorkerReady,
     WorkerStarted,
 )
-from dnc_serve.handler.torchserve.events import Event, JavaEnded, LoadFailed, StopAsked, Stops
-from dnc_serve.handler.torchserve.files import check_files
-from dnc_serve.handler.torchserve.logs import pass_on
-from dnc_serve.handler.torchserve.parent import adopt_orphans
-from dnc_serve.handler.torchserve.ports import LOOPBACK, check_ports, configured_ports, free_port, with_free_ports
-from dnc_serve.handler.torchserve.probe import health, is_open
-from dnc_serve.handler.torchserve.progress import Progress
-from dnc_serve.handler.torchserve.run_folder import run_folder
-from dnc_serve.handler.torchserve.torchserve import TorchServe
-from dnc_serve.handler.torchserve.worker_config import CONFIG_FILE
+from dnc_serve.handler.runtime.events import ChildEnded, Event, LoadFailed, StopAsked
+from dnc_serve.handler.runtime.logs import pass_on
+from dnc_serve.handler.runtime.ports import LOOPBACK, with_free_ports
+from dnc_serve.handler.runtime.probe import health, is_open
+from dnc_serve.handler.runtime.progress import Progress
+from dnc_serve.handler.runtime.worker_config import CONFIG_FILE
 
 logger = logging.getLogger(__name__)
 
-WORKER_TIMEOUT_S = 180.0  # until TorchServe is up and its worker begins to load the model
+WORKER_TIMEOUT_S = 180.0  # until a worker begins to load the model
 START_TIMEOUT_S = 900.0  # until a worker has loaded a model, however large
 LAST_WORD_S = 2.0
 DOORS_TIMEOUT_S = 30.0
 PORT_ATTEMPTS = 5
-# TorchServe starts a dead worker again by itself; if none is back after this long, TorchServe is what is started again.
-WORKER_PATIENCE_S = 90.0
-RESTARTS = 5
 RESTART_DELAY_S = 0.5
 LONGEST_RESTART_DELAY_S = 10.0
 STEADY_S = 60.0  # serving for so long makes earlier restarts forgotten
-JAVA_PATIENCE_S = 3.0
-LOAD_FAILED = ("Backend worker error", "Auto recovery failed again")  # what TorchServe's log says then
-BIND_FAILED = "Failed to bind to address"
-TORCHSERVE_PORTS = tuple(name for name in PORTS if name.startswith("torchserve_"))
-
-
-class StartFailed(Exception):
-    """The server can't start; the message is the true cause."""
+CHILD_PATIENCE_S = 3.0
 
 
 class PortLost(StartFailed):
@@ -69,46 +56,17 @@ class Stopped(Exception):
     """The stop was asked for before the server was up."""
 
 
-def serve(config: ServeConfig, stops: Stops, say: Callable[[str], None]) -> int:
-    """Serves until stopped; returns the exit code. `say` gets the line that begins with `ready`.
-
-    Raises StartFailed, ModelError, FileUnusable, AddressUnusable, FileNotFoundError for what isn't installed.
-    """
-    check_files(config)
-    adopt_orphans()
-    with run_folder() as folder, Progress() as progress:
-        progress.awaits("the model to be exported")
-        artifact = resolve_artifact(config.model, config.nr_cells, config.state_dir / "artifacts", folder)
-        check_ports(config)
-        try:
-            write_archive(artifact, folder / "store" / f"{MODEL_NAME}.mar", config)
-        except OSError as exc:
-            raise StartFailed(
-                f"the temp folder {folder.parent} can't hold the model's archive ({exc.strerror}); set TMPDIR to one "
-                "with more room"
-            ) from exc
-        supervisor = Supervisor(config, folder, stops.events)
-        try:
-            supervisor.start(progress)
-            progress.end()
-            say(supervisor.ready_line())
-            return supervisor.watch()
-        except Stopped:
-            return 0
-        finally:
-            supervisor.end()
-
-
 class Supervisor:
-    """Keeps one TorchServe running."""
+    """Keeps one child of a runtime, and through it one worker, running."""
 
-    def __init__(self, config: ServeConfig, folder: Path, events: "queue.SimpleQueue[Event]") -> None:
+    def __init__(self, runtime: Runtime, config: ServeConfig, folder: Path, events: "queue.SimpleQueue[Event]") -> None:
+        self._runtime = runtime
         self._requested = config
         self._config = config
         self._folder = folder
         self._events = events
         self._control = ControlServer(folder, events.put)
-        self._torchserve: TorchServe | None = None
+        self._child: Child | None = None
         self._worker: WorkerReady | None = None
         self._up = False
 
@@ -137,23 +95,19 @@ class Supervisor:
     def ready_line(self) -> str:
         """All addresses, as `name=host:port`."""
         assert self._worker is not None
-        addresses = {"grpc": self._worker.grpc, "metrics": self._worker.metrics, **self._torchserve_addresses()}
+        addresses = {
+            "grpc": self._worker.grpc,
+            "metrics": self._worker.metrics,
+            **self._runtime.addresses(self._config),
+        }
         return "ready " + " ".join(f"{name}={address}" for name, address in addresses.items())
 
-    def _torchserve_addresses(self) -> dict[str, str]:
-        config = self._config
-        return {
-            "http": f"{LOOPBACK}:{config.torchserve_http_port}",
-            "torchserve-grpc": f"{LOOPBACK}:{config.torchserve_grpc_port}",
-            "management": f"{LOOPBACK}:{config.torchserve_management_port}",
-        }
-
     def _launch(self, progress: Progress) -> None:
-        self._config = with_free_ports(self._requested, TORCHSERVE_PORTS)
+        self._config = with_free_ports(self._requested, self._runtime.port_settings)
         self._write_config()
-        self._start_torchserve()
+        self._start_child()
         self._await_worker(progress)
-        progress.awaits("TorchServe's own endpoints")
+        progress.awaits("the endpoints")
         self._await_doors()
 
     def _write_config(self) -> None:
@@ -163,16 +117,15 @@ class Supervisor:
         beside.write_text(self._config.model_dump_json())
         beside.replace(path)
 
-    def _start_torchserve(self) -> None:
+    def _start_child(self) -> None:
         self._worker = None
-        worker_port = free_port(configured_ports(self._config))
-        self._torchserve = TorchServe(
-            self._config, self._folder, worker_port, self._on_line, lambda ended: self._events.put(JavaEnded(ended))
+        self._child = self._runtime.start(
+            self._config, self._on_line, lambda ended: self._events.put(ChildEnded(ended))
         )
 
     def _await_worker(self, progress: Progress) -> None:
-        assert self._torchserve is not None
-        progress.awaits("TorchServe to start its worker")
+        assert self._child is not None
+        progress.awaits(f"{self._runtime.name} to begin")
         timeout_s = WORKER_TIMEOUT_S
         deadline = time.monotonic() + timeout_s
         before = self._control.workers  # of an attempt that failed; their last words may still be on the way
@@ -189,7 +142,7 @@ class Supervisor:
                     return
                 case WorkerFailed(cause=cause):
                     raise StartFailed(cause)
-                case LoadFailed(by) | JavaEnded(by) if by is self._torchserve:
+                case LoadFailed(by) | ChildEnded(by) if by is self._child:
                     # The worker's own word, if it had one, is better than what was printed, and may come a bit later.
                     failed = True
                     deadline = min(deadline, time.monotonic() + LAST_WORD_S)
@@ -201,29 +154,28 @@ class Supervisor:
                 case None if failed:
                     raise self._failed(gone)
                 case None:
-                    where = "there" if is_open(f"{LOOPBACK}:{self._config.torchserve_http_port}") else "not there"
-                    raise self._failed(f"the worker was not ready after {timeout_s:.0f} s, TorchServe is {where}: ")
+                    raise self._failed(f"the worker was not ready after {timeout_s:.0f} s: ")
 
     def _failed(self, what: str = "") -> StartFailed:
-        """What TorchServe gives as the cause."""
-        assert self._torchserve is not None
-        cause = self._torchserve.cause()
-        chosen = any(getattr(self._requested, name) == 0 for name in TORCHSERVE_PORTS)
-        return PortLost(what + cause) if chosen and BIND_FAILED in cause else StartFailed(what + cause)
+        """What the child gives as the cause."""
+        assert self._child is not None
+        cause = self._child.cause()
+        chosen = any(getattr(self._requested, name) == 0 for name in self._runtime.port_settings)
+        return PortLost(what + cause) if chosen and self._runtime.port_was_taken(cause) else StartFailed(what + cause)
 
     def _await_doors(self) -> None:
-        assert self._worker is not None and self._torchserve is not None
+        assert self._worker is not None and self._child is not None
         deadline = time.monotonic() + DOORS_TIMEOUT_S
-        for name in TORCHSERVE_PORTS:
+        for name in self._runtime.port_settings:
             address = f"{LOOPBACK}:{getattr(self._config, name)}"
             while not is_open(address):
                 match self._next(0.05):
                     case StopAsked():
                         raise Stopped
-                    case LoadFailed(by) | JavaEnded(by) if by is self._torchserve:
+                    case LoadFailed(by) | ChildEnded(by) if by is self._child:
                         raise self._failed()
                 if time.monotonic() > deadline:
-                    raise self._failed(f"TorchServe doesn't listen at {address}: ")
+                    raise self._failed(f"{self._runtime.name} doesn't listen at {address}: ")
         answer = health(self._worker.grpc, self._config, DOORS_TIMEOUT_S)
         if answer != "SERVING":
             raise StartFailed(f"the streaming endpoint at {self._worker.grpc} is not healthy: {answer}")
@@ -232,7 +184,7 @@ class Supervisor:
 
     def watch(self) -> int:
         """Serves until stopped; returns the exit code."""
-        restarts = 0
+        name, restarts = self._runtime.name, 0
         up_since: float | None = time.monotonic()
         down_since: float | None = None
         while True:
@@ -250,42 +202,45 @@ class Supervisor:
                     logger.error("a worker could not start again: %s", cause)
                 case WorkerGone():
                     if self._worker is not None:
-                        logger.warning("the worker ended; TorchServe starts another", extra={"pid": self._worker.pid})
+                        logger.warning("the worker ended", extra={"pid": self._worker.pid})
                     self._worker, up_since = None, None
                     down_since = down_since or now
-                case JavaEnded(torchserve=torchserve) if torchserve is self._torchserve:
+                case ChildEnded(child) if child is self._child:
                     restarts += 1
-                    if restarts > RESTARTS:
-                        logger.error("TorchServe ended %d times in a row, giving up: %s", restarts, torchserve.cause())
+                    if restarts > self._runtime.restarts:
+                        logger.error("%s ended %d times in a row, giving up: %s", name, restarts, child.cause())
                         return 1
-                    delay_s = min(RESTART_DELAY_S * 2 ** (restarts - 1), LONGEST_RESTART_DELAY_S)
-                    logger.error("TorchServe ended; it is started again in %.1f s", delay_s)
-                    if BIND_FAILED in torchserve.cause():
-                        self._move_torchserve()
+                    delay_s = restart_delay_s(restarts)
+                    logger.error("%s ended (%s); it is started again in %.1f s", name, child.how_it_ended(), delay_s)
+                    if self._runtime.port_was_taken(child.cause()):
+                        self._move_child()
                     if not self._restart(delay_s):
                         return 0
                     up_since, down_since = None, time.monotonic()
-            if down_since is not None and now - down_since > WORKER_PATIENCE_S and self._torchserve is not None:
-                logger.error("no worker for %.0f s; TorchServe is killed", now - down_since)
+            down_s = now - down_since if down_since is not None else 0.0
+            if down_s > self._runtime.worker_patience_s and self._child is not None:
+                logger.error("no worker for %.0f s; %s is killed", down_s, name)
                 down_since = None
-                self._torchserve.kill()
+                self._child.kill()
 
     def _restart(self, delay_s: float) -> bool:
-        """Starts TorchServe again after the delay; False if a stop was asked for meanwhile."""
+        """Starts the child again after the delay; False if a stop was asked for meanwhile."""
         self.end_processes()
         deadline = time.monotonic() + delay_s
         while (event := self._next(deadline - time.monotonic())) is not None:
             if isinstance(event, StopAsked):
                 return False
-        self._start_torchserve()
+        self._start_child()
         return True
 
-    def _move_torchserve(self) -> None:
+    def _move_child(self) -> None:
         """While it was down, somebody took one of the free ports that were chosen for it: it gets others."""
-        chosen = with_free_ports(self._requested, TORCHSERVE_PORTS)
-        ports = {name: getattr(chosen, name) for name in TORCHSERVE_PORTS}
+        chosen = with_free_ports(self._requested, self._runtime.port_settings)
+        ports = {name: getattr(chosen, name) for name in self._runtime.port_settings}
         self._config = self._config.model_copy(update=ports)
-        logger.warning("TorchServe's endpoints are elsewhere from now on", extra=self._torchserve_addresses())
+        logger.warning(
+            "%s's endpoints are elsewhere from now on", self._runtime.name, extra=self._runtime.addresses(self._config)
+        )
 
     # Stop.
 
@@ -293,14 +248,14 @@ class Supervisor:
         """Drains and stops all within the grace time; a second signal kills. Returns the exit code."""
         grace_s = self._config.grace_s
         deadline = time.monotonic() + grace_s
-        # What stays for Java's end after the sessions' own.
-        reserve_s = min(JAVA_PATIENCE_S + 1.0, grace_s / 2)
+        # What stays for the child's end after the sessions' own.
+        reserve_s = min(CHILD_PATIENCE_S + 1.0, grace_s / 2)
         logger.info("stopping", extra={"grace_s": grace_s})
         code = 0
         if self._control.drain(grace_s - reserve_s):
             code = self._await_drain(deadline - reserve_s / 2)
-        if self._torchserve is not None and code == 0:
-            self._torchserve.terminate(min(JAVA_PATIENCE_S, deadline - time.monotonic()))
+        if self._child is not None and code == 0:
+            self._child.terminate(min(CHILD_PATIENCE_S, deadline - time.monotonic()))
         logger.info("stopped")
         return code
 
@@ -309,7 +264,7 @@ class Supervisor:
             match self._next(deadline - time.monotonic()):
                 case WorkerDrained() | WorkerGone():
                     return 0
-                case JavaEnded():
+                case ChildEnded():
                     return 0
                 case StopAsked():
                     logger.warning("a second signal: killing")
@@ -324,10 +279,10 @@ class Supervisor:
         self.end_processes()
 
     def end_processes(self) -> None:
-        """Kills whatever is left of TorchServe and its workers, orphans included, and collects them."""
-        if self._torchserve is not None:
-            self._torchserve.kill()
-            self._torchserve = None
+        """Kills whatever is left of the child and its workers, orphans included, and collects them."""
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
         left = psutil.Process().children(recursive=True)
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -343,10 +298,18 @@ class Supervisor:
         except queue.Empty:
             return None
 
-    def _on_line(self, torchserve: TorchServe, line: dict[str, Any]) -> None:
-        message = str(line.get("message"))
-        if message in LOAD_FAILED or BIND_FAILED in message:
-            self._events.put(LoadFailed(torchserve))
+    def _on_line(self, child: Child, line: Line) -> None:
+        if self._runtime.load_failed(line):
+            self._events.put(LoadFailed(child))
         # Until the server is up, a failure is told once and in one line: what leads to it is for whoever debugs.
         if self._up or str(line.get("logger")).startswith("dnc_serve") or self._config.log_level == "debug":
             pass_on(line, self._config.log_level)
+
+    def _on_end(self, child: Child) -> None:
+        self._events.put(ChildEnded(child))
+
+
+def restart_delay_s(restarts: int) -> float:
+    """How long to wait before a child is started again that has ended so often in a row."""
+    doublings = min(restarts - 1, 10)  # a day of restarts would overflow
+    return min(RESTART_DELAY_S * 2.0**doublings, LONGEST_RESTART_DELAY_S)

@@ -12,10 +12,10 @@ import sys
 import zipfile
 import zlib
 from importlib.metadata import version
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
-from dnc_serve.handler.torchserve.environment import child_environment
+from dnc_serve.handler.runtime.environment import child_environment
 
 # As `dnc_serve.model.artifact`, `.program` and `.weights` call them; not imported, because torch takes seconds and
 # `dnc serve` itself never steps a model.
@@ -44,8 +44,14 @@ class ModelError(Exception):
 
 def bundled_models() -> list[str]:
     """The names of the models that the package carries."""
-    folder = files("dnc_serve.model.pretrained")
-    return sorted(entry.name for entry in folder.iterdir() if entry.joinpath(WEIGHTS_FILE).is_file())
+    return sorted(entry.name for entry in _bundled().iterdir() if (entry / WEIGHTS_FILE).is_file())
+
+
+def _bundled() -> Path:
+    """Their folder: looked up, as importing it would load torch."""
+    spec = find_spec("dnc_serve.model")
+    assert spec is not None and spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]) / "pretrained"
 
 
 def resolve_artifact(model: str, nr_cells: int | None, cache: Path, scratch: Path) -> Path:
@@ -67,7 +73,7 @@ def resolve_artifact(model: str, nr_cells: int | None, cache: Path, scratch: Pat
     if (path / WEIGHTS_FILE).is_file():
         return _exported(path, nr_cells, cache)
     if model in bundled_models():
-        return _exported(Path(str(files("dnc_serve.model.pretrained") / model)), nr_cells, cache)
+        return _exported(_bundled() / model, nr_cells, cache)
     raise ModelError(
         f"model is {model!r}; expected a bundled model ({', '.join(bundled_models()) or 'this package has none'}), or "
         f"the path of a run ({WEIGHTS_FILE}), an artifact ({MANIFEST_FILE}) or a .mar"

@@ -1,10 +1,8 @@
 """What a start is made of: ports, folders, files, causes, and the line to the worker."""
 
 import contextlib
-import json
 import os
 import queue
-import re
 import socket
 import subprocess
 import sys
@@ -14,14 +12,12 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
 
 from dnc_serve.handler.config import PORTS, ServeConfig
-from dnc_serve.handler.torchserve import parent
-from dnc_serve.handler.torchserve.archive import write_archive
-from dnc_serve.handler.torchserve.artifact import ModelError, bundled_models, resolve_artifact
-from dnc_serve.handler.torchserve.causes import first_cause
-from dnc_serve.handler.torchserve.control import (
+from dnc_serve.handler.runtime import parent
+from dnc_serve.handler.runtime.artifact import ModelError, bundled_models, resolve_artifact
+from dnc_serve.handler.runtime.causes import first_cause
+from dnc_serve.handler.runtime.control import (
     ControlLine,
     ControlServer,
     WorkerDrained,
@@ -30,10 +26,8 @@ from dnc_serve.handler.torchserve.control import (
     WorkerReady,
     WorkerStarted,
 )
-from dnc_serve.handler.torchserve.ports import AddressUnusable, check_ports, with_free_ports
-from dnc_serve.handler.torchserve.run_folder import run_folder
-from dnc_serve.handler.torchserve.torchserve import properties
-from dnc_serve.handler.torchserve.worker import assigned_device
+from dnc_serve.handler.runtime.ports import AddressUnusable, check_ports, with_free_ports
+from dnc_serve.handler.runtime.run_folder import run_folder
 from dnc_serve.model.artifact import load_artifact
 from dnc_serve.model.weights import WEIGHTS_FILE
 from tests.waiting import PATIENCE_S, wait_until
@@ -122,22 +116,6 @@ def test_a_run_is_exported_once_and_with_other_cells(artifact_folder: Path, tmp_
     assert sorted(path.name for path in cache.iterdir()) == sorted([first.name, larger.name])
 
 
-def test_an_archive_gives_its_artifact_back_and_is_the_same_each_time(artifact_folder: Path, tmp_path: Path) -> None:
-    config = ServeConfig(batch_size=7, response_timeout_s=33)
-    for name in ("one.mar", "two.mar"):
-        write_archive(artifact_folder, tmp_path / name, config)
-    assert (tmp_path / "one.mar").read_bytes() == (tmp_path / "two.mar").read_bytes()
-    unpacked = resolve_artifact(str(tmp_path / "one.mar"), None, tmp_path, tmp_path)
-    assert load_artifact(unpacked).digest == load_artifact(artifact_folder).digest
-    with zipfile.ZipFile(tmp_path / "one.mar") as archive:
-        manifest = json.loads(archive.read("MAR-INF/MANIFEST.json"))
-        assert manifest["model"]["handler"] == "dnc_serve_entry.py" in archive.namelist()
-        settings = archive.read(manifest["model"]["configFile"]).decode().split("\n")
-    assert {"maxBatchDelay: 1", "batchSize: 7", "responseTimeout: 33", "minWorkers: 1", "maxWorkers: 1"} <= set(
-        settings
-    )
-
-
 def test_models_that_are_none(artifact_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="model is 'none'; expected a bundled model"):
         resolve_artifact("none", None, tmp_path, tmp_path)
@@ -160,37 +138,6 @@ def test_models_that_are_none(artifact_folder: Path, tmp_path: Path) -> None:
 
 def test_the_bundled_copy_model_is_found() -> None:
     assert "copy" in bundled_models()
-
-
-# TorchServe's files.
-
-
-def test_properties_keep_torchserve_on_loopback_and_to_its_own_store(tmp_path: Path) -> None:
-    config = ServeConfig(host="0.0.0.0", insecure=True, device="cpu", max_message_bytes=2**30)
-    lines = dict(line.split("=", 1) for line in properties(config, tmp_path, 4567).splitlines())
-    for name in ("inference", "management", "metrics"):
-        assert lines[f"{name}_address"].startswith("http://127.0.0.1:")
-        assert lines.get(f"grpc_{name}_address", "127.0.0.1") == "127.0.0.1"
-    assert re.fullmatch(lines["allowed_urls"].replace("\\\\", "\\"), f"file://{tmp_path}/store/any.mar")
-    assert lines["initial_worker_port"] == "4567"
-    assert lines["number_of_gpu"] == "0"
-    assert int(lines["max_request_size"]) == 2**31 - 1
-
-
-@pytest.mark.parametrize(
-    ("wanted", "gpu_id", "device"),
-    [("auto", None, "cpu"), ("auto", -1, "cpu"), ("cpu", 1, "cpu"), ("cuda:3", 1, "cuda:3")],
-)
-def test_the_worker_steps_on_the_device_that_torchserve_assigns_or_the_configured_one(
-    wanted: str, gpu_id: int | None, device: str
-) -> None:
-    assert assigned_device(wanted, gpu_id) == device
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a torch that can't use the GPU")
-def test_an_assigned_gpu_that_torch_cannot_use_is_passed_over(caplog: pytest.LogCaptureFixture) -> None:
-    assert assigned_device("auto", 0) == "cpu"
-    assert "TorchServe assigned GPU 0" in caplog.text
 
 
 # Causes, from lines as TorchServe 0.12 printed them.
@@ -234,7 +181,7 @@ def test_without_an_exception_the_last_error_is_the_cause() -> None:
     ]
     assert first_cause(lines) == "no store java.Foo"
     assert first_cause(printed("java", "bye")) == "bye"
-    assert first_cause([]) == "TorchServe ended without a word"
+    assert first_cause([]) == ""
 
 
 # The line to the worker.

@@ -1,4 +1,4 @@
-"""The private folder of one running server: its archive, TorchServe's files, and the sockets."""
+"""The private folder of one running server: the archive and TorchServe's files if it serves, and the sockets."""
 
 import contextlib
 import fcntl
@@ -22,7 +22,6 @@ def run_folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
     try:
         with _locked(folder / LOCK):
-            (folder / "store").mkdir()
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,10 +1,11 @@
-"""The line between `dnc serve` and the worker that TorchServe starts: a socket in the run folder, JSON lines.
+"""The line between `dnc serve` and its worker: a socket in the run folder, JSON lines.
 
     worker → dnc serve   by connecting, that it begins to load the model; ready, with its addresses; failed, with the
                          true cause; drained
     dnc serve → worker   drain, within so many seconds
 
-TorchServe passes neither a cause nor an order on. When the line breaks, each side knows that the other is gone.
+TorchServe, where it stands between them, passes neither a cause nor an order on. When the line breaks, each side knows
+that the other is gone.
 """
 
 import contextlib

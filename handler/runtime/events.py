@@ -4,8 +4,8 @@ import queue
 import signal
 from dataclasses import dataclass
 
-from dnc_serve.handler.torchserve.control import WorkerEvent
-from dnc_serve.handler.torchserve.torchserve import TorchServe
+from dnc_serve.handler.runtime.child import Child
+from dnc_serve.handler.runtime.control import WorkerEvent
 
 
 @dataclass(frozen=True)
@@ -15,19 +15,19 @@ class StopAsked:
 
 @dataclass(frozen=True)
 class LoadFailed:
-    """TorchServe says that a worker could not load the model, or that it could not open a port."""
+    """The child says that a worker could not load the model, or that it could not open a port."""
 
-    torchserve: TorchServe
+    child: Child
 
 
 @dataclass(frozen=True)
-class JavaEnded:
-    """TorchServe ended, by itself or killed."""
+class ChildEnded:
+    """What `dnc serve` started has ended, by itself or killed."""
 
-    torchserve: TorchServe
+    child: Child
 
 
-Event = StopAsked | LoadFailed | JavaEnded | WorkerEvent
+Event = StopAsked | LoadFailed | ChildEnded | WorkerEvent
 
 
 class Stops:

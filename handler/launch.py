@@ -1,0 +1,49 @@
+"""`dnc serve`, from its settings to its exit code."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from dnc_serve.handler.config import ServeConfig
+from dnc_serve.handler.runtime.artifact import resolve_artifact
+from dnc_serve.handler.runtime.contract import Runtime
+from dnc_serve.handler.runtime.events import Stops
+from dnc_serve.handler.runtime.files import check_files
+from dnc_serve.handler.runtime.parent import adopt_orphans
+from dnc_serve.handler.runtime.ports import check_ports
+from dnc_serve.handler.runtime.progress import Progress
+from dnc_serve.handler.runtime.run_folder import run_folder
+from dnc_serve.handler.runtime.supervisor import Stopped, Supervisor
+
+
+def serve(config: ServeConfig, stops: Stops, say: Callable[[str], None]) -> int:
+    """Serves until stopped; returns the exit code. `say` gets the line that begins with `ready`.
+
+    Raises StartFailed, ModelError, FileUnusable, AddressUnusable, FileNotFoundError for what isn't installed.
+    """
+    check_files(config)
+    adopt_orphans()
+    with run_folder() as folder, Progress() as progress:
+        progress.awaits("the model to be exported")
+        artifact = resolve_artifact(config.model, config.nr_cells, config.state_dir / "artifacts", folder)
+        check_ports(config)
+        supervisor = Supervisor(_runtime(config, artifact, folder), config, folder, stops.events)
+        try:
+            supervisor.start(progress)
+            progress.end()
+            say(supervisor.ready_line())
+            return supervisor.watch()
+        except Stopped:
+            return 0
+        finally:
+            supervisor.end()
+
+
+def _runtime(config: ServeConfig, artifact: Path, folder: Path) -> Runtime:
+    """The one that the settings name; only that one is imported."""
+    if config.runtime == "plain":
+        from dnc_serve.handler.plain.runtime import PlainRuntime
+
+        return PlainRuntime(artifact, folder)
+    from dnc_serve.handler.torchserve.torchserve import TorchServeRuntime
+
+    return TorchServeRuntime(config, artifact, folder)
