@@ -70,7 +70,7 @@ def test_a_life_in_json(server: Server) -> None:
     status, answer = post(server, {"dump_memory": {"session_id": "json", "names": ["memory", "usage_vector"]}})
     assert status == 200
     assert {name: np.shape(array) for name, array in answer["dump_memory"]["arrays"].items()} == {
-        "memory": (1, 10 * 6),
+        "memory": (1, 10, 6),
         "usage_vector": (1, 10),
     }
     status, answer = post(server, {"reset_session": {"session_id": "json", "scope": "RESET_SCOPE_ALL"}})
@@ -88,7 +88,7 @@ def test_a_life_in_json(server: Server) -> None:
     status, answer = post(server, {"get_session": {"session_id": "json"}})
     assert (status, reason(answer)) == (404, "SESSION_NOT_FOUND")
     status, answer = post(server, {"get_model": {}})
-    assert (status, answer["get_model"]["input_size"]) == (200, INPUT_SIZE)
+    assert (status, answer["get_model"]["inputs"]["shape"]) == (200, [INPUT_SIZE])
 
 
 def test_curl(server: Server) -> None:
@@ -187,7 +187,7 @@ def test_bad_protobuf(predictions: TorchServeClient) -> None:
     for payload in (b"", b"\xff\xff\xff", b"\x0a\x05abc"):
         result = pb.CallResult.FromString(predictions.send(payload))
         assert result.status.code == 3, payload
-    assert json.loads(predictions.send(b'{"get_model": {}}'))["get_model"]["input_size"] == INPUT_SIZE
+    assert json.loads(predictions.send(b'{"get_model": {}}'))["get_model"]["inputs"]["shape"] == [INPUT_SIZE]
 
 
 def test_good_and_bad_rows_of_a_batch_each_get_their_own(server: Server, predictions: TorchServeClient) -> None:
