@@ -6,6 +6,7 @@ A row is a float32 array [S]; where a field is of another dtype its bytes stand 
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ DTYPES: dict[str, "np.dtype[Any]"] = {
 WORD = 4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TensorSpec:
     """What a model takes or gives at one timestep of one session."""
 
@@ -40,28 +41,30 @@ class TensorSpec:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype is {self.dtype}; expected one of {', '.join(DTYPES)}")
 
-    @property
+    # Each is asked for with every chunk, and computed once.
+
+    @cached_property
     def size(self) -> int:
         """How many numbers."""
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def numpy(self) -> "np.dtype[Any]":
         """The dtype of an array of them."""
         return DTYPES[self.dtype]
 
-    @property
+    @cached_property
     def torch(self) -> torch.dtype:
         """The dtype of a tensor of them."""
         dtype: torch.dtype = getattr(torch, self.dtype)
         return dtype
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of one timestep."""
         return self.size * self.numpy.itemsize
 
-    @property
+    @cached_property
     def is_floating(self) -> bool:
         return "float" in self.dtype
 
@@ -73,7 +76,7 @@ class TensorSpec:
         return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Field(TensorSpec):
     """One tensor of a state, for one session: where it lies in the row."""
 
@@ -81,7 +84,7 @@ class Field(TensorSpec):
     part: int = 0  # which of several of that name: a layer's, or a memory's
     offset: int = 0  # of its first word
 
-    @property
+    @cached_property
     def words(self) -> slice:
         """Where it lies in a row."""
         return slice(self.offset, self.offset - (-self.nbytes // WORD))

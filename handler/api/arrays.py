@@ -63,14 +63,10 @@ def decode_inputs(array: dnc_pb2.Array, spec: TensorSpec, max_timesteps: int) ->
             got=len(array.data),
         )
     values = np.frombuffer(array.data, dtype).reshape(shape)
-    if spec.is_floating:
-        return _as_floating(values, spec)
-    return values if dtype == spec.numpy else _as_integers(values, spec)
-
-
-def _as_floating(values: Array, spec: TensorSpec) -> Array:
+    if not spec.is_floating:
+        return values if dtype == spec.numpy else _as_integers(values, spec)
     inputs = values
-    if values.dtype != spec.numpy:
+    if dtype != spec.numpy:
         with np.errstate(over="ignore"):
             inputs = values.astype(spec.numpy)
     if not (finite := np.isfinite(inputs)).all():
@@ -107,6 +103,11 @@ def data_type(spec: TensorSpec) -> dnc_pb2.DataType:
     """The dtype as the contract names it."""
     number: dnc_pb2.DataType = _NUMBERS[spec.numpy]
     return number
+
+
+def decode_array(array: dnc_pb2.Array) -> Array:
+    """An array that `encode_array` made."""
+    return np.frombuffer(array.data, _DTYPES[array.dtype]).reshape(tuple(array.shape))
 
 
 def encode_array(values: Array) -> dnc_pb2.Array:

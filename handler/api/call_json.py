@@ -18,6 +18,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2  # noqa: F401  the details of a status are written by their types
 from google.rpc.status_pb2 import Status
 
+from dnc_serve.handler.api.arrays import decode_array
+from dnc_serve.handler.arrays import Array
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
@@ -29,6 +31,7 @@ WRAPPED = {"step": "chunk", "reset_session": "reset", "dump_memory": "dump"}
 _DTYPES = {
     np.dtype(np.float64): pb.DATA_TYPE_FLOAT64,
     np.dtype(np.int64): pb.DATA_TYPE_INT64,
+    np.dtype(np.bool_): pb.DATA_TYPE_BOOL,
 }
 
 
@@ -117,7 +120,7 @@ def _plain(message: Message) -> Any:
     """A message as what `json` can write."""
     match message:
         case pb.Array():
-            return np.frombuffer(message.data, "<f4").reshape(tuple(message.shape)).tolist()
+            return _plain_array(decode_array(message))
         case Timestamp():
             return message.ToJsonString()
         case Status():
@@ -133,6 +136,15 @@ def _plain(message: Message) -> Any:
         elif not field.has_presence or message.HasField(field.name):
             plain[field.name] = _plain_value(field, value)
     return plain
+
+
+def _plain_array(array: Array) -> Any:
+    """Nested lists; what isn't finite, as a state may begin with, is a string, as protobuf's own JSON has it."""
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return array.tolist()
+    names = {np.inf: "Infinity", -np.inf: "-Infinity"}
+    flat = [value if np.isfinite(value) else names.get(value, "NaN") for value in array.ravel().tolist()]
+    return np.array(flat, object).reshape(array.shape).tolist()
 
 
 def _plain_value(field: Any, value: Any) -> Any:

@@ -6,6 +6,7 @@ A message joins its session's queue; its reply leaves when all that were before 
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from dnc_serve.handler.api.arrays import wire_type
 from dnc_serve.handler.engine.requests import Applied, ErrorState, Request
 from dnc_serve.handler.engine.session import Session
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
@@ -33,7 +34,7 @@ class SessionQueue(ErrorState):
             self._template = template = pb.StreamResponse()
             self._result = (template.batch.responses.add() if in_batch else template).chunk
             self._result.session_id = self.session_id
-            self._result.outputs.dtype = pb.DATA_TYPE_FLOAT32
+            self._result.outputs.dtype = wire_type(applied.outputs)
         result, array, outputs = self._result, self._result.outputs, applied.outputs
         result.incarnation = applied.incarnation
         result.position = applied.position

@@ -65,7 +65,7 @@ def test_each_row_is_answered_in_the_language_and_with_the_status_that_is_its_ow
     assert json.loads(answers[2])["status"]["details"][0]["reason"] == "BAD_REQUEST"
     assert pb.CallResult.FromString(answers[3]).status.code == 3
     assert json.loads(answers[4])["status"]["details"][0]["metadata"] == {"session_id": "nobody"}
-    assert json.loads(answers[5])["get_model"]["input_size"] == INPUT_SIZE
+    assert json.loads(answers[5])["get_model"]["inputs"]["shape"] == [INPUT_SIZE]
     assert [asked.get_response_content_type(i) for i in (0, 1)] == [JSON, "application/x-protobuf"]
 
 

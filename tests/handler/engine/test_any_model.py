@@ -1,5 +1,6 @@
 """A model that is no DNC, with a state of every dtype, served by its program: all that a session promises."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dnc_serve.client import BadDtype, BadShape, Client
+from dnc_serve.handler.api.call_json import call_from_json, result_to_json
 from dnc_serve.handler.engine.model_runner import ModelRunner
 from dnc_serve.handler.engine.runner_choice import choose_runner
 from dnc_serve.handler.engine.state_rows import StateRows
 from dnc_serve.model import export, load_artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
-from tests.handler.door import TIMEOUT, Door, open_door, outputs_of, refused
+from tests.handler.door import TIMEOUT, Door, chunk, open_door, outputs_of, refused
 
 Array = np.ndarray
 
@@ -250,3 +253,64 @@ def test_a_model_without_an_experience_says_what_to_do(tmp_path: Path) -> None:
         with refused("BAD_REQUEST", grpc.StatusCode.INVALID_ARGUMENT):
             door.step("s", inputs, reset_experience=True)
         assert door.session("s").position == 2
+
+
+class Counter(nn.Module):
+    """Integers in, integers out: how many of each of four symbols it has seen."""
+
+    example_input = torch.zeros((), dtype=torch.int64)
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        return torch.zeros(batch_size, 4, dtype=torch.int32)
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        after = state + nn.functional.one_hot(x, 4)
+        return after.to(torch.int16), after.to(torch.int32)
+
+
+@pytest.fixture(scope="module")
+def counter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    folder = tmp_path_factory.mktemp("counter")
+    export(Counter(), folder / "artifact")
+    with open_door(folder / "artifact", folder / "state") as door:
+        yield door
+
+
+@pytest.mark.parametrize("endpoint", ["unary", "stream", "json"])
+def test_integers_come_and_go_at_every_endpoint(counter: Door, endpoint: str) -> None:
+    counter.create(endpoint)
+    inputs = np.array([0, 3, 3, 1])
+    expected = [[1, 0, 0, 0], [1, 0, 0, 1], [1, 0, 0, 2], [1, 1, 0, 2]]
+    if endpoint == "json":
+        payload = {"step": {"chunk": {"session_id": endpoint, "inputs": inputs.tolist()}}}
+        (answer,) = counter.server.call([call_from_json(json.dumps(payload).encode())], 30.0)
+        assert json.loads(result_to_json(answer))["step"]["result"]["outputs"] == expected
+        return
+    if endpoint == "stream":
+        (response,) = counter.stream([pb.StreamRequest(chunk=chunk(endpoint, inputs))])
+        result = response.chunk
+    else:
+        result = counter.step(endpoint, inputs)
+    assert result.outputs.dtype == pb.DATA_TYPE_INT16
+    assert outputs_of(result).tolist() == expected
+    assert counter.dump(endpoint)["state"].tolist() == [[1, 1, 0, 2]]
+
+
+def test_the_client_takes_and_gives_the_models_dtypes(counter: Door) -> None:
+    with Client(counter.addresses.grpc) as client, client.session("client") as session:
+        outputs = session.step([1, 1, 2])
+        assert (outputs.dtype, outputs.tolist()) == (np.int16, [[0, 1, 0, 0], [0, 2, 0, 0], [0, 2, 1, 0]])
+        assert session.dump()["state"].tolist() == [0, 2, 1, 0]
+        with pytest.raises(BadDtype, match=r"input 0\.5 .* expected numbers of int64"):
+            session.step([0.5])
+        with pytest.raises(BadShape, match=r"\[1, 1\], expected \[timesteps\]"):
+            session.step([[1]])
+        assert str(client.model().inputs) == "TensorSpec(shape=(), dtype='int64')"
+
+
+def test_what_is_not_finite_is_a_word_in_json(door: Door) -> None:
+    door.create("s")
+    payload = json.dumps({"dump_memory": {"session_id": "s", "names": ["least", "seen"]}}).encode()
+    (answer,) = door.server.call([call_from_json(payload)], 30.0)
+    arrays = json.loads(result_to_json(answer))["dump_memory"]["arrays"]
+    assert arrays == {"least": [["Infinity"]], "seen": [[False] * 256]}
