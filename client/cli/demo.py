@@ -1,4 +1,4 @@
-"""`dnc demo [copy|recall|graph]`: what a session is told by one process is asked for by another."""
+"""`dnc demo [copy|recall|graph|crash]`: what a session is told by one process is asked for by another."""
 
 import argparse
 import sys
@@ -7,12 +7,12 @@ from typing import Any
 
 from dnc_serve.client.cli.child_server import ServerFailed
 from dnc_serve.client.cli.connection import add_connection, settings
-from dnc_serve.client.cli.demos import DemoFailed, copy, graph, recall
+from dnc_serve.client.cli.demos import DemoFailed, copy, crash, graph, recall
 from dnc_serve.client.cli.files import reason
 from dnc_serve.client.cli.parser import path
 
 HELP = "start a server, let a session remember something, and ask for it from another process"
-DEMOS = {"copy": copy, "recall": recall, "graph": graph}
+DEMOS = {"copy": copy, "recall": recall, "graph": graph, "crash": crash}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,9 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.argument_default = argparse.SUPPRESS
     parser.epilog = f"graph:\n{graph.DETAILS}"
     parser.add_argument("demo", nargs="?", choices=DEMOS, default="copy", help="which one (copy)")
-    parser.add_argument("--seed", type=int, help="copy, recall: for the same bits again")
+    parser.add_argument("--seed", type=int, help="copy, recall, crash: for the same bits again")
     parser.add_argument("--plot", type=path, metavar="FILE", help="recall, graph: a picture of what was found where")
-    parser.add_argument("--model", metavar="MODEL", help="another model of that task (the bundled one)")
+    parser.add_argument("--model", metavar="MODEL", help="another model of that task (the bundled one); crash: any")
     parser.add_argument("--runtime", choices=("torchserve", "plain"), help="of a server that is started (torchserve)")
     for name, demo in DEMOS.items():
         demo.configure(parser.add_argument_group(name, demo.HELP))

@@ -16,7 +16,7 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 
 from dnc_serve.client.arrays import Array
-from dnc_serve.client.cli.child_server import child_server
+from dnc_serve.client.cli.child_server import ChildServer, child_server
 from dnc_serve.client.client import Client, Session
 
 SESSION = "demo"
@@ -46,7 +46,14 @@ def _patience() -> Iterator[None]:
 
 @contextmanager
 def serving(model: str, runtime: str = "torchserve", state_dir: Path | None = None) -> Iterator[str]:
-    """The address of the streaming endpoint of a server on free ports, which is stopped afterwards.
+    """The address of the streaming endpoint of `started`."""
+    with started(model, runtime, state_dir) as server:
+        yield server.addresses["grpc"]
+
+
+@contextmanager
+def started(model: str, runtime: str = "torchserve", state_dir: Path | None = None) -> Iterator[ChildServer]:
+    """A server on free ports, which is stopped afterwards.
 
     Without a state folder it has one that vanishes with it. Raises ServerFailed.
     """
@@ -56,9 +63,17 @@ def serving(model: str, runtime: str = "torchserve", state_dir: Path | None = No
         print("starting dnc serve …", file=sys.stderr)
         with _patience():
             server = stack.enter_context(child_server(model, state_dir, "--runtime", runtime, "--log-level", "warning"))
-        address = server.addresses["grpc"]
-        print(f"dnc serve is ready at {address}", file=sys.stderr)
-        yield address
+        print(f"dnc serve is ready at {server.addresses['grpc']}", file=sys.stderr)
+        yield server
+
+
+def kill(server: ChildServer) -> None:
+    """SIGKILL to the server and all that it has started, as in a crash of the machine."""
+    import psutil
+
+    root = psutil.Process(server.process.pid)
+    for process in (root, *root.children(recursive=True)):
+        process.kill()
 
 
 @dataclass(frozen=True)
