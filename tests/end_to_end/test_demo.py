@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import trustme
+from torch import nn
 
 from dnc_serve.client import TLS, Client
 from dnc_serve.client.cli.demos.graph import EXAMPLE, read_map
 from dnc_serve.client.cli.main import main
+from dnc_serve.model import export
 from tests.end_to_end.servers import Server, running
 
 TOKEN = "a-token-of-the-test"
@@ -74,6 +76,14 @@ def test_copy_is_the_default(runtime: str) -> None:
     assert len(rows) == 20
     assert all(written == read for written, read in rows)
     assert "p99" in shown.stdout
+
+
+def test_any_models_session_goes_on_after_a_crash(tmp_path: Path) -> None:
+    export(nn.GRU(3, 4), tmp_path / "artifact")
+    shown = demo("crash", "--model", tmp_path / "artifact", "--runtime", "plain")
+    assert shown.returncode == 0, shown.stderr
+    assert re.search(r"^hidden +float32 +\[1, 4\] +32$", shown.stdout, re.MULTILINE)
+    assert "the same, bit for bit" in shown.stdout
 
 
 def test_recall(tmp_path: Path) -> None:

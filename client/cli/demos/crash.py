@@ -44,10 +44,8 @@ def run(options: Options) -> int:
             position, fields, again = in_another_process(go_on, address, inputs)
     print(table(("state", "dtype", "shape", "at step"), [(name, *facts, position) for name, *facts in fields]))
     same = before.tobytes() == again.tobytes()
-    print(
-        f"\nafter the crash the session stands at {position}; forked at {TIMESTEPS // 2} and stepped again, its outputs"
-    )
-    print(f"are {'the same, bit for bit' if same else 'NOT the same'}")
+    print(f"\nafter the crash the session stands at {position}; forked at {TIMESTEPS // 2} and stepped again,")
+    print(f"its outputs are {'the same, bit for bit' if same else 'NOT the same'}")
     return 0 if same and position == TIMESTEPS else 1
 
 
