@@ -1,7 +1,10 @@
 """Rows of packed state on the device: those of resident sessions, and working rows of chunks under way."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from dnc_serve.handler.arrays import Float32
 from dnc_serve.model.rows import RowLayout
@@ -42,9 +45,32 @@ class StateRows:
         else:
             self.states[row].copy_(torch.from_numpy(np.ascontiguousarray(state)))
 
+    def gather(self, sources: Sequence[int], count: int) -> Tensor:
+        """Copies of rows as a tile [count, S] on the device, zeros behind them."""
+        if self.array is None:
+            tile = torch.zeros(count, self._layout.size, device=self.states.device)
+            torch.index_select(self.states, 0, self._numbers(sources), out=tile[: len(sources)])
+            return tile
+        gathered = np.zeros((count, self._layout.size), np.float32)
+        self.array.take(sources, axis=0, out=gathered[: len(sources)], mode="clip")  # else numpy takes a copy first
+        return torch.from_numpy(gathered)
+
+    def scatter(self, targets: Sequence[int], tile: Tensor) -> None:
+        """Sets rows to the first ones of a tile."""
+        if self.array is None:
+            self.states.index_copy_(0, self._numbers(targets), tile[: len(targets)])
+        else:
+            self.array[list(targets)] = tile.numpy()[: len(targets)]
+
+    def _numbers(self, rows: Sequence[int]) -> Tensor:
+        return torch.tensor(rows, device=self.states.device)
+
     def copy(self, source: int, target: int) -> None:
         """Copies one row to another."""
-        self.states[target].copy_(self.states[source])
+        if self.array is not None:
+            self.array[target] = self.array[source]
+        else:
+            self.states[target].copy_(self.states[source])
 
     def reset(self, row: int, scope: str = "all") -> None:
         """Puts back what a new session has: of scope "all", or of its "experience" alone."""

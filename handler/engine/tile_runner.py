@@ -7,7 +7,7 @@ used here they don't, and each server proves that for its own artifact and proce
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -70,9 +70,8 @@ class TileRunner:
         # Those with the most ticks first, so that what is still to be stepped stands at the front of the tile.
         order = sorted(range(len(inputs)), key=lambda place: -len(inputs[place]))
         outputs = [np.empty((len(each), *self.outputs.shape), self.outputs.numpy) for each in inputs]
-        states = torch.zeros(self._fit(len(order)), self.layout.size, device=self.device)
-        torch.index_select(rows.states, 0, self._numbers(sources[i] for i in order), out=states[: len(order)])
-        done, active = 0, len(order)
+        states = rows.gather([sources[i] for i in order], self._fit(len(order)))
+        done, active, finite = 0, len(order), [True] * len(order)
         while active:
             ticks = len(inputs[order[active - 1]]) - done
             tile = np.zeros((ticks, self._fit(active), *self.inputs.shape), self.inputs.numpy)
@@ -81,15 +80,16 @@ class TileRunner:
             stepped, after = self.run(torch.from_numpy(tile).to(self.device), states[: tile.shape[1]])
             states[:active] = after[:active]
             output = stepped.cpu().numpy()
+            all_finite = not self.outputs.is_floating or bool(np.isfinite(output.sum()))
             for place, i in enumerate(order[:active]):
                 outputs[i][done : done + ticks] = output[:, place]
+                finite[i] = finite[i] and (all_finite or bool(np.isfinite(output[:, place]).all()))
             done += ticks
             while active and len(inputs[order[active - 1]]) == done:
                 active -= 1
-        rows.states.index_copy_(0, self._numbers(targets[i] for i in order), states[: len(order)])
-        finite = [False] * len(order)
+        rows.scatter([targets[i] for i in order], states)
         for i, is_finite in zip(order, self.layout.finite(states[: len(order)]), strict=True):
-            finite[i] = is_finite and (not self.outputs.is_floating or bool(np.isfinite(outputs[i].sum())))
+            finite[i] = finite[i] and is_finite
         return outputs, finite
 
     def run(self, inputs: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,9 +104,6 @@ class TileRunner:
     def _fit(self, rows: int) -> int:
         """The smallest tile that holds so many rows."""
         return next(size for size in self.row_counts if size >= rows)
-
-    def _numbers(self, rows: Iterable[int]) -> Tensor:
-        return torch.tensor(list(rows), device=self.device)
 
     # What is proved at the start.
 
