@@ -24,6 +24,7 @@ from dnc_serve.handler.api.access import Access
 from dnc_serve.handler.api.listener import SERVING, Listener
 from dnc_serve.handler.api.logs import ChunkLog
 from dnc_serve.handler.api.operations import Operations
+from dnc_serve.handler.api.ordered_stream import OpenStreams
 from dnc_serve.handler.api.rows import answer_calls
 from dnc_serve.handler.api.scrapes import Scrapes
 from dnc_serve.handler.api.self_test import self_test
@@ -133,7 +134,8 @@ class DncServer:
             await self._loop.run_in_executor(None, engine.register_all)
         self._operations = Operations(engine, artifact, secrets.token_hex(8), self._metrics)
         self._access = Access(config.tokens, os.environ.get(TOKENS_VARIABLE, ""))
-        self._service = DncService(self._operations, self._access)
+        self._streams = OpenStreams(config.max_streams)
+        self._service = DncService(self._operations, self._access, self._streams)
         await listener.open(self._service)
         await self_test(listener.private_address, self._operations, self._access)
         listener.close_private()
@@ -158,7 +160,7 @@ class DncServer:
             metrics.state_bytes.labels(tier).set_function(partial(_bytes_of, count, engine.row_bytes))
         metrics.journal_bytes.set_function(lambda: maintenance.journal_bytes)
         metrics.queued.set_function(lambda: engine.queued)
-        metrics.streams.set_function(lambda: len(self._service.streams))
+        metrics.streams.set_function(lambda: len(self._streams))
         metrics.build_info.labels(
             version("dnc-serve"), torch.__version__, platform.python_version(), grpc.__version__
         ).set(1)
@@ -176,7 +178,7 @@ class DncServer:
         self._operations.draining = True
         self._metrics.draining.set(1)
         await self._listener.leave()
-        self._service.streams.go_away("draining")
+        self._streams.go_away("draining")
         while not self._engine.at_rest and time.monotonic() < until:
             await asyncio.sleep(0.01)
         if not self._engine.journal.volatile:
