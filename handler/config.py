@@ -134,6 +134,10 @@ class ServeConfig(BaseSettings):
     tombstone_days: Seconds = Field(default=7.0, description="days for which the end of a session is remembered")
     max_tombstones: Count = Field(default=100_000, description="ended sessions that are remembered")
 
+    sequence_end: Literal["delete", "keep"] = Field(
+        default="delete", description="what becomes of a session whose sequence has ended, by Triton's protocol"
+    )
+
     # What may be under way at once.
     max_chunk_timesteps: Count = Field(default=4096, description="timesteps of one chunk")
     max_queued_chunks: Count = Field(default=64, description="chunks waiting in one session's queue")

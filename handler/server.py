@@ -21,6 +21,7 @@ import torch
 import uvloop
 
 from dnc_serve.handler.api.access import Access
+from dnc_serve.handler.api.inference_service import InferenceService
 from dnc_serve.handler.api.listener import SERVING, Listener
 from dnc_serve.handler.api.logs import ChunkLog
 from dnc_serve.handler.api.operations import Operations
@@ -45,7 +46,6 @@ from dnc_serve.proto.dnc.v1 import dnc_pb2
 
 logger = logging.getLogger(__name__)
 
-SERVICE = dnc_pb2.DESCRIPTOR.services_by_name["DncService"].full_name
 Result = TypeVar("Result")
 
 # How long a thread waits for the interpreter, the loop for TorchServe's endpoint, or what comes back from the model for
@@ -136,7 +136,7 @@ class DncServer:
         self._access = Access(config.tokens, os.environ.get(TOKENS_VARIABLE, ""))
         self._streams = OpenStreams(config.max_streams)
         self._service = DncService(self._operations, self._access, self._streams)
-        await listener.open(self._service)
+        await listener.open(self._service, InferenceService(self._operations, self._access, self._streams))
         await self_test(listener.private_address, self._operations, self._access)
         listener.close_private()
         maintenance = Maintenance(engine, self._access.refresh)

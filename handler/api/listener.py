@@ -14,8 +14,12 @@ from dnc_serve.handler.api.readable import ReadableServer
 from dnc_serve.handler.api.transport import Certificates
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.proto.dnc.v1 import dnc_pb2, dnc_pb2_grpc
+from dnc_serve.proto.inference import inference_pb2, inference_pb2_grpc
 
-SERVICE = dnc_pb2.DESCRIPTOR.services_by_name["DncService"].full_name
+SERVICES = (
+    dnc_pb2.DESCRIPTOR.services_by_name["DncService"].full_name,
+    inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
+)
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -71,11 +75,16 @@ class Listener:
         self.private_address = f"unix:{quote(self._private_folder)}/endpoint"
         self._server.add_insecure_port(self.private_address)
 
-    async def open(self, service: dnc_pb2_grpc.DncServiceServicer) -> None:
+    async def open(
+        self, service: dnc_pb2_grpc.DncServiceServicer, inference: inference_pb2_grpc.GRPCInferenceServiceServicer
+    ) -> None:
         """Answers calls; the health service says NOT_SERVING still."""
-        dnc_pb2_grpc.add_DncServiceServicer_to_server(service, ReadableServer(self._server))
+        readable = ReadableServer(self._server)
+        dnc_pb2_grpc.add_DncServiceServicer_to_server(service, readable)
+        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, readable)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
         await self.set_health(NOT_SERVING)
         await self._server.start()
 
@@ -84,8 +93,8 @@ class Listener:
         shutil.rmtree(self._private_folder, ignore_errors=True)
 
     async def set_health(self, status: Any) -> None:
-        """What the health service answers, for the server as a whole and for our service."""
-        for name in ("", SERVICE):
+        """What the health service answers, for the server as a whole and for each of our services."""
+        for name in ("", *SERVICES):
             await self._health.set(name, status)
 
     async def leave(self) -> None:

@@ -87,6 +87,9 @@ class OpenStreams:
 class OrderedStream(ABC):
     """One stream of one caller."""
 
+    # Whether what follows a refusal might be applied in its stead, and so is refused: see `ErrorState`.
+    refuses_behind = True
+
     def __init__(
         self,
         operations: Operations,
@@ -142,7 +145,7 @@ class OrderedStream(ABC):
 
     # Messages come in.
 
-    async def _take(self, pending: PendingReply, submit: Callable[[], Awaitable[Session]]) -> None:
+    async def _take(self, pending: PendingReply, submit: Callable[[], Awaitable[Session | None]]) -> None:
         """Submits one message; whatever is wrong with it is answered in-band. Returns when more may be read."""
         try:
             session = await submit()
@@ -155,6 +158,8 @@ class OrderedStream(ABC):
             return
         if self._unanswered > 1 and self._is_crowded():
             await self._until(lambda: not self._is_crowded())
+        if session is None:
+            return
         while len(session.queue) >= self._engine.config.max_queued_chunks and not self._leaving.done():
             # Whoever else fills the session's queue doesn't tell us when there is room again.
             await asyncio.sleep(LOOK_AGAIN_S)
@@ -188,7 +193,7 @@ class OrderedStream(ABC):
             extra={"reason": error.reason, "session": session_id, "request_id": request_id},
         )
         # Nothing can ever follow for an id that is none.
-        fails = fails and bool(session_id) and error.reason != "BAD_ID"
+        fails = fails and self.refuses_behind and bool(session_id) and error.reason != "BAD_ID"
         self._queues.reply(pending, self._refusal(pending, error), failed=fails)
 
     # Replies go out.
