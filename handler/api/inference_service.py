@@ -135,6 +135,8 @@ def model_statistics(sequences: Sequences, operations: Operations) -> pb.ModelSt
     kinds.fail.count = int(count("dnc_errors_total"))
     kinds.queue.CopyFrom(_duration(chunks, count("dnc_queue_wait_seconds_sum")))
     kinds.compute_infer.CopyFrom(_duration(chunks, count("dnc_tick_duration_seconds_sum")))
+    for kind in (kinds.compute_input, kinds.compute_output):  # part of the rest; load generators want the same counts
+        kind.count = chunks
     return statistics
 
 
