@@ -19,6 +19,7 @@ TOKENS_VARIABLE = "DNC_TOKENS_TEXT"
 STORES = ("redis", "rediss", "unix")
 # More of them would wait for the interpreter's lock more than step.
 MOST_STEP_THREADS = 8
+MAX_SOCKET_LENGTH = 107  # as the system has it
 COMPILED = "compiled"  # the folder of row kernels in the state folder
 
 
@@ -51,6 +52,18 @@ def _absolute(path: Path) -> Path:
         return path.expanduser().absolute()
     except RuntimeError as exc:  # ~NAME of an unknown user
         raise ValueError(f"expected a path ({exc})") from exc
+
+
+def _unix(value: str) -> str:
+    scheme, _, path = value.partition(":")
+    if not value:
+        return value
+    if scheme != "unix" or not path.strip("/"):
+        raise ValueError("expected unix:PATH")
+    absolute = str(_absolute(Path(path)))
+    if len(os.fsencode(absolute)) > MAX_SOCKET_LENGTH:
+        raise ValueError(f"expected a path of at most {MAX_SOCKET_LENGTH} bytes")
+    return f"unix:{absolute}"
 
 
 def _file(value: str) -> str:
@@ -97,6 +110,9 @@ class ServeConfig(BaseSettings):
         default="127.0.0.1", description="address of the streaming endpoint and of the metrics"
     )
     port: Port = Field(default=8500, description="port of the streaming endpoint")
+    listen: Annotated[str, AfterValidator(_unix)] = Field(
+        default="", description="unix:PATH, a socket for clients on this machine at which the endpoint listens too"
+    )
     metrics_port: Port = Field(default=8502, description="port of the Prometheus metrics")
     # Free ones, so that several servers share a machine: few people use these endpoints.
     torchserve_http_port: Port = Field(default=0, description="TorchServe's HTTP inference port, on loopback")
@@ -199,6 +215,10 @@ class ServeConfig(BaseSettings):
         if self.tls_client_ca and not self.tls_certificate:
             raise ValueError("tls_certificate is ''; expected a file, because tls_client_ca is set")
         has_tokens = self.tokens or os.environ.get(TOKENS_VARIABLE)
+        if self.listen and self.tls_client_ca and not has_tokens:
+            raise ValueError(
+                "tokens is ''; expected a file, because at the socket (listen) no certificate is asked for"
+            )
         protected = self.tls_certificate and (has_tokens or self.tls_client_ca)
         if not is_loopback(self.host) and not protected and not self.insecure:
             raise ValueError(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 PACKAGE = "dnc==1.1.0"
 TRITON = ("nvidia-pytriton==0.7.0", "torch==2.13.0")
+KSERVE = ("kserve==0.21.0", "setuptools<81")
 LOAD_GENERATOR, ITS_PLATFORM = "perf-analyzer==2.60.0", "manylinux_2_38_x86_64"
 # It needs a newer C library than Debian 12 has: that of the next release, unpacked beside it and not installed.
 NEXT_RELEASE = "trixie"
@@ -37,14 +38,7 @@ def dnc_package(cache: Path) -> Path:
 
 def triton_python(cache: Path) -> Path:
     """The interpreter of an environment that has Triton and torch."""
-    folder = cache / "triton"
-    python, done = folder / "bin" / "python", folder / ".installed"
-    if not done.is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        venv.create(folder, with_pip=True)
-        _pip(str(python), *TRITON)
-        done.touch()
-    return python
+    return _environment(cache / "triton", TRITON)
 
 
 def perf_analyzer(cache: Path) -> list[str]:
@@ -102,6 +96,21 @@ def _unpack_libraries(debs: Path, root: Path) -> None:
 def _made(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def kserve_python(cache: Path) -> Path:
+    """The interpreter of an environment that has KServe's SDK, which wants other versions than this project."""
+    return _environment(cache / "kserve", KSERVE)
+
+
+def _environment(folder: Path, packages: tuple[str, ...]) -> Path:
+    python, done = folder / "bin" / "python", folder / ".installed"
+    if not done.is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        venv.create(folder, with_pip=True)
+        _pip(str(python), *packages)
+        done.touch()
+    return python
 
 
 def _pip(python: str, *arguments: str) -> None:

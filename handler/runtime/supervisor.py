@@ -100,6 +100,8 @@ class Supervisor:
             "metrics": self._worker.metrics,
             **self._runtime.addresses(self._config),
         }
+        if self._config.listen:
+            addresses["socket"] = self._config.listen
         return "ready " + " ".join(f"{name}={address}" for name, address in addresses.items())
 
     def _launch(self, progress: Progress) -> None:

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from dnc_serve.client import Client
+from dnc_serve.handler.arrays import Float32
+from tests.clients.sequences import INPUTS, NUMBERS
 from tests.handler.conftest import artifact_folder  # noqa: F401
 from tests.server_process import REPOSITORY, ServerProcess
 
@@ -19,8 +22,7 @@ Answers = list[dict[str, Any]]
 class ForeignClient:
     """A program that answers each line of requests by a line of answers."""
 
-    def __init__(self, module: str, *arguments: str) -> None:
-        command = [sys.executable, "-m", module, *arguments]
+    def __init__(self, *command: str) -> None:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._process = subprocess.Popen(command, cwd=REPOSITORY, text=True, **pipes)
 
@@ -57,8 +59,23 @@ def triton(server: ServerProcess) -> Iterator[Callable[[str], ForeignClient]]:
     with ExitStack() as stack:
 
         def make(kind: str) -> ForeignClient:
-            client = ForeignClient("tests.clients.triton_client", kind, server.address, "copy")
+            command = (sys.executable, "-m", "tests.clients.triton_client", kind, server.address, "copy")
+            client = ForeignClient(*command)
             stack.callback(client.close)
             return client
 
         yield make
+
+
+@pytest.fixture(scope="session")
+def expected(server: ServerProcess) -> Float32:
+    """What the contract's endpoint gives for the whole sequence."""
+    with Client(server.address) as client, client.session() as session:
+        outputs: Float32 = session.step(INPUTS)
+        session.delete()
+    return outputs
+
+
+@pytest.fixture
+def sequence_id() -> int:
+    return next(NUMBERS)

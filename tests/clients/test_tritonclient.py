@@ -1,7 +1,6 @@
 """tritonclient, as it is: its sequences are sessions, with the bits that the contract's own endpoint gives."""
 
 from collections.abc import Callable
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -10,38 +9,11 @@ import pytest
 from dnc_serve.client import Client
 from dnc_serve.handler.arrays import Float32
 from tests.clients.conftest import ForeignClient
-from tests.handler.harness import random_inputs
+from tests.clients.sequences import INPUTS, NUMBERS, TIMESTEPS, outputs, request
 from tests.server_process import ServerProcess
 
 KINDS = ("sync", "aio", "stream")
 Make = Callable[[str], ForeignClient]
-TIMESTEPS = 12
-NUMBERS = count(1)
-INPUTS = random_inputs(1, TIMESTEPS)
-
-
-def request(sequence_id: int | str, start: int, end: int, **options: Any) -> dict[str, Any]:
-    """The timesteps from `start` to `end` of a sequence."""
-    first, last = start == 0, end == TIMESTEPS
-    return {"sequence_id": sequence_id, "inputs": INPUTS[start:end].tolist(), "start": first, "end": last, **options}
-
-
-def outputs(answers: list[dict[str, Any]]) -> Float32:
-    return np.concatenate([np.array(answer["outputs"], np.float32) for answer in answers])
-
-
-@pytest.fixture(scope="session")
-def expected(server: ServerProcess) -> Float32:
-    """What the contract's endpoint gives for the whole sequence."""
-    with Client(server.address) as client, client.session() as session:
-        outputs: Float32 = session.step(INPUTS)
-        session.delete()
-    return outputs
-
-
-@pytest.fixture
-def sequence_id() -> int:
-    return next(NUMBERS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
