@@ -114,6 +114,9 @@ class ServeConfig(BaseSettings):
         default="", description="unix:PATH, a socket for clients on this machine at which the endpoint listens too"
     )
     metrics_port: Port = Field(default=8502, description="port of the Prometheus metrics")
+    http_port: Port | None = Field(
+        default=None, description="port of Triton's protocol over HTTP, /v2; it is not served if not set"
+    )
     # Free ones, so that several servers share a machine: few people use these endpoints.
     torchserve_http_port: Port = Field(default=0, description="TorchServe's HTTP inference port, on loopback")
     torchserve_management_port: Port = Field(default=0, description="TorchServe's HTTP management port, on loopback")

@@ -29,6 +29,7 @@ from dnc_serve.handler.api.ordered_stream import OpenStreams
 from dnc_serve.handler.api.rows import answer_calls
 from dnc_serve.handler.api.scrapes import Scrapes
 from dnc_serve.handler.api.self_test import self_test
+from dnc_serve.handler.api.sequences import Sequences
 from dnc_serve.handler.api.service import DncService
 from dnc_serve.handler.config import TOKENS_VARIABLE, ServeConfig
 from dnc_serve.handler.engine.engine import Engine
@@ -55,10 +56,11 @@ SWITCH_SECONDS = 0.0001
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where the server listens, host:port."""
+    """Where the server listens, host:port; `http` is empty where no such port was asked for."""
 
     grpc: str
     metrics: str
+    http: str = ""
 
 
 class DncServer:
@@ -136,15 +138,28 @@ class DncServer:
         self._access = Access(config.tokens, os.environ.get(TOKENS_VARIABLE, ""))
         self._streams = OpenStreams(config.max_streams)
         self._service = DncService(self._operations, self._access, self._streams)
-        await listener.open(self._service, InferenceService(self._operations, self._access, self._streams))
+        sequences = Sequences(self._operations)
+        inference = InferenceService(self._operations, self._access, self._streams, sequences)
+        await listener.open(self._service, inference)
         await self_test(listener.private_address, self._operations, self._access)
         listener.close_private()
         maintenance = Maintenance(engine, self._access.refresh)
         metrics_address = self._open_metrics(engine, maintenance)
         for for_ever in (maintenance.run(), *([engine.ownership.run()] if store.shared else [])):
             self._cleanup.callback(self._loop.create_task(for_ever).cancel)
+        http_address = await self._open_http(sequences) if config.http_port is not None else ""
         await listener.set_health(SERVING)
-        return Addresses(listener.address, metrics_address)
+        return Addresses(listener.address, metrics_address, http_address)
+
+    async def _open_http(self, sequences: Sequences) -> str:
+        # Not everybody has it installed.
+        from dnc_serve.handler.api.http_inference import HttpInference
+        from dnc_serve.handler.api.http_server import HttpServer
+
+        server = HttpServer(self._config, HttpInference(self._operations, self._access, sequences).application)
+        self._cleanup.push_async_callback(server.close)
+        await server.open()
+        return server.address
 
     def _open_metrics(self, engine: Engine, maintenance: Maintenance) -> str:
         config, metrics = self._config, self._metrics

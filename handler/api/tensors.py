@@ -21,6 +21,7 @@ _DATATYPES: dict[str, tuple[int, str, str]] = {
     "INT32": (dnc_pb2.DATA_TYPE_INT32, "<i4", "int_contents"),
     "INT64": (dnc_pb2.DATA_TYPE_INT64, "<i8", "int64_contents"),
 }
+NUMPY_DATATYPES = {name: dtype for name, (_, dtype, _) in _DATATYPES.items()}
 MAX_DIMENSION = 2**32 - 1
 
 

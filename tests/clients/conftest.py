@@ -14,8 +14,10 @@ from dnc_serve.client import Client
 from dnc_serve.handler.arrays import Float32
 from tests.clients.sequences import INPUTS, NUMBERS
 from tests.handler.conftest import artifact_folder  # noqa: F401
+from tests.ports import own_port
 from tests.server_process import REPOSITORY, ServerProcess
 
+HTTP_PORT = own_port()
 Answers = list[dict[str, Any]]
 
 
@@ -45,7 +47,7 @@ class ForeignClient:
 @pytest.fixture(scope="session")
 def server(artifact_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:  # noqa: F811
     """One for all tests, which may kill it and start it again, and name sequences of their own."""
-    server = ServerProcess(artifact_folder, tmp_path_factory.mktemp("state"))
+    server = ServerProcess(artifact_folder, tmp_path_factory.mktemp("state"), http_port=HTTP_PORT)
     server.start()
     try:
         yield server
@@ -59,7 +61,8 @@ def triton(server: ServerProcess) -> Iterator[Callable[[str], ForeignClient]]:
     with ExitStack() as stack:
 
         def make(kind: str) -> ForeignClient:
-            command = (sys.executable, "-m", "tests.clients.triton_client", kind, server.address, "copy")
+            address = f"127.0.0.1:{HTTP_PORT}" if kind == "http" else server.address
+            command = (sys.executable, "-m", "tests.clients.triton_client", kind, address, "copy")
             client = ForeignClient(*command)
             stack.callback(client.close)
             return client

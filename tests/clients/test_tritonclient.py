@@ -12,7 +12,7 @@ from tests.clients.conftest import ForeignClient
 from tests.clients.sequences import INPUTS, NUMBERS, TIMESTEPS, outputs, request
 from tests.server_process import ServerProcess
 
-KINDS = ("sync", "aio", "stream")
+KINDS = ("sync", "aio", "stream", "http")
 Make = Callable[[str], ForeignClient]
 
 
