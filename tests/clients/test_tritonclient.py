@@ -1,5 +1,9 @@
 """tritonclient, as it is: its sequences are sessions, with the bits that the contract's own endpoint gives."""
 
+import json
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -8,9 +12,9 @@ import pytest
 
 from dnc_serve.client import Client
 from dnc_serve.handler.arrays import Float32
-from tests.clients.conftest import ForeignClient
+from tests.clients.conftest import HTTP_PORT, ForeignClient
 from tests.clients.sequences import INPUTS, NUMBERS, TIMESTEPS, outputs, request
-from tests.server_process import ServerProcess
+from tests.server_process import REPOSITORY, ServerProcess
 
 KINDS = ("sync", "aio", "stream", "http")
 Make = Callable[[str], ForeignClient]
@@ -99,3 +103,17 @@ def test_a_missing_start_is_the_error_that_triton_gives(triton: Make) -> None:
     (answer,) = triton("sync").ask(request("without-start", 5, 6))
     assert answer["status"] == "StatusCode.INVALID_ARGUMENT"
     assert "sequence without-start to model 'copy' must specify the START flag" in answer["error"]
+
+
+def test_what_the_page_says_can_be_pasted(server: ServerProcess) -> None:
+    page = (REPOSITORY / "docs" / "triton.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    # The tests' model is smaller than the one of the page.
+    program = program.replace("localhost:8500", server.address).replace("(2, 10)", f"(2, {INPUTS.shape[1]})")
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == "(2, 4) 4\n"
+    curl = next(text for text in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "curl" in text)
+    curl = curl.replace("localhost:8501", f"127.0.0.1:{HTTP_PORT}")
+    curl = curl.replace("[1, 10]", "[1, 5]").replace("[1,0,0,0,0,0,0,0,0,0]", "[1,0,0,0,0]")
+    ran = subprocess.run(["bash", "-euc", curl], capture_output=True, text=True, check=True)
+    assert json.loads(ran.stdout)["parameters"]["position"] == 1
