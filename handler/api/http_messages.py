@@ -102,7 +102,7 @@ def _encoded(name: str, datatype: str, data: Any) -> bytes:
         )
     try:
         read = np.array(data)
-        if read.dtype.kind not in "iuf" and read.size:
+        if read.dtype.kind not in "iufb" and read.size:
             raise ValueError("they are no numbers")
         with np.errstate(over="ignore", invalid="ignore"):
             elements = read.astype(dtype)

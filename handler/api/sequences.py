@@ -75,7 +75,7 @@ class Sequences:
         if len(request.inputs) != 1 or not request.inputs[0].shape:
             return 0
         timesteps = min(max(0, request.inputs[0].shape[0]), self._engine.config.max_chunk_timesteps)
-        return timesteps * 4 * self._engine.runner.output_size
+        return timesteps * self._operations.artifact.outputs.nbytes
 
     def read(self, request: pb.ModelInferRequest) -> SequenceRequest:
         """Reads a request; whether its inputs suit the model is checked when it is submitted.

@@ -18,8 +18,10 @@ _DATATYPES: dict[str, tuple[int, str, str]] = {
     "FP16": (dnc_pb2.DATA_TYPE_FLOAT16, "<f2", ""),
     "INT8": (dnc_pb2.DATA_TYPE_INT8, "<i1", "int_contents"),
     "UINT8": (dnc_pb2.DATA_TYPE_UINT8, "<u1", "uint_contents"),
+    "INT16": (dnc_pb2.DATA_TYPE_INT16, "<i2", "int_contents"),
     "INT32": (dnc_pb2.DATA_TYPE_INT32, "<i4", "int_contents"),
     "INT64": (dnc_pb2.DATA_TYPE_INT64, "<i8", "int64_contents"),
+    "BOOL": (dnc_pb2.DATA_TYPE_BOOL, "?", "bool_contents"),
 }
 NUMPY_DATATYPES = {name: dtype for name, (_, dtype, _) in _DATATYPES.items()}
 MAX_DIMENSION = 2**32 - 1
@@ -41,7 +43,12 @@ class Tensor:
 
 def tensors_of(model: dnc_pb2.GetModelResponse) -> tuple[Tensor, Tensor]:
     """What a model takes and gives."""
-    return Tensor("INPUT", "FP32", (model.input_size,)), Tensor("OUTPUT", "FP32", (model.output_size,))
+    names = {data_type: name for name, (data_type, _, _) in _DATATYPES.items()}
+
+    def tensor(name: str, spec: dnc_pb2.TensorSpec) -> Tensor:
+        return Tensor(name, names[spec.data_type], tuple(spec.shape))
+
+    return tensor("INPUT", model.inputs), tensor("OUTPUT", model.outputs)
 
 
 def read_input(request: pb.ModelInferRequest, expected: Tensor) -> dnc_pb2.Array:

@@ -215,9 +215,7 @@ class Recovery:
     def _reply_of(self, operation: Operation) -> Reply:
         arrays = self._arrays_of([operation]) if len(operation.inputs) else (NO_TIMESTEPS, NO_TIMESTEPS)
         inputs, outputs = arrays
-        return Reply(
-            operation.start, inputs, bool(operation.reset), operation.experience, outputs, operation.writer_id
-        )
+        return Reply(operation.start, inputs, bool(operation.reset), operation.experience, outputs, operation.writer_id)
 
     @property
     def _sizes(self) -> tuple[int, int]:
