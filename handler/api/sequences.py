@@ -12,7 +12,7 @@ from typing import Any
 from dnc_serve.handler.api.operations import Caller, Operations, settle
 from dnc_serve.handler.api.tensors import check_outputs, parameter, read_input, tensors_of
 from dnc_serve.handler.engine.requests import Applied, Chunk, Delete, Done
-from dnc_serve.handler.engine.session import Session, check_id, new_incarnation
+from dnc_serve.handler.engine.session import Session, check_id
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.proto.dnc.v1 import dnc_pb2
 from dnc_serve.proto.inference import inference_pb2 as pb
@@ -159,7 +159,9 @@ class Sequences:
             if may_be_its_first and await self._applied_first(present, chunk):
                 return None
             await operations.delete_session(dnc_pb2.DeleteSessionRequest(session_id=session_id), caller)
-        session = await operations.begin(session_id, caller, new_incarnation(), None)
+        # Raises SESSION_EXISTS for another's.
+        await operations.create_session(dnc_pb2.CreateSessionRequest(session_id=session_id), caller)
+        session = operations.session(session_id, caller)
         chunk.incarnation = session.incarnation
         return session
 

@@ -1,5 +1,6 @@
 """Triton's protocol in its raw messages: sequences, exactly once, and every refusal."""
 
+import hashlib
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -305,3 +306,35 @@ def test_a_draining_server_sends_streams_away(artifact_folder: Path, tmp_path: P
         with refused("DRAINING", StatusCode.UNAVAILABLE):
             next(responses)
         over.set()
+
+
+def test_tokens_and_their_limits_hold(artifact_folder: Path, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens.toml"
+    entries = {"ward": "max_sessions = 1", "guest": "read_only = true", "other": ""}
+    tokens.write_text(
+        "\n".join(
+            f'[[token]]\nname = "{name}"\nsha256 = "{hashlib.sha256(name.encode()).hexdigest()}"\n{limit}'
+            for name, limit in entries.items()
+        )
+    )
+    with open_door(artifact_folder, tmp_path / "state", tokens=str(tokens)) as door:
+        stub = inference_pb2_grpc.GRPCInferenceServiceStub(door.channel)
+
+        def infer(asked: pb.ModelInferRequest, token: str) -> pb.ModelInferResponse:
+            return stub.ModelInfer(asked, metadata=(("authorization", f"Bearer {token}"),), timeout=TIMEOUT)
+
+        for call, message in ((stub.ServerReady, pb.ServerReadyRequest()), (stub.ModelInfer, request(1, FIRST))):
+            with refused("UNAUTHENTICATED", StatusCode.UNAUTHENTICATED):
+                call(message, timeout=TIMEOUT)
+        with refused("PERMISSION_DENIED", StatusCode.PERMISSION_DENIED):
+            infer(request(1, FIRST, sequence_start=True), "guest")
+        infer(request(1, FIRST, sequence_start=True), "ward")
+        infer(request(1, FIRST, sequence_start=True), "ward")  # begun anew, it is still one
+        with refused("SESSION_LIMIT", StatusCode.RESOURCE_EXHAUSTED):
+            infer(request(2, FIRST, sequence_start=True), "ward")
+        # To others it is unknown, and not theirs to begin anew.
+        with refused("BAD_REQUEST", StatusCode.INVALID_ARGUMENT):
+            infer(request(1, FIRST), "other")
+        with refused("SESSION_EXISTS", StatusCode.ALREADY_EXISTS):
+            infer(request(1, FIRST, sequence_start=True), "other")
+        assert position(infer(request(1, SECOND), "ward")) == 5
