@@ -5,8 +5,9 @@ import csv
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,7 @@ OURS, TRITON = "dnc-serve", "Triton"
 UNARY, STREAMING = "unary", "streaming"
 CHUNK, MANY = 16, 64
 SEQUENCE_CHUNKS = 300
-# A load generator's requests: fewer where one waits for the other.
-REQUESTS, LONE_REQUESTS, QUICK_REQUESTS = 6_000, 2_000, 400
+PATIENCE_S = 30.0
 POINTS = [
     (how, sequences, chunk)
     for how, sequences in ((UNARY, 1), (STREAMING, 1), (STREAMING, 8), (STREAMING, 16), (UNARY, MANY))
@@ -51,12 +51,12 @@ def compare(run: Run) -> tuple[Measured, str]:
     points = QUICK_POINTS if run.quick else POINTS
     with run.served() as ours, _triton(cache, Path(ours.artifact)) as its_triton:
         servers = {OURS: (ours.endpoint, MODEL), TRITON: (its_triton, "dnc")}
-        measures = _measures(command, servers, points, run.quick)
+        measures = _measures(command, servers, points, run.seconds)
         turns = run.turns(measures)
         if not run.quick:
             for turn in turns:
-                turn |= {(OURS, *LAST_POINT): _survived(command, *servers[OURS], LAST_POINT, REQUESTS)}
-            turns[-1][TRITON, *LAST_POINT] = _survived(command, *servers[TRITON], LAST_POINT, REQUESTS)
+                turn |= {(OURS, *LAST_POINT): _survived(command, *servers[OURS], LAST_POINT, run.seconds)}
+            turns[-1][TRITON, *LAST_POINT] = _survived(command, *servers[TRITON], LAST_POINT, run.seconds)
     for figure, above, below, aim in AIMS:
         pairs = [(turn.get(above), turn.get(below)) for turn in turns]
         if all(one and other for one, other in pairs):
@@ -80,23 +80,20 @@ def _measures(
     command: Sequence[str],
     servers: Mapping[str, tuple[Server, str]],
     points: Sequence[tuple[str, int, int]],
-    quick: bool,
+    seconds: float,
 ) -> dict[Any, Callable[[], Figures | None]]:
-    def requests(sequences: int) -> int:
-        return QUICK_REQUESTS if quick else LONE_REQUESTS if sequences == 1 else REQUESTS
-
     return {
-        (name, *point): partial(_survived, command, server, model, point, requests(point[1]))
+        (name, *point): partial(_survived, command, server, model, point, seconds)
         for point in points
         for name, (server, model) in servers.items()
     }
 
 
 def _survived(
-    command: Sequence[str], server: Server, model: str, point: tuple[str, int, int], requests: int
+    command: Sequence[str], server: Server, model: str, point: tuple[str, int, int], seconds: float
 ) -> Figures | None:
     try:
-        return generated_load(command, server, model, point, requests)
+        return generated_load(command, server, model, point, seconds)
     except RuntimeError as exc:
         if model == MODEL:
             raise
@@ -105,26 +102,43 @@ def _survived(
 
 
 def generated_load(
-    command: Sequence[str], server: Server, model: str, point: tuple[str, int, int], requests: int
+    command: Sequence[str], server: Server, model: str, point: tuple[str, int, int], seconds: float
 ) -> Figures:
-    """What perf_analyzer reports of so many requests. Raises RuntimeError with what it says where it fails."""
+    """What perf_analyzer reports of windows of so many seconds. Raises RuntimeError with what it says if it fails."""
     how, sequences, chunk = point
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.csv"
         asked = ["-m", model, "-i", "grpc", "-u", server.address, "--shape", f"INPUT:{chunk},{server.input_size}"]
         asked += ["--concurrency-range", str(sequences), "--sequence-length", str(SEQUENCE_CHUNKS)]
-        asked += ["--request-count", str(requests), *(["--streaming"] if how == STREAMING else []), "-f", str(report)]
-        spent = processor_s(server.pids)
-        ran = subprocess.run([*command, *asked], capture_output=True, text=True, timeout=600, check=False)
-        spent = processor_s(server.pids) - spent
-        if ran.returncode != 0 or not report.is_file():
-            raise RuntimeError(
-                (ran.stderr or ran.stdout).strip()[-500:] or f"perf_analyzer ended with {ran.returncode}"
-            )
+        # Three windows, however much they differ.
+        asked += ["--measurement-interval", str(round(seconds * 1000)), "--max-trials", "3", "-s", "999"]
+        asked += [*(["--streaming"] if how == STREAMING else []), "-f", str(report)]
+        with (Path(folder) / "said").open("w+") as said:
+            process = subprocess.Popen([*command, *asked], stdout=said, stderr=said)
+            load = _load_of(process, server.pids, seconds)
+            said.seek(0)
+            text = said.read().strip()
+        if process.returncode != 0 or not report.is_file():
+            raise RuntimeError(f"perf_analyzer ended with {process.returncode}: {text[-500:]}")
         (row,) = csv.DictReader(report.read_text().splitlines())
     p50, p99 = (float(row[f"p{part} latency"]) / 1000 for part in (50, 99))
-    rate = float(row["Inferences/Second"]) * chunk
-    return Figures(requests, p50, p99, rate, spent / requests * 1e6)
+    rate = float(row["Inferences/Second"])
+    return Figures(round(3 * seconds * rate), p50, p99, rate * chunk, load / rate * 1e6)
+
+
+def _load_of(process: "subprocess.Popen[bytes]", pids: Sequence[int], seconds: float) -> float:
+    """How many processors the server kept busy while a load generator ran, from its first window on."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    began, before = time.monotonic(), processor_s(pids)
+    last, after = began + 1e-9, before
+    while process.poll() is None:
+        if time.monotonic() - began > 10 * seconds + PATIENCE_S:  # it waits for ever for a server that is stuck
+            process.kill()
+            process.wait()
+        time.sleep(0.05)
+        last, after = time.monotonic(), processor_s(pids)
+    return (after - before) / (last - began)
 
 
 def _table(found: Measured) -> str:

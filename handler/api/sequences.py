@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dnc_serve.handler.api.operations import Caller, Operations, settle
+from dnc_serve.handler.api.ordered_stream import FEW_UNANSWERED
 from dnc_serve.handler.api.tensors import check_outputs, parameter, read_input, tensors_of
 from dnc_serve.handler.engine.requests import Applied, Chunk, Delete, Done
 from dnc_serve.handler.engine.session import Session, check_id
@@ -46,6 +47,7 @@ class Sequences:
         model = operations.descriptions.model()
         self.name = model.name.rstrip("/").rpartition("/")[2].removesuffix(".mar")
         self.input, self.output = tensors_of(model)
+        self._under_way = 0  # calls, without those on streams
         self._last_answers: OrderedDict[bytes, pb.ModelInferResponse] = OrderedDict()
 
     def check_model(self, name: str, version: str) -> None:
@@ -135,15 +137,21 @@ class Sequences:
 
     async def infer(self, request: pb.ModelInferRequest, caller: Caller) -> pb.ModelInferResponse:
         """The answer to one request."""
-        answered = self._engine.loop.create_future()
-        _, chunk = await self.submit(self.read(request), caller, settle(answered))
-        caller.may_have_changed = lambda: chunk.written
+        answered, asked = self._engine.loop.create_future(), self.read(request)
+        self._under_way += 1
         try:
-            answer: pb.ModelInferResponse = await answered
-        except BaseException:
-            chunk.cancelled = True
-            raise
-        return answer
+            # gRPC hands calls over one by one: where there are many, they are stepped together.
+            crowded = self._under_way > FEW_UNANSWERED
+            _, chunk = await self.submit(asked, caller, settle(answered), more_to_come=crowded)
+            caller.may_have_changed = lambda: chunk.written
+            try:
+                answer: pb.ModelInferResponse = await answered
+            except BaseException:
+                chunk.cancelled = True
+                raise
+            return answer
+        finally:
+            self._under_way -= 1
 
     async def _begin(self, asked: SequenceRequest, chunk: Chunk, caller: Caller) -> Session | None:
         """The new session of a sequence that starts, where its first chunk is to be applied.
