@@ -4,7 +4,8 @@
 
 The axes: sessions from 1 to 10,000, timesteps of a chunk from 1 to 64, memory slots from 16 to 1,024. What is judged is
 the median of some alternating runs, the rest of the axes is run once. Every server gets its load from bare stubs in the
-same process; `bench/ticks.py` has the models without servers. The first run installs the peers into the cache folder.
+same process, and those that speak Triton's protocol also from perf_analyzer; `bench/ticks.py` has the models without
+servers. The first run installs the peers into the cache folder.
 """
 
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 
 import grpc
 
+from bench import generated as generator
 from bench.peers.afternoon import MODEL as HANDLER
 from bench.peers.afternoon import afternoon
 from bench.peers.setup import cache_folder, dnc_package, triton_python
@@ -67,13 +69,18 @@ def main() -> None:
             with systems(run, MANY, MANY, nr_cells) as all_of_them:
                 (turn,) = run.turns(_measures(all_of_them, {(MANY, CHUNK)}), 1)
                 cells |= {(name, nr_cells): found for (name, _, _), found in turn.items()}
+        generated, generated_table = generator.compare(run)
         figures: Measured = {point: _median([turn[point] for turn in turns]) for point in turns[0]} | once
         judge(run, turns)
         report = {
             "servers": [{"server": who, "sessions": n, "chunk": t, "figures": f} for (who, n, t), f in figures.items()],
+            "by_perf_analyzer": [
+                {"server": who, "calls": how, "sessions": n, "chunk": t, "figures": found}
+                for (who, how, n, t), found in generated.items()
+            ],
             "by_memory_slots": [{"server": who, "slots": n, "figures": found} for (who, n), found in cells.items()],
         }
-        text = f"{ratio_table(run.ratios)}\n\n{_tables(figures, cells)}"
+        text = f"{ratio_table(run.ratios)}\n\n{_tables(figures, cells)}\n\nUnder perf_analyzer:\n\n{generated_table}"
         run.finish(text, report, partial(draw, figures, cells))
 
 

@@ -2,7 +2,7 @@
 
     DncError                        reason, message, metadata, retry_after_s
     ├── InvalidRequest              what was sent is wrong; nothing was applied
-    │   ├── BadShape  BadDtype  NotFinite  ChunkTooLong  BadId  BadRequest  BadBlob
+    │   ├── BadShape  BadDtype  NotFinite  ChunkTooLong  BadId  BadRequest  BadBlob  ModelNotFound
     ├── SessionError                which session
     │   ├── SessionNotFound  SessionExpired  SessionExists  SessionReplaced  SessionMoved
     ├── PositionError               where the session stands
@@ -105,6 +105,10 @@ class BadRequest(InvalidRequest):
 
 class BadBlob(InvalidRequest):
     """What was to be imported is not a whole, unaltered export."""
+
+
+class ModelNotFound(InvalidRequest):
+    """The server has no model of that name: one that is asked for by name, as other protocols than this client's do."""
 
 
 class SessionError(DncError):

@@ -19,6 +19,7 @@ TOKENS_VARIABLE = "DNC_TOKENS_TEXT"
 STORES = ("redis", "rediss", "unix")
 # More of them would wait for the interpreter's lock more than step.
 MOST_STEP_THREADS = 8
+MAX_SOCKET_LENGTH = 107  # as the system has it
 COMPILED = "compiled"  # the folder of row kernels in the state folder
 
 
@@ -51,6 +52,18 @@ def _absolute(path: Path) -> Path:
         return path.expanduser().absolute()
     except RuntimeError as exc:  # ~NAME of an unknown user
         raise ValueError(f"expected a path ({exc})") from exc
+
+
+def _unix(value: str) -> str:
+    scheme, _, path = value.partition(":")
+    if not value:
+        return value
+    if scheme != "unix" or not path.strip("/"):
+        raise ValueError("expected unix:PATH")
+    absolute = str(_absolute(Path(path)))
+    if len(os.fsencode(absolute)) > MAX_SOCKET_LENGTH:
+        raise ValueError(f"expected a path of at most {MAX_SOCKET_LENGTH} bytes")
+    return f"unix:{absolute}"
 
 
 def _file(value: str) -> str:
@@ -97,7 +110,13 @@ class ServeConfig(BaseSettings):
         default="127.0.0.1", description="address of the streaming endpoint and of the metrics"
     )
     port: Port = Field(default=8500, description="port of the streaming endpoint")
+    listen: Annotated[str, AfterValidator(_unix)] = Field(
+        default="", description="unix:PATH, a socket for clients on this machine at which the endpoint listens too"
+    )
     metrics_port: Port = Field(default=8502, description="port of the Prometheus metrics")
+    http_port: Port | None = Field(
+        default=None, description="port of Triton's protocol over HTTP, /v2; it is not served if not set"
+    )
     # Free ones, so that several servers share a machine: few people use these endpoints.
     torchserve_http_port: Port = Field(default=0, description="TorchServe's HTTP inference port, on loopback")
     torchserve_management_port: Port = Field(default=0, description="TorchServe's HTTP management port, on loopback")
@@ -133,6 +152,10 @@ class ServeConfig(BaseSettings):
     )
     tombstone_days: Seconds = Field(default=7.0, description="days for which the end of a session is remembered")
     max_tombstones: Count = Field(default=100_000, description="ended sessions that are remembered")
+
+    sequence_end: Literal["delete", "keep"] = Field(
+        default="delete", description="what becomes of a session whose sequence has ended, by Triton's protocol"
+    )
 
     # What may be under way at once.
     max_chunk_timesteps: Count = Field(default=4096, description="timesteps of one chunk")
@@ -195,6 +218,10 @@ class ServeConfig(BaseSettings):
         if self.tls_client_ca and not self.tls_certificate:
             raise ValueError("tls_certificate is ''; expected a file, because tls_client_ca is set")
         has_tokens = self.tokens or os.environ.get(TOKENS_VARIABLE)
+        if self.listen and self.tls_client_ca and not has_tokens:
+            raise ValueError(
+                "tokens is ''; expected a file, because at the socket (listen) no certificate is asked for"
+            )
         protected = self.tls_certificate and (has_tokens or self.tls_client_ca)
         if not is_loopback(self.host) and not protected and not self.insecure:
             raise ValueError(

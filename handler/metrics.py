@@ -25,7 +25,7 @@ from dnc_serve.proto.reasons import REASONS  # noqa: E402
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 TIERS = ("slot", "host", "store")
-ENDPOINTS = ("stream", "unary", "torchserve")
+ENDPOINTS = ("stream", "unary", "torchserve", "inference")
 
 
 class ChunkHistogram(Collector):
@@ -144,6 +144,11 @@ class Metrics(Observer):
         for reason in REASONS:
             self.errors.labels(reason)
         self.store_up.set(1)
+
+    def total(self, sample: str) -> float:
+        """The sum of a sample over all its labels."""
+        families = self.registry.restricted_registry([sample]).collect()
+        return sum(one.value for family in families for one in family.samples if one.name == sample)
 
     # What the engine tells.
 

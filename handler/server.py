@@ -21,12 +21,15 @@ import torch
 import uvloop
 
 from dnc_serve.handler.api.access import Access
+from dnc_serve.handler.api.inference_service import InferenceService
 from dnc_serve.handler.api.listener import SERVING, Listener
 from dnc_serve.handler.api.logs import ChunkLog
 from dnc_serve.handler.api.operations import Operations
+from dnc_serve.handler.api.ordered_stream import OpenStreams
 from dnc_serve.handler.api.rows import answer_calls
 from dnc_serve.handler.api.scrapes import Scrapes
 from dnc_serve.handler.api.self_test import self_test
+from dnc_serve.handler.api.sequences import Sequences
 from dnc_serve.handler.api.service import DncService
 from dnc_serve.handler.config import TOKENS_VARIABLE, ServeConfig
 from dnc_serve.handler.engine.engine import Engine
@@ -44,7 +47,6 @@ from dnc_serve.proto.dnc.v1 import dnc_pb2
 
 logger = logging.getLogger(__name__)
 
-SERVICE = dnc_pb2.DESCRIPTOR.services_by_name["DncService"].full_name
 Result = TypeVar("Result")
 
 # How long a thread waits for the interpreter, the loop for TorchServe's endpoint, or what comes back from the model for
@@ -54,10 +56,11 @@ SWITCH_SECONDS = 0.0001
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where the server listens, host:port."""
+    """Where the server listens, host:port; `http` is empty where no such port was asked for."""
 
     grpc: str
     metrics: str
+    http: str = ""
 
 
 class DncServer:
@@ -133,16 +136,30 @@ class DncServer:
             await self._loop.run_in_executor(None, engine.register_all)
         self._operations = Operations(engine, artifact, secrets.token_hex(8), self._metrics)
         self._access = Access(config.tokens, os.environ.get(TOKENS_VARIABLE, ""))
-        self._service = DncService(self._operations, self._access)
-        await listener.open(self._service)
+        self._streams = OpenStreams(config.max_streams)
+        self._service = DncService(self._operations, self._access, self._streams)
+        sequences = Sequences(self._operations)
+        inference = InferenceService(self._operations, self._access, self._streams, sequences)
+        await listener.open(self._service, inference)
         await self_test(listener.private_address, self._operations, self._access)
         listener.close_private()
         maintenance = Maintenance(engine, self._access.refresh)
         metrics_address = self._open_metrics(engine, maintenance)
         for for_ever in (maintenance.run(), *([engine.ownership.run()] if store.shared else [])):
             self._cleanup.callback(self._loop.create_task(for_ever).cancel)
+        http_address = await self._open_http(sequences) if config.http_port is not None else ""
         await listener.set_health(SERVING)
-        return Addresses(listener.address, metrics_address)
+        return Addresses(listener.address, metrics_address, http_address)
+
+    async def _open_http(self, sequences: Sequences) -> str:
+        # Not everybody has it installed.
+        from dnc_serve.handler.api.http_inference import HttpInference
+        from dnc_serve.handler.api.http_server import HttpServer
+
+        server = HttpServer(self._config, HttpInference(self._operations, self._access, sequences).application)
+        self._cleanup.push_async_callback(server.close)
+        await server.open()
+        return server.address
 
     def _open_metrics(self, engine: Engine, maintenance: Maintenance) -> str:
         config, metrics = self._config, self._metrics
@@ -158,7 +175,7 @@ class DncServer:
             metrics.state_bytes.labels(tier).set_function(partial(_bytes_of, count, engine.row_bytes))
         metrics.journal_bytes.set_function(lambda: maintenance.journal_bytes)
         metrics.queued.set_function(lambda: engine.queued)
-        metrics.streams.set_function(lambda: len(self._service.streams))
+        metrics.streams.set_function(lambda: len(self._streams))
         metrics.build_info.labels(
             version("dnc-serve"), torch.__version__, platform.python_version(), grpc.__version__
         ).set(1)
@@ -176,7 +193,7 @@ class DncServer:
         self._operations.draining = True
         self._metrics.draining.set(1)
         await self._listener.leave()
-        self._service.streams.go_away("draining")
+        self._streams.go_away("draining")
         while not self._engine.at_rest and time.monotonic() < until:
             await asyncio.sleep(0.01)
         if not self._engine.journal.volatile:

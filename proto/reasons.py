@@ -17,6 +17,7 @@ REASONS: dict[str, StatusCode] = {
     "BAD_ID": StatusCode.INVALID_ARGUMENT,
     "BAD_REQUEST": StatusCode.INVALID_ARGUMENT,
     "BAD_BLOB": StatusCode.INVALID_ARGUMENT,
+    "MODEL_NOT_FOUND": StatusCode.NOT_FOUND,
     # Which session: unknown, ended and present are different answers.
     "SESSION_NOT_FOUND": StatusCode.NOT_FOUND,
     "SESSION_EXPIRED": StatusCode.NOT_FOUND,

@@ -24,10 +24,12 @@ class ChildServer:
 
 
 def serve_command(model: str | Path, state_dir: Path, *flags: str) -> list[str]:
-    """`dnc serve` of this environment, each port a free one unless a flag says otherwise."""
-    from dnc_serve.handler.config import PORTS, flag
+    """`dnc serve` of this environment, each port a free one unless a flag says otherwise; those that are opened only
+    where one is asked for stay closed."""
+    from dnc_serve.handler.config import PORTS, ServeConfig, flag
 
-    ports = (text for setting in PORTS for text in (flag(setting), "0"))
+    opened = (setting for setting in PORTS if ServeConfig.model_fields[setting].default is not None)
+    ports = (text for setting in opened for text in (flag(setting), "0"))
     command = [sys.executable, "-m", "dnc_serve.client.cli", "serve"]
     return [*command, "--model", str(model), "--state-dir", str(state_dir), *ports, *flags]
 

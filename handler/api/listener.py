@@ -1,21 +1,27 @@
 """The listening side of the streaming endpoint: its port, TLS, health and reflection."""
 
 import shutil
+import socket
 import tempfile
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from dnc_serve.handler.addresses import host_port, why_not_free
 from dnc_serve.handler.api.readable import ReadableServer
+from dnc_serve.handler.api.reflection import add_reflection
 from dnc_serve.handler.api.transport import Certificates
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.proto.dnc.v1 import dnc_pb2, dnc_pb2_grpc
+from dnc_serve.proto.inference import inference_pb2, inference_pb2_grpc
 
-SERVICE = dnc_pb2.DESCRIPTOR.services_by_name["DncService"].full_name
+SERVICES = (
+    dnc_pb2.DESCRIPTOR.services_by_name["DncService"].full_name,
+    inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
+)
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -61,6 +67,8 @@ class Listener:
                 f"the streaming endpoint can't listen at {address} (host, port): {reason.strerror if reason else exc}"
             ) from exc
         self.address = host_port(config.host, port)
+        if config.listen:
+            self._bind_socket(Path(config.listen.removeprefix("unix:")))
         # The self-test comes in through a socket that only this user can open, and that is removed afterwards.
         self._private_folder = tempfile.mkdtemp(prefix="dnc-")
         if len(self._private_folder) > MAX_FOLDER_LENGTH:
@@ -71,11 +79,31 @@ class Listener:
         self.private_address = f"unix:{quote(self._private_folder)}/endpoint"
         self._server.add_insecure_port(self.private_address)
 
-    async def open(self, service: dnc_pb2_grpc.DncServiceServicer) -> None:
+    def _bind_socket(self, path: Path) -> None:
+        """Takes a socket's place, unless somebody listens there: gRPC would take it from a server that lives."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(path))
+                raise OSError(f"something listens already at {path} (listen)")
+            except (FileNotFoundError, ConnectionRefusedError):  # nobody, or one that was killed
+                pass
+        if path.exists() and not path.is_socket():
+            raise OSError(f"the streaming endpoint can't listen at {path} (listen): it is no socket")
+        try:
+            self._server.add_insecure_port(f"unix:{quote(str(path))}")
+            path.chmod(0o660)
+        except (RuntimeError, OSError) as exc:
+            raise OSError(f"the streaming endpoint can't listen at {path} (listen): {exc}") from exc
+
+    async def open(
+        self, service: dnc_pb2_grpc.DncServiceServicer, inference: inference_pb2_grpc.GRPCInferenceServiceServicer
+    ) -> None:
         """Answers calls; the health service says NOT_SERVING still."""
-        dnc_pb2_grpc.add_DncServiceServicer_to_server(service, ReadableServer(self._server))
+        readable = ReadableServer(self._server)
+        dnc_pb2_grpc.add_DncServiceServicer_to_server(service, readable)
+        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, readable)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        add_reflection(self._server, (*SERVICES, health.SERVICE_NAME))
         await self.set_health(NOT_SERVING)
         await self._server.start()
 
@@ -84,8 +112,8 @@ class Listener:
         shutil.rmtree(self._private_folder, ignore_errors=True)
 
     async def set_health(self, status: Any) -> None:
-        """What the health service answers, for the server as a whole and for our service."""
-        for name in ("", SERVICE):
+        """What the health service answers, for the server as a whole and for each of our services."""
+        for name in ("", *SERVICES):
             await self._health.set(name, status)
 
     async def leave(self) -> None:

@@ -144,7 +144,7 @@ class Operations:
         await self.engine.ownership.adopt(check_id(request.chunk.session_id), caller.owner)
         session = self.session(request.chunk.session_id, caller)
         future = self.engine.loop.create_future()
-        chunk = self.chunk(request.chunk, caller, _resolve(future))
+        chunk = self.chunk(request.chunk, caller, settle(future))
         caller.may_have_changed = lambda: chunk.written
         self.engine.submit(session, chunk)
         try:
@@ -280,7 +280,7 @@ class Operations:
             session_id, caller.owner, incarnation, position=position, experience=experience
         )
         begun = engine.loop.create_future()
-        resolve = _resolve(begun)
+        resolve = settle(begun)
         try:
             if engine.ownership.shared:
                 others = await engine.ownership.begin(session, grant.most_others(engine.row_bytes))
@@ -297,7 +297,7 @@ class Operations:
 
     async def _do(self, session: Session, caller: Caller, make: Callable[[Done], Request]) -> Any:
         future = self.engine.loop.create_future()
-        work = make(_resolve(future))
+        work = make(settle(future))
         caller.may_have_changed = lambda: work.written
         self.engine.submit(session, work)
         try:
@@ -340,7 +340,9 @@ class Operations:
             )
 
 
-def _resolve(future: Any) -> Done:
+def settle(future: Any) -> Done:
+    """What settles a future, unless nobody waits for it any more."""
+
     def done(result: Any, error: ServeError | None) -> None:
         if future.done():
             return

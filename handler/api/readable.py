@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 
 from dnc_serve.handler.errors import ServeError
 
-ENCODES = ("Stream", "WatchMemory")
+ENCODES = ("Stream", "WatchMemory", "ModelStreamInfer")
 
 
 class ReadableServer:

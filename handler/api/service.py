@@ -1,44 +1,36 @@
 """The streaming endpoint: the contract's service over grpc.aio.
 
-Unary calls answer a refusal with a `google.rpc.Status` in the trailer; streams (see `streams.py`) answer it in-band.
+Unary calls answer a refusal with a `google.rpc.Status` in the trailer; streams (see `stream.py`) answer it in-band.
 """
 
-import asyncio
-import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeAlias, TypeVar
-
-import grpc
+from typing import Any, TypeVar
 
 from dnc_serve.handler.api.access import Access
+from dnc_serve.handler.api.answering import Context, answer
 from dnc_serve.handler.api.blob import check_size
 from dnc_serve.handler.api.copies import Copies
 from dnc_serve.handler.api.dumps import dump_parts
-from dnc_serve.handler.api.logs import log_answer, log_refusal
 from dnc_serve.handler.api.operations import PART_BYTES, Caller, Operations
-from dnc_serve.handler.api.status import code_of, status_of
-from dnc_serve.handler.api.stream import OpenStreams, SessionStream
+from dnc_serve.handler.api.ordered_stream import OpenStreams
+from dnc_serve.handler.api.stream import SessionStream
 from dnc_serve.handler.api.watch import Feeds, watch
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 
-logger = logging.getLogger(__name__)
-
 Answer = TypeVar("Answer")
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class DncService(dnc_pb2_grpc.DncServiceServicer):
     """Answers calls at the streaming endpoint."""
 
-    def __init__(self, operations: Operations, access: Access) -> None:
+    def __init__(self, operations: Operations, access: Access, streams: OpenStreams) -> None:
         self._operations = operations
         self._copies = Copies(operations)
         self._access = access
         self._feeds = Feeds(operations.engine, operations.artifact)
-        self.streams = OpenStreams(operations.engine.config.max_streams)
+        self._streams = streams
 
     async def CreateSession(
         self, request: pb.CreateSessionRequest, context: Context
@@ -73,8 +65,8 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
 
     async def Stream(self, request_iterator: AsyncIterator[pb.StreamRequest], context: Context) -> None:
         async def serve(caller: Caller) -> None:
-            with self.streams.open() as register:
-                stream = SessionStream(self._operations, caller, context, self.streams)
+            with self._streams.open() as register:
+                stream = SessionStream(self._operations, caller, context, self._streams)
                 register(stream)
                 await stream.serve()
 
@@ -133,32 +125,4 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
     async def _answer(
         self, context: Context, request: Any, call: Callable[[Caller], Awaitable[Answer]], endpoint: str = "unary"
     ) -> Answer | None:
-        """Finds out who calls, and turns what is raised into the call's status.
-
-        `request` is the refusal itself if the message could not be read.
-        """
-        started_at = time.perf_counter()
-        try:
-            if isinstance(request, ServeError):
-                raise request
-            remaining = context.time_remaining()
-            deadline = None if remaining is None else time.monotonic() + remaining
-            caller = Caller(self._access.grant_of(context.invocation_metadata()), endpoint, deadline)
-            answer = await caller.grant.while_good(call(caller))
-            log_answer(request, caller.owner, endpoint, started_at)
-            return answer
-        except ServeError as error:
-            refused = error
-        except asyncio.CancelledError:
-            raise
-        except grpc.aio.InternalError:  # there is nobody any more to write to
-            logger.debug("a caller went away")
-            raise asyncio.CancelledError from None
-        except Exception:
-            logger.exception("a call failed")
-            refused = ServeError("INTERNAL", "the server made a mistake; its log says which")
-        log_refusal(request, refused)
-        self._operations.metrics.errors.labels(refused.reason).inc()
-        details = (("grpc-status-details-bin", status_of(refused).SerializeToString()),)
-        await context.abort(code_of(refused), refused.message, details)
-        return None
+        return await answer(self._operations, self._access, context, request, call, endpoint)

@@ -57,7 +57,7 @@ class PendingReply:
 
     __slots__ = ("failed", "nbytes", "queue", "reply", "request", "request_id", "start")
 
-    def __init__(self, queue: SessionQueue, request_id: int, nbytes: int) -> None:
+    def __init__(self, queue: SessionQueue, request_id: int | str, nbytes: int) -> None:
         self.queue = queue
         self.request_id = request_id
         self.nbytes = nbytes  # of the message and its reply

@@ -3,11 +3,34 @@
 from typing import Any
 
 from google.protobuf import any_pb2, duration_pb2
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc import StatusCode
 
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.proto.reasons import DOMAIN, REASONS
+
+# The HTTP status of each gRPC code, as google.rpc.Code documents it; 499 and 504 as its gateways do.
+HTTP_STATUS = {
+    code_pb2.OK: 200,
+    code_pb2.CANCELLED: 499,
+    code_pb2.INVALID_ARGUMENT: 400,
+    code_pb2.DEADLINE_EXCEEDED: 504,
+    code_pb2.NOT_FOUND: 404,
+    code_pb2.ALREADY_EXISTS: 409,
+    code_pb2.PERMISSION_DENIED: 403,
+    code_pb2.RESOURCE_EXHAUSTED: 429,
+    code_pb2.FAILED_PRECONDITION: 400,
+    code_pb2.ABORTED: 409,
+    code_pb2.OUT_OF_RANGE: 400,
+    code_pb2.UNAVAILABLE: 503,
+    code_pb2.DATA_LOSS: 500,
+    code_pb2.UNAUTHENTICATED: 401,
+}
+
+
+def http_status_of(error: ServeError) -> int:
+    """The HTTP status that carries a refusal."""
+    return HTTP_STATUS.get(code_of(error).value[0], 500)
 
 
 def code_of(error: ServeError) -> StatusCode:

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
 
 from dnc_serve.handler.api.call_json import call_from_json, result_to_json
-from dnc_serve.handler.api.status import status_of
+from dnc_serve.handler.api.status import HTTP_STATUS, status_of
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
@@ -24,23 +24,6 @@ logger = logging.getLogger(__name__)
 # Also TorchServe's own limit, beyond which it drops the connection to its worker.
 MAX_RESPONSE_BYTES = 256 * 2**20
 HTTP_BODY = "body"  # how TorchServe names the body of an HTTP request
-# The HTTP status of each gRPC code, as google.rpc.Code documents it; 499 and 504 as its gateways do.
-HTTP_STATUS = {
-    code_pb2.OK: 200,
-    code_pb2.CANCELLED: 499,
-    code_pb2.INVALID_ARGUMENT: 400,
-    code_pb2.DEADLINE_EXCEEDED: 504,
-    code_pb2.NOT_FOUND: 404,
-    code_pb2.ALREADY_EXISTS: 409,
-    code_pb2.PERMISSION_DENIED: 403,
-    code_pb2.RESOURCE_EXHAUSTED: 429,
-    code_pb2.FAILED_PRECONDITION: 400,
-    code_pb2.ABORTED: 409,
-    code_pb2.OUT_OF_RANGE: 400,
-    code_pb2.UNAVAILABLE: 503,
-    code_pb2.DATA_LOSS: 500,
-    code_pb2.UNAUTHENTICATED: 401,
-}
 
 Row = dict[str, Any]
 CallServer = Callable[[list[pb.Call | ServeError]], list[pb.CallResult]]

@@ -103,7 +103,10 @@ class Dispatcher:
         if verdict is Verdict.APPLY:
             return self._run(session, chunk)
         if verdict is Verdict.ASK_STORE:
-            self._recovery.find_reply(session, chunk)
+            if chunk.position is None:
+                self._recovery.recall_replies(session, chunk)
+            else:
+                self._recovery.find_reply(session, chunk)
         else:
             assert isinstance(verdict, Reply)
             session.queue.popleft()

@@ -23,7 +23,7 @@ from dnc_serve.handler.engine.requests import Chunk, Done, Inspect, Replay, Requ
 from dnc_serve.handler.engine.session import Session, Status
 from dnc_serve.handler.engine.state_cache import StateCache
 from dnc_serve.handler.errors import ServeError
-from dnc_serve.handler.store.history import Recovered, earliest_position, find_reply, find_writer, recover
+from dnc_serve.handler.store.history import Recovered, earliest_position, find_reply, find_writer, latest, recover
 from dnc_serve.handler.store.records import Operation
 
 logger = logging.getLogger(__name__)
@@ -212,8 +212,18 @@ class Recovery:
         outputs = np.concatenate([operation.outputs for operation in operations])
         return self._runner.inputs.of_bytes(inputs), self._runner.outputs.of_bytes(outputs)
 
+    def _reply_of(self, operation: Operation) -> Reply:
+        arrays = self._arrays_of([operation]) if len(operation.inputs) else (NO_TIMESTEPS, NO_TIMESTEPS)
+        inputs, outputs = arrays
+        return Reply(operation.start, inputs, bool(operation.reset), operation.experience, outputs, operation.writer_id)
+
+    @property
+    def _sizes(self) -> tuple[int, int]:
+        """Bytes that the model takes and gives at each timestep."""
+        return self._runner.inputs.nbytes, self._runner.outputs.nbytes
+
     def _check_sizes(self, session: Session, operation: Operation) -> None:
-        got, expected = operation.sizes, (self._runner.inputs.nbytes, self._runner.outputs.nbytes)
+        got, expected = operation.sizes, self._sizes
         if len(operation.inputs) and got != expected:
             raise ServeError(
                 "CORRUPT_STATE",
@@ -235,14 +245,25 @@ class Recovery:
                     f"the reply of session {session.session_id!r} at position {position} is no longer kept",
                 )
             found = find_reply(self._store, session.session_id, session.incarnation, session.ordinal, position)
-            if found is None:
-                return None
-            is_reset = found.reset == "experience"
-            inputs, outputs = self._arrays_of([found])
-            return Reply(found.start, inputs, is_reset, found.experience, outputs, found.writer_id)
+            return None if found is None else self._reply_of(found)
 
         def then(reply: Reply | None) -> None:
             self._reply_again(session, chunk, session.check_reply(chunk, reply))
+
+        self._look_up(session, chunk, read, then)
+
+    def recall_replies(self, session: Session, chunk: Chunk) -> None:
+        """Reads the latest replies from the store, for the chunk that stands first to be judged by; the queue waits."""
+
+        def read() -> list[Reply]:
+            kept, last = session.replies.max_replies, session.ordinal
+            found = latest(self._store, session.session_id, session.incarnation, last, kept)
+            # Before a reset of all it may have been another model's.
+            return [self._reply_of(one) for one in found if not len(one.inputs) or one.sizes == self._sizes]
+
+        def then(replies: list[Reply]) -> None:
+            session.replies.recall(replies)
+            session.queue.appendleft(chunk)  # it stands first again
 
         self._look_up(session, chunk, read, then)
 

@@ -1,6 +1,7 @@
 """What chunks were answered with: a chunk that comes again gets the same."""
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dnc_serve.handler.arrays import Array
@@ -36,26 +37,38 @@ class Reply:
 
 
 class Replies:
-    """The latest replies of a session, bounded in number and bytes."""
+    """The latest replies of a session, bounded in number and bytes.
 
-    __slots__ = ("_bytes", "_max_bytes", "_max_replies", "_replies")
+    `recalled` says whether the store has no more of these: else what is missing here may still be there.
+    """
+
+    __slots__ = ("_bytes", "_max_bytes", "_replies", "max_replies", "recalled")
 
     def __init__(self, max_replies: int, max_bytes: int) -> None:
         self._replies: deque[Reply] = deque()
         self._bytes = 0
-        self._max_replies = max_replies
+        self.max_replies = max_replies
+        self.recalled = True
         self._max_bytes = max_bytes
 
     def add(self, reply: Reply) -> None:
         self._replies.append(reply)
         self._bytes += reply.nbytes
-        while len(self._replies) > self._max_replies or (self._bytes > self._max_bytes and len(self._replies) > 1):
+        while len(self._replies) > self.max_replies or (self._bytes > self._max_bytes and len(self._replies) > 1):
             self._bytes -= self._replies.popleft().nbytes
 
     def clear(self) -> None:
         """Forgets them all; the store has them still."""
         self._replies.clear()
         self._bytes = 0
+        self.recalled = False
+
+    def recall(self, replies: Iterable[Reply]) -> None:
+        """Takes the latest ones, as the store has them."""
+        self.clear()
+        for reply in replies:
+            self.add(reply)
+        self.recalled = True
 
     def reaches(self, start: int) -> bool:
         """Whether replies from this position on are all kept."""
@@ -68,6 +81,10 @@ class Replies:
             if reply.start < start:
                 break
         return None
+
+    def of_writer(self, writer_id: int) -> Reply | None:
+        """The latest that a writer's chunk got."""
+        return next((one for one in reversed(self._replies) if one.writer_id == writer_id and len(one.inputs)), None)
 
     def ended_by(self, experience: int) -> int | None:
         """The writer that ended an experience, if that is kept."""

@@ -86,8 +86,8 @@ class Chunk(Request):
     """Timesteps [T, *shape] to apply at a position, or wherever the session stands."""
 
     __slots__ = (
-        "debug", "experience", "incarnation", "inputs", "owner", "pipelined", "position", "request_id",
-        "reset_experience", "started_at", "stepped_at", "trace_id", "traceparent", "writer_id",
+        "debug", "experience", "incarnation", "inputs", "known_by_writer", "owner", "pipelined", "position",
+        "request_id", "reset_experience", "started_at", "stepped_at", "trace_id", "traceparent", "writer_id",
     )  # fmt: skip
 
     def __init__(
@@ -118,6 +118,9 @@ class Chunk(Request):
         self.traceparent = traceparent
         self.writer_id = writer_id
         self.pipelined = pipelined
+        self.known_by_writer = (
+            False  # each chunk of its sender has a writer id of its own: that tells it without a position
+        )
         self.trace_id = ""  # of the trace that it stands in, once its spans were recorded
         self.owner = owner
         self.request_id = request_id

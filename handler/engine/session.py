@@ -169,6 +169,13 @@ class Session:
         if chunk.incarnation != self.incarnation:
             self.check_incarnation(chunk.incarnation)
         position = chunk.position
+        if position is None and chunk.known_by_writer:
+            if not self.replies.recalled:
+                return Verdict.ASK_STORE
+            if (reply := self.replies.of_writer(chunk.writer_id)) is not None:
+                if not reply.answers(chunk):
+                    raise self.conflict(reply.start, "another chunk was applied under the same id")
+                return reply
         if position is None or position == self.position:
             if chunk.experience is not None and chunk.experience > self.experience:
                 raise self.gap(self.position)  # a reset that it follows has not been applied

@@ -113,6 +113,7 @@ class SessionTable:
         session.digest, session.ordinal = head.digest, head.ordinal
         session.created_at, session.last_used_at = CLOCK.known(head.created_at), CLOCK.known(head.last_used_at)
         session.durable_position = head.position
+        session.replies.clear()
         self.add(session)
         return session
 

@@ -35,6 +35,7 @@ class WorkerReady:
     pid: int
     grpc: str
     metrics: str
+    http: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,8 @@ class ControlLine:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(str(run_folder / SOCKET_NAME))
 
-    def ready(self, grpc: str, metrics: str) -> None:
-        self._say(event="ready", pid=os.getpid(), grpc=grpc, metrics=metrics)
+    def ready(self, grpc: str, metrics: str, http: str = "") -> None:
+        self._say(event="ready", pid=os.getpid(), grpc=grpc, metrics=metrics, http=http)
 
     def failed(self, cause: str) -> None:
         self._say(event="failed", cause=cause)

@@ -27,7 +27,7 @@ def host_of(config: ServeConfig, setting: str) -> str:
 def check_port(config: ServeConfig, setting: str) -> None:
     """Raises AddressUnusable if the server could not listen there now, PortTaken if that is because somebody does."""
     port, host = getattr(config, setting), host_of(config, setting)
-    error = why_not_free(host, port)
+    error = None if port is None else why_not_free(host, port)
     if error is None:
         return
     if error.errno == errno.EADDRINUSE:
@@ -70,7 +70,7 @@ def with_free_ports(config: ServeConfig, settings: tuple[str, ...]) -> ServeConf
 
 def configured_ports(config: ServeConfig) -> set[int]:
     """Nobody else may take these, even while nothing listens there: a server may be on its way back."""
-    return {getattr(config, setting) for setting in PORTS}
+    return {port for setting in PORTS if (port := getattr(config, setting)) is not None}
 
 
 def free_port(not_at: Collection[int] = ()) -> int:

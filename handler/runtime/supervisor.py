@@ -88,6 +88,8 @@ class Supervisor:
             "port": int(self._worker.grpc.rpartition(":")[2]),
             "metrics_port": int(self._worker.metrics.rpartition(":")[2]),
         }
+        if self._worker.http:
+            ports["http_port"] = int(self._worker.http.rpartition(":")[2])
         self._config = self._config.model_copy(update=ports)
         self._write_config()
         self._up = True
@@ -100,6 +102,10 @@ class Supervisor:
             "metrics": self._worker.metrics,
             **self._runtime.addresses(self._config),
         }
+        if self._worker.http:
+            addresses["inference-http"] = self._worker.http
+        if self._config.listen:
+            addresses["socket"] = self._config.listen
         return "ready " + " ".join(f"{name}={address}" for name, address in addresses.items())
 
     def _launch(self, progress: Progress) -> None:

@@ -60,7 +60,7 @@ class Worker:
         self._server = server
         logger.info("serving", extra={"grpc": addresses.grpc, "metrics": addresses.metrics, "device": device})
         if self._control is not None:
-            self._control.ready(addresses.grpc, addresses.metrics)
+            self._control.ready(addresses.grpc, addresses.metrics, addresses.http)
 
     def drain(self, grace_s: float) -> None:
         """Ends all sessions in good order and says so; the process stays."""

@@ -157,6 +157,15 @@ def find_reply(store: Store, session_id: str, incarnation: int, last_ordinal: in
     )
 
 
+def latest(store: Store, session_id: str, incarnation: int, last_ordinal: int, count: int) -> list[Operation]:
+    """The latest operations that can be read, at most so many, the oldest first."""
+    operations = []
+    for record in store.records(session_id, incarnation, max(0, last_ordinal - count), last_ordinal):
+        with suppress(Damaged):
+            operations.append(decode_record(record))
+    return operations
+
+
 def find_writer(store: Store, session_id: str, incarnation: int, last_ordinal: int, experience: int) -> int | None:
     """The writer that ended an experience; None if the journal doesn't tell any more."""
     snapshots = store.snapshots(session_id, incarnation)

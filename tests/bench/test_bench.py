@@ -5,9 +5,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
 from bench.run import DOCUMENT
@@ -42,6 +45,39 @@ def test_the_command_measures_a_server_that_runs_and_leaves_nothing_behind(door:
         assert 0 < row["p50_ms"] <= row["p99_ms"]
     with Client(address) as client:
         assert list(client.sessions("bench-")) == []
+
+
+class OnlyInference(grpc.GenericRpcHandler):
+    """Passes the calls of Triton's protocol on, and knows no others."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._channel = channel
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        method = details.method
+        if not method.startswith("/inference."):
+            return None
+        if method.endswith("ModelStreamInfer"):
+            return grpc.stream_stream_rpc_method_handler(lambda asked, _: self._channel.stream_stream(method)(asked))
+        return grpc.unary_unary_rpc_method_handler(lambda asked, _: self._channel.unary_unary(method)(asked))
+
+
+def test_the_command_measures_a_server_of_tritons_protocol(door: Door) -> None:
+    with ThreadPoolExecutor(max_workers=80) as threads:
+        other = grpc.server(threads)
+        other.add_generic_rpc_handlers((OnlyInference(door.channel),))
+        address = f"127.0.0.1:{other.add_insecure_port('127.0.0.1:0')}"
+        other.start()
+        command = [sys.executable, "-m", "dnc_serve.client.cli", "bench", "--target", address, "--quick", "--json"]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+        other.stop(None).wait()
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads(ended.stdout)
+    assert (report["model"], report["platform"]) == ("copy", "dnc-serve")
+    assert list(report["rows"]) == [name for name, load in LOADS.items() if load.way == "lockstep"]
+    assert all(row["calls"] > 0 for row in report["rows"].values())
+    with Client(door.addresses.grpc) as client:
+        assert list(client.sessions()) == []
 
 
 @pytest.mark.parametrize("name", LOADS)

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from http.client import HTTPConnection
 from pathlib import Path
 
 import psutil
@@ -147,6 +148,33 @@ def test_worker_and_java_are_started_again_where_clients_know_them(small_artifac
         wait_until(lambda: starts() == 2, "another TorchServe is ready")
         assert step(server, "survivor", 1) == 5
         assert server.stop() == 0
+
+
+def test_http_and_a_socket_come_back_where_clients_know_them(
+    runtime: str, small_artifact: Path, tmp_path: Path
+) -> None:
+    place = temp_folder(tmp_path) / "endpoint"
+    flags = ("--http-port", "0", "--listen", f"unix:{place}")
+    with running(small_artifact, tmp_path, "--runtime", runtime, *flags) as server:
+        assert server.addresses["socket"] == f"unix:{place}"
+
+        def answers() -> bool:
+            connection = HTTPConnection(server.addresses["inference-http"])
+            try:
+                connection.request("GET", "/v2/health/ready")
+                if connection.getresponse().status != 200:
+                    return False
+            except OSError:
+                return False
+            with Client(f"unix:{place}") as client, client.session("at-the-socket") as session:
+                session.step([[1.0] * INPUT_SIZE])
+                return session.position == session.info().position
+
+        assert answers()
+        worker = server.worker()
+        worker.kill()
+        wait_until(lambda: not worker.is_running(), "the worker ends")
+        wait_until(answers, "it answers again")
 
 
 def test_nothing_outlives_a_killed_dnc_serve(runtime: str, small_artifact: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def test_the_class_itself_reads_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 def test_every_setting_is_described() -> None:
     for name, field in ServeConfig.model_fields.items():
         assert field.description, name
-    assert len(PORTS) == 7
+    assert len(PORTS) == 8
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])

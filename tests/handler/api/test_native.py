@@ -13,8 +13,8 @@ from ts.context import Context, RequestProcessor
 from dnc_serve.handler.api import torchserve_calls as native
 from dnc_serve.handler.api.arrays import encode_array
 from dnc_serve.handler.api.call_json import call_from_json, result_to_json
-from dnc_serve.handler.api.status import status_of
-from dnc_serve.handler.api.torchserve_calls import HTTP_STATUS, answer
+from dnc_serve.handler.api.status import HTTP_STATUS, status_of
+from dnc_serve.handler.api.torchserve_calls import answer
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.reasons import REASONS

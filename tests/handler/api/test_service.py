@@ -41,7 +41,7 @@ def test_the_model_says_what_it_is(door: Door) -> None:
 
 
 def test_health_and_reflection(door: Door) -> None:
-    for service in ("", "dnc.v1.DncService"):
+    for service in ("", "dnc.v1.DncService", "inference.GRPCInferenceService"):
         request = health_pb2.HealthCheckRequest(service=service)
         answer = health_pb2_grpc.HealthStub(door.channel).Check(request, timeout=TIMEOUT)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING

@@ -17,6 +17,7 @@ from dnc_serve.handler.engine.runner_choice import choose_runner
 from dnc_serve.handler.engine.state_rows import StateRows
 from dnc_serve.model import export, load_artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+from dnc_serve.proto.inference import inference_pb2, inference_pb2_grpc
 from tests.handler.door import TIMEOUT, Door, chunk, open_door, outputs_of, refused
 
 Array = np.ndarray
@@ -314,3 +315,24 @@ def test_what_is_not_finite_is_a_word_in_json(door: Door) -> None:
     (answer,) = door.server.call([call_from_json(payload)], 30.0)
     arrays = json.loads(result_to_json(answer))["dump_memory"]["arrays"]
     assert arrays == {"least": [["Infinity"]], "seen": [[False] * 256]}
+
+
+def test_tritons_protocol_has_its_tensors(door: Door) -> None:
+    stub = inference_pb2_grpc.GRPCInferenceServiceStub(door.channel)
+    metadata = stub.ModelMetadata(inference_pb2.ModelMetadataRequest(name="copy"), timeout=TIMEOUT)
+    (given,), (answered,) = metadata.inputs, metadata.outputs
+    assert (given.datatype, [*given.shape], answered.datatype, [*answered.shape]) == ("UINT8", [-1, 2], "FP32", [-1, 8])
+    inputs = symbols(5, 6)
+    door.create("expected")
+    expected = outputs_of(door.step("expected", inputs))
+    for number, as_contents in enumerate((False, True)):
+        asked = inference_pb2.ModelInferRequest(model_name="copy")
+        asked.parameters["sequence_id"].int64_param = number + 1
+        asked.parameters["sequence_start"].bool_param = True
+        tensor = asked.inputs.add(name="INPUT", datatype="UINT8", shape=inputs.shape)
+        if as_contents:
+            tensor.contents.uint_contents.extend(inputs.ravel().tolist())
+        else:
+            asked.raw_input_contents.append(inputs.tobytes())
+        answer = stub.ModelInfer(asked, timeout=TIMEOUT)
+        assert answer.raw_output_contents[0] == expected.tobytes()

@@ -1,0 +1,168 @@
+"""The HTTP endpoint: Triton's protocol under /v2, for clients that have no gRPC."""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from typing import Any
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from dnc_serve.handler.api.access import Access
+from dnc_serve.handler.api.http_messages import JSON_LENGTH, answer_of, read_request
+from dnc_serve.handler.api.inference_models import EXTENSIONS, model_config, model_metadata, model_statistics
+from dnc_serve.handler.api.logs import log_answer, log_refusal
+from dnc_serve.handler.api.openapi import openapi
+from dnc_serve.handler.api.operations import Caller, Operations
+from dnc_serve.handler.api.sequences import Sequences
+from dnc_serve.handler.api.status import http_status_of
+from dnc_serve.handler.errors import ServeError
+
+logger = logging.getLogger(__name__)
+
+HTTP_EXTENSIONS = (*EXTENSIONS, "binary_tensor_data")
+Answer = Callable[[Request, Caller], Awaitable[Response]]
+
+
+class HttpInference:
+    """Answers HTTP calls by what answers those of gRPC."""
+
+    def __init__(self, operations: Operations, access: Access, sequences: Sequences) -> None:
+        self._operations = operations
+        self._access = access
+        self._sequences = sequences
+        model = "/v2/models/{model}"
+        routes = [Route("/openapi.json", self._openapi), Route("/v2/health/live", self._live)]
+        routes += [Route("/v2/health/ready", self._route(self._ready)), Route("/v2", self._route(self._server))]
+        for path in (model, model + "/versions/{version}"):
+            routes += [
+                Route(path, self._route(self._metadata)),
+                Route(f"{path}/ready", self._route(self._model_ready)),
+                Route(f"{path}/config", self._route(self._config)),
+                Route(f"{path}/stats", self._route(self._statistics)),
+                Route(f"{path}/infer", self._route(self._infer), methods=["POST"]),
+            ]
+        self.application = Starlette(routes=routes, exception_handlers={404: _no_such_path, 405: _no_such_path})
+
+    async def _openapi(self, request: Request) -> Response:
+        return JSONResponse(openapi(self._sequences))
+
+    async def _live(self, request: Request) -> Response:
+        return Response()
+
+    async def _ready(self, request: Request, caller: Caller) -> Response:
+        return Response(status_code=503 if self._operations.draining else 200)
+
+    async def _server(self, request: Request, caller: Caller) -> Response:
+        extensions = [*HTTP_EXTENSIONS]
+        return JSONResponse({"name": "dnc-serve", "version": version("dnc-serve"), "extensions": extensions})
+
+    async def _metadata(self, request: Request, caller: Caller) -> Response:
+        self._check_model(request)
+        return _json(model_metadata(self._sequences))
+
+    async def _model_ready(self, request: Request, caller: Caller) -> Response:
+        self._check_model(request)
+        return await self._ready(request, caller)
+
+    async def _config(self, request: Request, caller: Caller) -> Response:
+        self._check_model(request)
+        return _json(model_config(self._sequences, self._operations))
+
+    async def _statistics(self, request: Request, caller: Caller) -> Response:
+        self._check_model(request)
+        return JSONResponse({"model_stats": [_as_json(model_statistics(self._sequences, self._operations))]})
+
+    async def _infer(self, request: Request, caller: Caller) -> Response:
+        model, model_version = self._check_model(request)
+        if encoding := request.headers.get("content-encoding"):
+            raise ServeError("BAD_REQUEST", f"content-encoding is {encoding!r}, expected none")
+        body = await self._body(request)
+        asked = read_request(model, model_version, body, request.headers.get(JSON_LENGTH))
+        answer, json_length = answer_of(asked, await self._sequences.infer(asked.message, caller))
+        if json_length is None:
+            return Response(answer, media_type="application/json")
+        return Response(answer, headers={JSON_LENGTH: str(json_length)}, media_type="application/octet-stream")
+
+    def _check_model(self, request: Request) -> tuple[str, str]:
+        model, model_version = request.path_params["model"], request.path_params.get("version", "")
+        self._sequences.check_model(model, model_version)
+        return model, model_version
+
+    async def _body(self, request: Request) -> bytes:
+        limit, body = int(self._operations.engine.config.max_message_bytes), bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > limit:
+                raise ServeError("BAD_REQUEST", f"the request takes more than {limit} bytes (max_message_bytes)")
+        return bytes(body)
+
+    def _route(self, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
+        """Finds out who calls, and turns what is raised into a status."""
+
+        async def answered(request: Request) -> Response:
+            started_at = time.perf_counter()
+            try:
+                self._check_origin(request)
+                caller = Caller(self._access.grant_of(request.headers.items()), "inference")
+                response = await caller.grant.while_good(answer(request, caller))
+                log_answer(None, caller.owner, caller.endpoint, started_at)
+                return response
+            except ServeError as error:
+                refused = error
+            except Exception:
+                logger.exception("a call failed")
+                refused = ServeError("INTERNAL", "the server made a mistake; its log says which")
+            log_refusal(None, refused)
+            self._operations.metrics.errors.labels(refused.reason).inc()
+            headers = {}
+            if refused.retry_after_s is not None:
+                headers["retry-after"] = str(max(1, round(refused.retry_after_s)))
+            described = {"error": refused.message, "reason": refused.reason, "metadata": refused.metadata}
+            return JSONResponse(described, http_status_of(refused), headers)
+
+        return answered
+
+    def _check_origin(self, request: Request) -> None:
+        """Where no token is asked for, a page of the web must not use a browser on this machine to come in."""
+        if self._access.required:
+            return
+        if "origin" in request.headers or request.headers.get("sec-fetch-site", "none") != "none":
+            raise ServeError("PERMISSION_DENIED", "without tokens, this endpoint is not for pages of the web")
+
+
+def _as_json(message: Message) -> dict[str, Any]:
+    """As the protocol has it in JSON, where whole numbers are numbers: protobuf makes those of 64 bits texts."""
+    as_json: dict[str, Any] = json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return dict(_numbers(as_json))
+
+
+def _numbers(value: Any, name: str = "") -> Any:
+    match value:
+        case dict():
+            return {key: _numbers(one, key) for key, one in value.items()}
+        case list():
+            return [_numbers(one, name) for one in value]
+        case str() if value.lstrip("-").isdecimal() and name not in ("name", "version", "versions"):
+            return int(value)
+        case _:
+            return value
+
+
+def _json(message: Message) -> Response:
+    return JSONResponse(_as_json(message))
+
+
+async def _no_such_path(request: Request, error: Exception) -> Response:
+    status = getattr(error, "status_code", 404)
+    described = {
+        "error": f"{request.method} {request.url.path} is nothing that this endpoint answers: see /openapi.json"
+    }
+    return JSONResponse(described, status)

@@ -1,0 +1,99 @@
+"""The service of Triton's protocol, at the streaming endpoint's own port."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+from dnc_serve.handler.api.access import Access
+from dnc_serve.handler.api.answering import Context, answer
+from dnc_serve.handler.api.inference_models import EXTENSIONS, model_config, model_metadata, model_statistics
+from dnc_serve.handler.api.inference_stream import InferenceStream
+from dnc_serve.handler.api.operations import Caller, Operations
+from dnc_serve.handler.api.ordered_stream import OpenStreams
+from dnc_serve.handler.api.sequences import Sequences
+from dnc_serve.proto.inference import inference_pb2 as pb
+from dnc_serve.proto.inference import inference_pb2_grpc
+
+Answer = TypeVar("Answer")
+
+ENDPOINT = "inference"
+
+
+class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
+    """Answers what clients of Triton ask a server of sequences."""
+
+    def __init__(self, operations: Operations, access: Access, streams: OpenStreams, sequences: Sequences) -> None:
+        self._operations = operations
+        self._access = access
+        self._streams = streams
+        self._sequences = sequences
+
+    async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse | None:
+        async def live(caller: Caller) -> pb.ServerLiveResponse:
+            return pb.ServerLiveResponse(live=True)
+
+        return await self._answer(context, request, live)
+
+    async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse | None:
+        async def ready(caller: Caller) -> pb.ServerReadyResponse:
+            return pb.ServerReadyResponse(ready=not self._operations.draining)
+
+        return await self._answer(context, request, ready)
+
+    async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse | None:
+        async def ready(caller: Caller) -> pb.ModelReadyResponse:
+            self._sequences.check_model(request.name, request.version)
+            return pb.ModelReadyResponse(ready=not self._operations.draining)
+
+        return await self._answer(context, request, ready)
+
+    async def ServerMetadata(
+        self, request: pb.ServerMetadataRequest, context: Context
+    ) -> pb.ServerMetadataResponse | None:
+        async def metadata(caller: Caller) -> pb.ServerMetadataResponse:
+            return pb.ServerMetadataResponse(name="dnc-serve", version=version("dnc-serve"), extensions=EXTENSIONS)
+
+        return await self._answer(context, request, metadata)
+
+    async def ModelMetadata(
+        self, request: pb.ModelMetadataRequest, context: Context
+    ) -> pb.ModelMetadataResponse | None:
+        async def metadata(caller: Caller) -> pb.ModelMetadataResponse:
+            self._sequences.check_model(request.name, request.version)
+            return model_metadata(self._sequences)
+
+        return await self._answer(context, request, metadata)
+
+    async def ModelConfig(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse | None:
+        async def config(caller: Caller) -> pb.ModelConfigResponse:
+            self._sequences.check_model(request.name, request.version)
+            return pb.ModelConfigResponse(config=model_config(self._sequences, self._operations))
+
+        return await self._answer(context, request, config)
+
+    async def ModelStatistics(
+        self, request: pb.ModelStatisticsRequest, context: Context
+    ) -> pb.ModelStatisticsResponse | None:
+        async def statistics(caller: Caller) -> pb.ModelStatisticsResponse:
+            if request.name:
+                self._sequences.check_model(request.name, request.version)
+            return pb.ModelStatisticsResponse(model_stats=[model_statistics(self._sequences, self._operations)])
+
+        return await self._answer(context, request, statistics)
+
+    async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse | None:
+        return await self._answer(context, request, lambda caller: self._sequences.infer(request, caller))
+
+    async def ModelStreamInfer(self, request_iterator: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
+        async def serve(caller: Caller) -> None:
+            with self._streams.open() as register:
+                stream = InferenceStream(self._operations, self._sequences, caller, context, self._streams)
+                register(stream)
+                await stream.serve()
+
+        await self._answer(context, None, serve)
+
+    async def _answer(
+        self, context: Context, request: Any, call: Callable[[Caller], Awaitable[Answer]]
+    ) -> Answer | None:
+        return await answer(self._operations, self._access, context, request, call, ENDPOINT)

@@ -1,0 +1,86 @@
+"""The stream of Triton's protocol: chunks of one or many sequences, answered in order for each."""
+
+from typing import Any
+
+import grpc
+
+from dnc_serve.handler.api.operations import Caller, Operations
+from dnc_serve.handler.api.ordered_stream import FEW_UNANSWERED, OpenStreams, OrderedStream
+from dnc_serve.handler.api.sequences import Sequences
+from dnc_serve.handler.api.session_queue import PendingReply
+from dnc_serve.handler.engine.session import Session
+from dnc_serve.handler.errors import ServeError
+from dnc_serve.proto.inference import inference_pb2 as pb
+
+FINAL_ASKED, FINAL = "triton_enable_empty_final_response", "triton_final_response"
+
+
+class InferenceStream(OrderedStream):
+    """One stream of one caller. A refusal says what is wrong in its message, and nothing else is refused for it: who
+    wants nothing to be skipped names positions."""
+
+    refuses_behind = False
+
+    def __init__(
+        self,
+        operations: Operations,
+        sequences: Sequences,
+        caller: Caller,
+        context: "grpc.aio.ServicerContext[Any, Any]",
+        streams: OpenStreams,
+    ) -> None:
+        super().__init__(operations, caller, context, streams)
+        self._sequences = sequences
+        self._why_leaving = ""
+
+    def go_away(self, reason: str) -> None:
+        """Reads no more and answers what was read; the protocol has no other farewell than the call's status."""
+        self._why_leaving = reason
+        self._stop_reading()
+
+    async def serve(self) -> None:
+        """Raises DRAINING if it was told to go away."""
+        await super().serve()
+        if self._why_leaving:
+            raise ServeError("DRAINING", f"the server is leaving: {self._why_leaving}", retry_after_s=1.0)
+
+    async def _read(self) -> None:
+        while (message := await self._context.read()) is not grpc.aio.EOF:
+            if self._leaving.done():
+                return
+            await self._take_request(message)
+
+    async def _take_request(self, message: pb.ModelInferRequest | ServeError) -> None:
+        if isinstance(message, ServeError):
+            self._refuse(self._join("", "", 0), message)
+            return
+        try:
+            session_id = self._sequences.session_id(message)
+        except ServeError as error:
+            self._refuse(self._join("", message.id, 0), error)
+            return
+        pending = self._join(session_id, message.id, message.ByteSize() + self._sequences.answer_bytes(message))
+
+        async def submit() -> Session | None:
+            more_to_come = self._unanswered > FEW_UNANSWERED
+            asked = self._sequences.read(message)
+            session, pending.request = await self._sequences.submit(
+                asked, self._caller, done, more_to_come=more_to_come
+            )
+            return session
+
+        def done(answer: pb.ModelInferResponse | None, error: ServeError | None) -> None:
+            if error is not None or answer is None:
+                assert error is not None
+                self._refuse(pending, error)
+                return
+            if FINAL_ASKED in message.parameters and message.parameters[FINAL_ASKED].bool_param:
+                answer.parameters[FINAL].bool_param = True
+            self._queues.reply(pending, pb.ModelStreamInferResponse(infer_response=answer).SerializeToString())
+
+        await self._take(pending, submit)
+
+    def _refusal(self, pending: PendingReply, error: ServeError) -> bytes:
+        refusal = pb.ModelStreamInferResponse(error_message=error.message)
+        refusal.infer_response.id = str(pending.request_id)
+        return refusal.SerializeToString()

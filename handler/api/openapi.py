@@ -1,0 +1,120 @@
+"""The HTTP endpoint in OpenAPI 3.1."""
+
+from importlib.metadata import version
+from typing import Any
+
+from dnc_serve.handler.api.sequences import Sequences
+from dnc_serve.handler.api.tensors import NUMPY_DATATYPES, Tensor
+
+Schema = dict[str, Any]
+
+TEXT: Schema = {"type": "string"}
+NUMBER: Schema = {"type": "integer", "format": "int64"}
+SEQUENCE_PARAMETERS: Schema = {
+    "sequence_id": {
+        "type": ["integer", "string"],
+        "description": "The sequence: the session of this id. A text has 1 to 128 of A-Z a-z 0-9 . _ ~ : @ -",
+    },
+    "sequence_start": {"type": "boolean", "description": "Begins the sequence anew."},
+    "sequence_end": {"type": "boolean", "description": "Answers, and ends the sequence."},
+    "position": NUMBER | {"description": "The timesteps that came before: so a request may be sent again."},
+    "incarnation": {"type": ["string", "integer"], "description": "As answers say it."},
+    "binary_data_output": {"type": "boolean", "description": "Outputs as bytes behind the JSON."},
+}
+
+
+def openapi(sequences: Sequences) -> Schema:
+    """The paths for the model that is served."""
+    model = [{"name": "model", "in": "path", "required": True, "schema": {"const": sequences.name}}]
+    model_path = "/v2/models/{model}"
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "dnc-serve", "version": version("dnc-serve"), "license": {"name": "Apache-2.0"}},
+        "components": {
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "schemas": _schemas(sequences),
+        },
+        "security": [{}, {"token": []}],
+        "paths": {
+            "/v2/health/live": {"get": _call("live", "Whether the server answers.")},
+            "/v2/health/ready": {"get": _call("ready", "Whether it serves.", others=(503,))},
+            "/v2": {"get": _call("server", "The server's name, version and extensions.", "Server")},
+            model_path: {"parameters": model, "get": _call("metadata", "The model's tensors.", "Model")},
+            f"{model_path}/ready": {
+                "parameters": model,
+                "get": _call("modelReady", "Whether the model serves.", others=(404, 503)),
+            },
+            f"{model_path}/config": {
+                "parameters": model,
+                "get": _call("config", "The model's configuration, as Triton's.", "Any"),
+            },
+            f"{model_path}/stats": {"parameters": model, "get": _call("statistics", "What was counted.", "Any")},
+            f"{model_path}/infer": {"parameters": model, "post": _infer()},
+        },
+    }
+
+
+def _infer() -> Schema:
+    call = _call("infer", "Steps a sequence.", "InferResponse", others=(400, 401, 403, 404, 409, 429, 503))
+    call["requestBody"] = {"required": True, "content": _content("InferRequest")}
+    return call
+
+
+def _call(name: str, summary: str, answer: str = "", others: tuple[int, ...] = (401, 404)) -> Schema:
+    answers: Schema = {"200": {"description": "Yes."}}
+    if answer:
+        answers["200"] = {"description": "The answer.", "content": _content(answer)}
+    for status in others:
+        answers[str(status)] = {"description": "Refused.", "content": _content("Error")}
+    return {"operationId": name, "summary": summary, "responses": answers}
+
+
+def _content(schema: str) -> Schema:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+
+
+def _schemas(sequences: Sequences) -> Schema:
+    tensor = _object(name=TEXT, datatype=TEXT, shape={"type": "array", "items": NUMBER})
+    parameters = _object(**SEQUENCE_PARAMETERS) | {"required": []}
+    return {
+        "Any": {"type": "object"},
+        "Error": _object(error=TEXT) | {"properties": {"error": TEXT, "reason": TEXT, "metadata": {"type": "object"}}},
+        "Server": _object(name=TEXT, version=TEXT, extensions=_list(TEXT)),
+        "Model": _object(
+            name={"const": sequences.name},
+            versions=_list(TEXT),
+            platform=TEXT,
+            inputs=_list(tensor),
+            outputs=_list(tensor),
+        ),
+        "InferRequest": _object(
+            parameters=parameters | {"required": ["sequence_id"]},
+            inputs={"type": "array", "minItems": 1, "maxItems": 1, "items": _tensor(sequences.input)},
+        )
+        | {
+            "description": "Bytes of inputs may follow the JSON: the header Inference-Header-Content-Length then gives "
+            "its length, and binary_data_size of an input's parameters theirs.",
+        },
+        "InferResponse": _object(
+            model_name={"const": sequences.name},
+            model_version=TEXT,
+            parameters=_object(position=NUMBER, incarnation=TEXT),
+            outputs=_list(_tensor(sequences.output)),
+        ),
+    }
+
+
+def _tensor(tensor: Tensor) -> Schema:
+    sizes = [NUMBER, *({"const": size} for size in tensor.timestep)]
+    shape = {"type": "array", "prefixItems": sizes, "minItems": len(sizes), "maxItems": len(sizes)}
+    schema = _object(name={"const": tensor.name}, datatype={"enum": [*NUMPY_DATATYPES]}, shape=shape)
+    schema["properties"] |= {"data": {"type": "array"}, "parameters": {"type": "object"}}
+    return schema
+
+
+def _list(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
+
+
+def _object(**properties: Schema) -> Schema:
+    return {"type": "object", "properties": properties, "required": [*properties]}
