@@ -58,9 +58,9 @@ def call_from_json(payload: Any) -> pb.Call:
     return call
 
 
-def result_to_json(result: pb.CallResult) -> bytes:
-    """The result, every field of what was asked for in it, zeros included."""
-    return json.dumps(_plain(result), separators=(",", ":"), allow_nan=False).encode()
+def to_json(message: Message) -> bytes:
+    """A message, every field of what was asked for in it, zeros included."""
+    return json.dumps(_plain(message), separators=(",", ":"), allow_nan=False).encode()
 
 
 def _counted_values(payload: bytes) -> int:

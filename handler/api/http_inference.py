@@ -1,4 +1,4 @@
-"""The HTTP endpoint: Triton's protocol under /v2, for clients that have no gRPC."""
+"""The HTTP endpoint, for clients that have no gRPC: Triton's protocol under /v2, our own calls under /v1."""
 
 import logging
 import time
@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from dnc_serve.handler.api.access import Access
+from dnc_serve.handler.api.http_calls import HttpCalls, described
 from dnc_serve.handler.api.http_messages import JSON_LENGTH, answer_of, read_request
 from dnc_serve.handler.api.inference_models import EXTENSIONS, model_config, model_metadata, model_statistics
 from dnc_serve.handler.api.logs import log_answer, log_refusal
@@ -47,6 +48,7 @@ class HttpInference:
                 Route(f"{path}/stats", self._route(self._statistics)),
                 Route(f"{path}/infer", self._route(self._infer), methods=["POST"]),
             ]
+        routes += HttpCalls(operations, self._body).routes(self._route)
         self.application = Starlette(routes=routes, exception_handlers={404: _no_such_path, 405: _no_such_path})
 
     async def _openapi(self, request: Request) -> Response:
@@ -123,8 +125,7 @@ class HttpInference:
             headers = {}
             if refused.retry_after_s is not None:
                 headers["retry-after"] = str(max(1, round(refused.retry_after_s)))
-            described = {"error": refused.message, "reason": refused.reason, "metadata": refused.metadata}
-            return JSONResponse(described, http_status_of(refused), headers)
+            return JSONResponse(described(refused), http_status_of(refused), headers)
 
         return answered
 
@@ -162,7 +163,5 @@ def _json(message: Message) -> Response:
 
 async def _no_such_path(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
-    described = {
-        "error": f"{request.method} {request.url.path} is nothing that this endpoint answers: see /openapi.json"
-    }
-    return JSONResponse(described, status)
+    message = {"error": f"{request.method} {request.url.path} is nothing that this endpoint answers: see /openapi.json"}
+    return JSONResponse(message, status)

@@ -5,6 +5,7 @@ from typing import Any
 
 from dnc_serve.handler.api.sequences import Sequences
 from dnc_serve.handler.api.tensors import NUMPY_DATATYPES, Tensor
+from dnc_serve.proto.dnc.v1 import dnc_pb2
 
 Schema = dict[str, Any]
 
@@ -21,6 +22,14 @@ SEQUENCE_PARAMETERS: Schema = {
     "incarnation": {"type": ["string", "integer"], "description": "As answers say it."},
     "binary_data_output": {"type": "boolean", "description": "Outputs as bytes behind the JSON."},
 }
+REFUSALS = (400, 401, 403, 404, 409, 429, 503)
+SESSION: Schema = {"name": "id", "in": "path", "required": True, "schema": TEXT}
+CHUNK: Schema = {"name": "chunk", "in": "query", "schema": NUMBER, "description": "Timesteps an event (1)."}
+LOOK: tuple[Schema, ...] = (
+    {"name": "names", "in": "query", "schema": TEXT, "description": "Fields of the state, divided by commas (all)."},
+    {"name": "max_cells", "in": "query", "schema": NUMBER, "description": "Larger arrays are thinned (1024)."},
+    {"name": "max_frames_per_second", "in": "query", "schema": NUMBER, "description": "At most (10)."},
+)
 
 
 def openapi(sequences: Sequences) -> Schema:
@@ -50,13 +59,45 @@ def openapi(sequences: Sequences) -> Schema:
             },
             f"{model_path}/stats": {"parameters": model, "get": _call("statistics", "What was counted.", "Any")},
             f"{model_path}/infer": {"parameters": model, "post": _infer()},
+            "/v1/call": {"post": _own_call()},
+            "/v1/sessions/{id}/steps": {"parameters": [SESSION, CHUNK], "post": _steps()},
+            "/v1/sessions/{id}/memory": {"parameters": [SESSION, *LOOK], "get": _memory()},
         },
     }
 
 
 def _infer() -> Schema:
-    call = _call("infer", "Steps a sequence.", "InferResponse", others=(400, 401, 403, 404, 409, 429, 503))
+    call = _call("infer", "Steps a sequence.", "InferResponse", others=REFUSALS)
     call["requestBody"] = {"required": True, "content": _content("InferRequest")}
+    return call
+
+
+def _own_call() -> Schema:
+    """Of dnc.v1, whose messages the shipped proto describes."""
+    call = _call("call", "Any call of dnc.v1, by its name.", "Any", REFUSALS)
+    calls = [field.name for field in dnc_pb2.Call.DESCRIPTOR.oneofs_by_name["call"].fields]
+    schema = {"type": "object", "minProperties": 1, "maxProperties": 1, "properties": {name: {} for name in calls}}
+    call["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    return call
+
+
+def _steps() -> Schema:
+    schema = _object(inputs={"type": "array"}) | {
+        "description": "A Chunk of dnc.v1; with `position` the request may be sent again.",
+        "properties": {"inputs": {"type": "array"}, "position": NUMBER, "incarnation": TEXT},
+    }
+    call = _events("steps", "Steps a session: an event `chunk` for each chunk of timesteps, then `end`, or `error`.")
+    call["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    return call
+
+
+def _memory() -> Schema:
+    return _events("memory", "The state now and after each change, as events `frame`.")
+
+
+def _events(name: str, summary: str) -> Schema:
+    call = _call(name, summary, others=REFUSALS)
+    call["responses"]["200"]["content"] = {"text/event-stream": {"schema": TEXT}}
     return call
 
 

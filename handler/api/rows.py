@@ -36,7 +36,7 @@ async def _answer(operations: Operations, access: Access, call: pb.Call | ServeE
         if (rest := deadline - time.monotonic()) <= 0:
             raise TimeoutError
         async with asyncio.timeout(rest):
-            result = await _dispatch(operations, call, caller)
+            result = await dispatch(operations, call, caller)
         log_answer(request, caller.owner, caller.endpoint, started_at)
         return result
     except TimeoutError:
@@ -58,7 +58,8 @@ def _too_late(caller: Caller) -> ServeError:
     return ServeError("DEADLINE_EXCEEDED", "the server did not come to an answer in time; nothing was applied")
 
 
-async def _dispatch(operations: Operations, call: pb.Call, caller: Caller) -> pb.CallResult:
+async def dispatch(operations: Operations, call: pb.Call, caller: Caller) -> pb.CallResult:
+    """The result of a call. Raises what it is refused for."""
     match call.WhichOneof("call"):
         case "create_session":
             return pb.CallResult(create_session=await operations.create_session(call.create_session, caller))

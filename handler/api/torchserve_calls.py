@@ -14,7 +14,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
 
-from dnc_serve.handler.api.call_json import call_from_json, result_to_json
+from dnc_serve.handler.api.call_json import call_from_json, to_json
 from dnc_serve.handler.api.status import HTTP_STATUS, status_of
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
@@ -102,7 +102,7 @@ def _speaks_json(row: Row, content_type: str) -> bool:
 def _encoded(result: pb.CallResult, as_json: bool, context: Any, index: int) -> bytes:
     code = result.status.code
     try:
-        encoded = result_to_json(result) if as_json else result.SerializeToString()
+        encoded = to_json(result) if as_json else result.SerializeToString()
     except Exception:
         logger.exception("an answer could not be written")
         return _encoded_error(ServeError("INTERNAL", "the answer could not be written"), as_json, context, index)

@@ -11,6 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from dnc_serve.handler.arrays import Float32
+from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.handler.api.test_inference import InferenceDoor
 from tests.handler.door import Door, open_door
 from tests.handler.harness import INPUT_SIZE, random_inputs
@@ -151,4 +152,78 @@ def test_it_is_described_in_openapi(http: HttpDoor) -> None:
         Draft202012Validator(schemas[name]).validate(value)
     for path, calls in document["paths"].items():
         for method in set(calls) - {"parameters"}:
-            assert http.ask(method.upper(), path.replace("{model}", "copy"))[0] not in (404, 405), path
+            status, answer, _ = http.ask(method.upper(), path.replace("{model}", "copy").replace("{id}", "nobody"))
+            assert status != 405, path
+            assert "nothing that this endpoint answers" not in str(answer), path
+
+
+def events(http: HttpDoor, method: str, path: str, body: Any = None, most: int = 100) -> list[tuple[str, Any]]:
+    """Server-sent events, names and data, until they end or there are enough of them."""
+    connection = HTTPConnection(http.door.addresses.http)
+    connection.request(method, path, None if body is None else json.dumps(body).encode())
+    response = connection.getresponse()
+    assert (response.status, response.getheader("content-type")) == (200, "text/event-stream; charset=utf-8")
+    came = []
+    while len(came) < most and (line := response.readline()):
+        name, data, end = line, response.readline(), response.readline()
+        assert (name[:7], data[:6], end) == (b"event: ", b"data: ", b"\n")
+        came.append((name[7:].decode().strip(), json.loads(data[6:])))
+    connection.close()
+    return came
+
+
+def test_our_own_calls_are_answered_in_json(http: HttpDoor) -> None:
+    status, answer, _ = http.ask("POST", "/v1/call", {"create_session": {"session_id": "own"}})
+    assert (status, answer["create_session"]["session"]["session_id"]) == (200, "own")
+    step = {"step": {"chunk": {"session_id": "own", "inputs": INPUTS.tolist()}}}
+    status, answer, _ = http.ask("POST", "/v1/call", step)
+    assert (status, answer["step"]["result"]["position"]) == (200, 3)
+    status, answer, _ = http.ask("POST", "/v1/call", {"get_session": {"session_id": "nobody"}})
+    assert (status, answer["reason"]) == (404, "SESSION_NOT_FOUND")
+    assert http.ask("POST", "/v1/call", b"{")[1]["reason"] == "BAD_REQUEST"
+
+
+def test_steps_are_events_and_may_be_asked_for_again(http: HttpDoor) -> None:
+    http.door.create("events")
+    http.door.create("at-once")
+    inputs = random_inputs(3, 5)
+    body = {"inputs": inputs.tolist(), "position": 0}
+    came = events(http, "POST", "/v1/sessions/events/steps?chunk=2", body)
+    assert [(name, data.get("position")) for name, data in came] == [
+        ("chunk", 2), ("chunk", 4), ("chunk", 5), ("end", None),
+    ]  # fmt: skip
+    outputs = np.concatenate([np.array(data["outputs"], np.float32) for _, data in came[:-1]])
+    expected = http.door.step("at-once", inputs).outputs
+    assert outputs.tobytes() == expected.data
+    again = events(http, "POST", "/v1/sessions/events/steps?chunk=2", body)
+    assert [(data["outputs"], data["replayed"]) for _, data in again[:-1]] == [
+        (data["outputs"], True) for _, data in came[:-1]
+    ]
+    assert http.door.session("events").position == 5
+
+
+def test_memory_is_events(http: HttpDoor) -> None:
+    http.door.create("watched")
+    http.door.step("watched", INPUTS)
+    [(name, frame)] = events(http, "GET", "/v1/sessions/watched/memory?names=usage_vector", most=1)
+    assert (name, frame["position"], list(frame["arrays"])) == ("frame", 3, ["usage_vector"])
+    shown = np.array(frame["arrays"]["usage_vector"]["array"], np.float32)
+    assert shown.tobytes() == http.door.dump("watched")["usage_vector"].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("POST", "/v1/sessions/nobody/steps", {"inputs": INPUTS.tolist()}, 404),
+        ("POST", "/v1/sessions/own/steps?chunk=0", {"inputs": INPUTS.tolist()}, 400),
+        ("POST", "/v1/sessions/own/steps", {"inputs": [[1, 2]]}, 400),
+        ("POST", "/v1/sessions/own/steps", [], 400),
+        ("GET", "/v1/sessions/nobody/memory", None, 404),
+        ("GET", "/v1/sessions/own/memory?names=gates", None, 400),
+        ("GET", "/v1/sessions/own/memory?max_cells=x", None, 400),
+    ],
+)
+def test_what_is_refused_at_once_has_a_status(http: HttpDoor, method: str, path: str, body: Any, status: int) -> None:
+    http.door.stub.CreateSession(pb.CreateSessionRequest(session_id="own", allow_existing=True))
+    got, answer, _ = http.ask(method, path, body)
+    assert (got, bool(answer["reason"])) == (status, True)

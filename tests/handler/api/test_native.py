@@ -12,7 +12,7 @@ from ts.context import Context, RequestProcessor
 
 from dnc_serve.handler.api import torchserve_calls as native
 from dnc_serve.handler.api.arrays import encode_array
-from dnc_serve.handler.api.call_json import call_from_json, result_to_json
+from dnc_serve.handler.api.call_json import call_from_json, to_json
 from dnc_serve.handler.api.status import HTTP_STATUS, status_of
 from dnc_serve.handler.api.torchserve_calls import answer
 from dnc_serve.handler.errors import ServeError
@@ -153,11 +153,11 @@ def test_arrays_as_messages_are_taken_too() -> None:
 
 def test_json_results_name_what_is_zero_and_leave_out_what_is_absent() -> None:
     result = pb.CallResult(step=pb.StepResponse(result=pb.ChunkResult(incarnation=2**64 - 1)))
-    written = json.loads(result_to_json(result))
+    written = json.loads(to_json(result))
     assert set(written) == {"step"}
     assert written["step"]["result"]["position"] == 0
     assert written["step"]["result"]["incarnation"] == str(2**64 - 1)
     assert "outputs" not in written["step"]["result"]
-    assert json.loads(result_to_json(pb.CallResult(list_sessions=pb.ListSessionsResponse()))) == {
+    assert json.loads(to_json(pb.CallResult(list_sessions=pb.ListSessionsResponse()))) == {
         "list_sessions": {"sessions": [], "next_page_token": ""}
     }

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dnc_serve.client import BadDtype, BadShape, Client
-from dnc_serve.handler.api.call_json import call_from_json, result_to_json
+from dnc_serve.handler.api.call_json import call_from_json, to_json
 from dnc_serve.handler.engine.model_runner import ModelRunner
 from dnc_serve.handler.engine.runner_choice import choose_runner
 from dnc_serve.handler.engine.state_rows import StateRows
@@ -285,7 +285,7 @@ def test_integers_come_and_go_at_every_endpoint(counter: Door, endpoint: str) ->
     if endpoint == "json":
         payload = {"step": {"chunk": {"session_id": endpoint, "inputs": inputs.tolist()}}}
         (answer,) = counter.server.call([call_from_json(json.dumps(payload).encode())], 30.0)
-        assert json.loads(result_to_json(answer))["step"]["result"]["outputs"] == expected
+        assert json.loads(to_json(answer))["step"]["result"]["outputs"] == expected
         return
     if endpoint == "stream":
         (response,) = counter.stream([pb.StreamRequest(chunk=chunk(endpoint, inputs))])
@@ -313,7 +313,7 @@ def test_what_is_not_finite_is_a_word_in_json(door: Door) -> None:
     door.create("s")
     payload = json.dumps({"dump_memory": {"session_id": "s", "names": ["least", "seen"]}}).encode()
     (answer,) = door.server.call([call_from_json(payload)], 30.0)
-    arrays = json.loads(result_to_json(answer))["dump_memory"]["arrays"]
+    arrays = json.loads(to_json(answer))["dump_memory"]["arrays"]
     assert arrays == {"least": [["Infinity"]], "seen": [[False] * 256]}
 
 
