@@ -23,8 +23,8 @@ from dnc_serve.model.rows import DTYPES, Field, RowLayout, TensorSpec
 
 # Of one field of one session: a server keeps several states in memory, and writes each as one value.
 MAX_FIELD_BYTES = 1 << 30
-# A row alone and among others: matrix products may round differently, more means that rows see each other.
-COMPANY_TOLERANCE = 1e-3
+# Of a row alone and among others, or of a module and its program: products may round differently, and no more.
+TOLERANCE = 1e-3
 
 
 class ContractError(ValueError):
@@ -80,6 +80,10 @@ def _inputs(module: nn.Module, example: Tensor | TensorSpec | None) -> TensorSpe
         raise ContractError(
             f"what a timestep of {type(module).__name__} is isn't known: give an example [*shape] without the batch, "
             "as `example_input` of the module or of export, or --input 80 or --input uint8:3,64,64"
+        )
+    if example.dtype == "bfloat16":
+        raise ContractError(
+            "a timestep's input is bfloat16, which clients don't have; expected float32: step may take x.bfloat16()"
         )
     return example
 
@@ -235,7 +239,7 @@ def _check_rows_apart(module: nn.Module, x: Tensor, state: Any, inputs: TensorSp
         fewer = _step(module, x[:rows], pytree.tree_map(lambda leaf, rows=rows: leaf[:rows], state), inputs)
         for few, all_three in zip(pytree.tree_leaves(fewer), together, strict=True):
             one, other = few.double(), all_three[:rows].double()
-            if not torch.allclose(one, other, COMPANY_TOLERANCE, COMPANY_TOLERANCE, equal_nan=True):
+            if not torch.allclose(one, other, TOLERANCE, TOLERANCE, equal_nan=True):
                 raise ContractError(
                     "a row's result depends on the other rows of its batch; expected each session by itself: normalise "
                     "over features, not over the batch"

@@ -112,7 +112,7 @@ def _export_dnc(dnc: DNC, folder: Path, nr_cells: int | None) -> dict[str, Any]:
 
 def _write_program(checked: Checked, folder: Path) -> tuple[dict[str, Any], torch.export.ExportedProgram]:
     program, rows = capture(checked)
-    program = save_program(program, folder / PROGRAM_FILE)
+    program = save_program(program, folder / PROGRAM_FILE, checked)
     layout = checked.layout
     manifest = {
         "format": FORMAT,

@@ -18,7 +18,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
-from dnc_serve.model.contract import Checked, ContractError
+from dnc_serve.model.contract import TOLERANCE, Checked, ContractError
 from dnc_serve.model.program_archive import ProgramError, check_archive
 from dnc_serve.model.rows import RowLayout, TensorSpec
 
@@ -49,7 +49,8 @@ def capture(checked: Checked) -> tuple[ExportedProgram, int | None]:
     """
     x, state = checked.example
     leaves = pytree.tree_leaves(state)
-    fields = [leaves[at] for at in checked.order]
+    # Copies: torch.export takes one tensor that stands in two fields for one argument.
+    fields = [leaves[at].clone() for at in checked.order]
     flat = _Flat(checked).eval()
     rows = {0: Dim("rows", min=1, max=4096)}
     with torch.no_grad(), _quiet():
@@ -100,14 +101,37 @@ def program_digest(program: ExportedProgram, described: Any) -> str:
     return digest.hexdigest()
 
 
-def save_program(program: ExportedProgram, path: Path) -> ExportedProgram:
-    """Writes a program, and returns it as it is loaded. Raises ContractError if it holds what isn't loaded."""
+def save_program(program: ExportedProgram, path: Path, checked: Checked) -> ExportedProgram:
+    """Writes a program, and returns it as it is loaded.
+
+    Raises ContractError if it holds what isn't loaded, or computes something else than the module.
+    """
     with _quiet():
         torch.export.save(program, path)
     try:
-        return load_program(path)
+        loaded = load_program(path)
     except ProgramError as exc:
         raise ContractError(f"the program of step can't be served: {exc}") from exc
+    _check_same_results(loaded, checked)
+    return loaded
+
+
+def _check_same_results(program: ExportedProgram, checked: Checked) -> None:
+    """From a new state on, and from one in which all fields differ."""
+    x, state = pytree.tree_map(lambda tensor: tensor[:1], checked.example)
+    run, step = stepping(program), _Flat(checked).eval()
+    leaves = pytree.tree_leaves(state)
+    fields = [leaves[at] for at in checked.order]
+    with torch.no_grad():
+        for _ in range(3):
+            expected = step(x, *fields)
+            for one, other in zip(run(x, *fields), expected, strict=True):
+                if not torch.allclose(one.double(), other.double(), TOLERANCE, TOLERANCE, equal_nan=True):
+                    raise ContractError(
+                        "the program that torch.export makes of step gives other results than step itself; expected a "
+                        "step that hangs on its arguments and the weights alone"
+                    )
+            fields = list(expected[1:])
 
 
 def load_program(path: Path) -> ExportedProgram:

@@ -133,6 +133,7 @@ class Pair(NamedTuple):
         (of(input_size=None), r"what a timestep of Module is isn't known: give an example .* or --input 80"),
         (of(example_input=torch.zeros(3).double()), "a timestep's input is float64; expected one of .*float()"),
         (of(example_input=torch.zeros(3).cfloat()), "a timestep's input is complex64; expected one of float32"),
+        (of(example_input=torch.zeros(3).bfloat16()), "a timestep's input is bfloat16, .* step may take x.bfloat16()"),
         (of(example_input=torch.zeros(5)), r"step fails for x of float32\[5\] a session, batch of 3: Runtime"),
         (of(initial=lambda rows: {}), "the state has no tensor; expected at least one"),
         (hidden_of(lambda rows: 0), r"state whose hidden is 0 of type int \(make a number a tensor \[B\]\); expected"),

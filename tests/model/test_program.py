@@ -96,6 +96,31 @@ def test_a_number_of_rows_that_is_built_in_is_kept(tmp_path: Path) -> None:
     assert load_artifact(tmp_path).rows == 1
 
 
+def test_one_tensor_in_two_fields_is_two_fields(tmp_path: Path) -> None:
+    class Twice(Sum):
+        def initial_state(self, batch_size: int) -> Any:
+            return [super().initial_state(batch_size)["total"]] * 2
+
+        def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+            return state[0] - 2 * state[1], [state[0] + x, state[1] + 3 * x]
+
+    export(Twice(), tmp_path)
+    outputs, _ = load_artifact(tmp_path).tick(torch.ones(3, 1, 3), torch.zeros(1, 6))
+    assert outputs[:, 0, 0].tolist() == [0, -5, -10]
+
+
+def test_a_program_that_computes_something_else_is_refused(tmp_path: Path) -> None:
+    """As of a value that is read while it is captured."""
+
+    class Fixed(Sum):
+        def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+            total = state["total"] + (x if torch.compiler.is_exporting() else 2 * x)
+            return total, {"total": total}
+
+    with pytest.raises(ContractError, match=r"torch.export makes of step gives other results than step itself"):
+        export(Fixed(), tmp_path)
+
+
 def test_a_digest_is_of_graph_weights_and_initial_state(tmp_path: Path) -> None:
     torch.manual_seed(1)
     weights = Sum().state_dict()
