@@ -24,7 +24,8 @@ from torch import Tensor
 from dnc_serve.model.config import DNCConfig
 from dnc_serve.model.device import check_device
 from dnc_serve.model.layout import StateLayout
-from dnc_serve.model.program import PROGRAM_FILE, Program, ProgramError, load_program
+from dnc_serve.model.program import PROGRAM_FILE, Program, load_program
+from dnc_serve.model.program_archive import ProgramError
 from dnc_serve.model.rows import Array, Field, RowLayout, TensorSpec, Tick
 from dnc_serve.model.weights import WEIGHTS_FILE, read_weights, weights_digest
 

@@ -23,8 +23,8 @@ from dnc_serve.model.rows import DTYPES, Field, RowLayout, TensorSpec
 
 # Of one field of one session: a server keeps several states in memory, and writes each as one value.
 MAX_FIELD_BYTES = 1 << 30
-# A row alone and among others: matrix products may round differently, more means that rows see each other.
-COMPANY_TOLERANCE = 1e-3
+# Of a row alone and among others, or of a module and its program: products may round differently, and no more.
+TOLERANCE = 1e-3
 
 
 class ContractError(ValueError):
@@ -44,7 +44,7 @@ class Checked:
 
 
 def check(module: nn.Module, example_input: Tensor | TensorSpec | None = None) -> Checked:
-    """Steps the module a few times, in evaluation mode. Raises ContractError."""
+    """Steps the module a few times, and leaves it in evaluation mode. Raises ContractError."""
     stepping: Any = of_torch(module) or module
     for name in ("initial_state", "step"):
         if not callable(getattr(stepping, name, None)):
@@ -54,15 +54,15 @@ def check(module: nn.Module, example_input: Tensor | TensorSpec | None = None) -
             )
     stepping.eval()
     inputs = _inputs(stepping, example_input)
-    with torch.no_grad():
-        one, three = (_leaves(stepping.initial_state(rows), rows) for rows in (1, 3))
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        three, one = (_leaves(stepping.initial_state(rows), rows) for rows in (3, 1))
         fields = _fields(one, three)
         x, state = _random(inputs, 3), stepping.initial_state(3)
         output, after = _step(stepping, x, state, inputs)
         outputs = _outputs(output, 3)
-        _check_same_shapes(three, _leaves(after, 3))
+        _check_same_fields(three, pytree.tree_leaves_with_path(after))
         _check_pure(stepping, x, after, inputs)
-        _check_rows_apart(stepping, x, after, output, inputs)
+        _check_rows_apart(stepping, x, after, inputs)
         example = _random(inputs, 2), stepping.initial_state(2)
     order, layout = _layout(fields, _experience(stepping, fields))
     layout.begin_with(_initial(layout, [one[at][1] for at in order]))
@@ -80,6 +80,10 @@ def _inputs(module: nn.Module, example: Tensor | TensorSpec | None) -> TensorSpe
         raise ContractError(
             f"what a timestep of {type(module).__name__} is isn't known: give an example [*shape] without the batch, "
             "as `example_input` of the module or of export, or --input 80 or --input uint8:3,64,64"
+        )
+    if example.dtype == "bfloat16":
+        raise ContractError(
+            "a timestep's input is bfloat16, which clients don't have; expected float32: step may take x.bfloat16()"
         )
     return example
 
@@ -100,23 +104,29 @@ def _random(spec: TensorSpec, rows: int) -> Tensor:
     return (torch.randn(rows, *spec.shape, generator=generator) + bits).to(spec.torch)
 
 
+def _name(path: pytree.KeyPath) -> str:
+    """Of a field, from its keys and numbers on the way to it."""
+    keys = (getattr(key, "name", getattr(key, "key", getattr(key, "idx", ""))) for key in path)
+    return ".".join(map(str, keys)) or "state"
+
+
 def _leaves(state: Any, rows: int) -> list[tuple[str, Tensor]]:
-    """The tensors of a state by name, checked one by one."""
-    leaves = []
+    """The tensors of a state by name. All that can't be kept is named at once: it may be past mending."""
+    leaves, faults = [], []
     for path, leaf in pytree.tree_leaves_with_path(state):
-        name = ".".join(str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", "")))) for key in path)
-        name = name or "state"
+        name = _name(path)
         if not isinstance(leaf, Tensor):
-            raise ContractError(
-                f"the state's {name} is {leaf!r} of type {type(leaf).__name__}; expected tensors only, of fixed shapes "
-                "with the batch in front: make a number a tensor [B]"
-            )
-        if leaf.dim() == 0 or leaf.size(0) != rows:
-            raise ContractError(
-                f"the state's {name} has shape {list(leaf.shape)} for a batch of {rows}; expected [{rows}, ...], the "
-                "batch in front: transpose it in initial_state and step"
-            )
-        leaves.append((name, leaf))
+            faults.append(f"{name} is {repr(leaf)[:60]} of type {type(leaf).__name__} (make a number a tensor [B])")
+        elif leaf.dim() == 0 or leaf.size(0) != rows:
+            faults.append(f"{name} has shape {list(leaf.shape)} for a batch of {rows} (transpose it)")
+        else:
+            leaves.append((name, leaf))
+    if faults:
+        more = f"; and {len(faults) - 4} more" if len(faults) > 4 else ""
+        raise ContractError(
+            f"initial_state gives a state whose {'; '.join(faults[:4])}{more}; expected tensors only, "
+            "[B, ...] with the batch in front, whose shapes never change"
+        )
     if not leaves:
         raise ContractError("the state has no tensor; expected at least one: a model without memory needs no session")
     return leaves
@@ -157,59 +167,97 @@ def _outputs(output: Tensor, rows: int) -> TensorSpec:
     return TensorSpec(tuple(output.shape[1:]), "float32" if dtype == "bfloat16" else dtype)
 
 
-def _check_same_shapes(before: Sequence[tuple[str, Tensor]], after: Sequence[tuple[str, Tensor]]) -> None:
-    if [name for name, _ in before] != [name for name, _ in after]:
+def _check_same_fields(before: Sequence[tuple[str, Tensor]], after: Sequence[tuple[pytree.KeyPath, Any]]) -> None:
+    names = [_name(path) for path, _ in after]
+    if [name for name, _ in before] != names:
         raise ContractError(
-            f"step returns a state of {', '.join(name for name, _ in after)}; expected the fields of initial_state: "
-            f"{', '.join(name for name, _ in before)}"
+            f"step returns a state of {', '.join(names) or 'no tensors'}; expected the fields of initial_state in "
+            f"their order: {', '.join(name for name, _ in before)}"
         )
     for (name, old), (_, new) in zip(before, after, strict=True):
+        if not isinstance(new, Tensor):
+            raise ContractError(f"the state's {name} is {repr(new)[:60]} after a step; expected a tensor, as before it")
         if (old.shape, old.dtype) != (new.shape, new.dtype):
             raise ContractError(
-                f"the state's {name} is {new.dtype} {list(new.shape)} after a step, and {old.dtype} {list(old.shape)} "
-                "in initial_state; expected the same: a state's size must not depend on the input"
+                f"the state's {name} is {_described(new)} after a step, and {_described(old)} in initial_state; "
+                "expected the same: a state's size must not depend on the input or on time"
             )
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
 
 
 def _check_pure(module: nn.Module, x: Tensor, state: Any, inputs: TensorSpec) -> None:
-    """Two steps from one state give the same bits, and leave what they were given as it was."""
+    """Two steps from one state give the same bits, and leave what they were given, and the module, as it was."""
     kept_x, kept_state = x.clone(), pytree.tree_map(torch.clone, state)
-    torch.manual_seed(1)
+    torch.default_generator.manual_seed(1)
     first = pytree.tree_map(torch.clone, _step(module, x, state, inputs))
+    kept = _kept(module)  # not before: what is made once, as a table, may stay
     if not _same((x, state), (kept_x, kept_state)):
-        raise ContractError("step changes its arguments in place; expected new tensors: a refused chunk is undone")
+        raise ContractError(
+            "step changes its arguments in place; expected new tensors, since a refused chunk leaves its session as it "
+            "was: copy what is written into, as by state['memory'].clone() or dict(state)"
+        )
     _step(module, x.flip(0), first[1], inputs)
-    torch.manual_seed(2)
-    if _same(first, second := _step(module, x, state, inputs)):
+    torch.default_generator.manual_seed(2)
+    second = _step(module, x, state, inputs)
+    changed = [name for name, value in _kept(module).items() if name in kept and not _same(value, kept[name])]
+    if changed:
+        raise ContractError(
+            f"step keeps something on self between calls: it changes {', '.join(changed[:4])}; expected all that it "
+            "remembers in the state"
+        )
+    if _same(first, second):
         return
-    torch.manual_seed(2)
+    torch.default_generator.manual_seed(2)
     if _same(second, _step(module, x, state, inputs)):
-        raise ContractError("step draws random numbers; expected the same result each time: put it into eval mode")
+        raise ContractError(
+            "step draws random numbers; expected the same result each time: leave chance to the caller, or "
+            "make noise an input"
+        )
     raise ContractError(
-        "step gives another result the second time from the same state: it keeps something on self between calls; "
-        "expected all that it remembers in the state"
+        "step gives another result the second time from the same state: it keeps something between calls, or draws "
+        "random numbers; expected all that it remembers in the state"
     )
 
 
-def _check_rows_apart(module: nn.Module, x: Tensor, state: Any, output: Tensor, inputs: TensorSpec) -> None:
-    together = _step(module, x, state, inputs)
-    alone = _step(module, x[:1], pytree.tree_map(lambda leaf: leaf[:1], state), inputs)
-    for one, three in zip(pytree.tree_leaves(alone), pytree.tree_leaves(together), strict=True):
-        of_three = three[:1]
-        close = torch.allclose(one.double(), of_three.double(), COMPANY_TOLERANCE, COMPANY_TOLERANCE, equal_nan=True)
-        if not close:
-            raise ContractError(
-                "a row's result depends on the other rows of its batch; expected each session by itself: normalise "
-                "over features, not over the batch"
-            )
+def _kept(module: nn.Module) -> dict[str, Any]:
+    """Copies of the buffers, and of the plain attributes, of all parts of a module."""
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    return buffers | {
+        f"{prefix}.{name}".removeprefix("."): value.clone() if isinstance(value, Tensor) else value
+        for prefix, part in module.named_modules()
+        for name, value in vars(part).items()
+        if isinstance(value, bool | int | float | str | Tensor)
+    }
+
+
+def _check_rows_apart(module: nn.Module, x: Tensor, state: Any, inputs: TensorSpec) -> None:
+    together = pytree.tree_leaves(_step(module, x, state, inputs))
+    for rows in (2, 1):
+        fewer = _step(module, x[:rows], pytree.tree_map(lambda leaf, rows=rows: leaf[:rows], state), inputs)
+        for few, all_three in zip(pytree.tree_leaves(fewer), together, strict=True):
+            one, other = few.double(), all_three[:rows].double()
+            if not torch.allclose(one, other, TOLERANCE, TOLERANCE, equal_nan=True):
+                raise ContractError(
+                    "a row's result depends on the other rows of its batch; expected each session by itself: normalise "
+                    "over features, not over the batch"
+                )
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether all bits are the same."""
-    return all(
-        a.shape == b.shape and torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
-        for a, b in zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=True)
-    )
+    """Whether all tensors have the same bits, and all else is equal."""
+    leaves, others = pytree.tree_leaves(one), pytree.tree_leaves(other)
+    return len(leaves) == len(others) and all(map(_equal, leaves, others))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+        return bool(one is other or one == other)
+    # Each as a row, since a scalar has no bytes to be viewed.
+    bits = [tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other)]
+    return one.shape == other.shape and torch.equal(*bits)
 
 
 def _experience(module: nn.Module, fields: Sequence[Field]) -> set[str]:

@@ -1,6 +1,8 @@
 """`export`: from a module to the artifact folder that is served."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from dnc_serve.model.artifact import (
 from dnc_serve.model.contract import Checked, check
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.layout import StateLayout
-from dnc_serve.model.program import PROGRAM_FILE, capture, program_digest
+from dnc_serve.model.program import PROGRAM_FILE, capture, program_digest, save_program
 from dnc_serve.model.rows import TensorSpec
 from dnc_serve.model.tick import StepModule, TickModule
 from dnc_serve.model.weights import WEIGHTS_FILE, save_weights, weights_digest
@@ -50,12 +52,27 @@ def export(
         return _export_dnc(module, folder, nr_cells)
     if nr_cells is not None:
         raise ValueError(f"nr_cells is {nr_cells}, but {type(module).__name__} isn't a DNC: it has no memory slots")
-    checked = check(module, example_input)
-    manifest, program = _write_program(checked, folder)
-    manifest["digest"] = program_digest(program, {name: manifest[name] for name in ("inputs", "outputs", "state")})
-    if checked.layout.initial.any():
-        save_file({"initial": checked.layout.initial.view("u1")}, folder / INITIAL_FILE)
+    with _evaluating(module):
+        checked = check(module, example_input)
+        manifest, program = _write_program(checked, folder)
+    initial = checked.layout.initial.view("u1")
+    described = {name: manifest[name] for name in ("inputs", "outputs", "state")}
+    manifest["digest"] = program_digest(program, {**described, "initial": initial.tobytes().hex()})
+    if initial.any():
+        save_file({"initial": initial}, folder / INITIAL_FILE)
     return _write_manifest(manifest, folder, PROGRAM_FILE, INITIAL_FILE)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """In evaluation mode; afterwards each part is in the mode that it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def script(dnc: DNC) -> torch.jit.ScriptModule:
@@ -95,7 +112,7 @@ def _export_dnc(dnc: DNC, folder: Path, nr_cells: int | None) -> dict[str, Any]:
 
 def _write_program(checked: Checked, folder: Path) -> tuple[dict[str, Any], torch.export.ExportedProgram]:
     program, rows = capture(checked)
-    torch.export.save(program, folder / PROGRAM_FILE)
+    program = save_program(program, folder / PROGRAM_FILE, checked)
     layout = checked.layout
     manifest = {
         "format": FORMAT,

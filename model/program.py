@@ -3,11 +3,11 @@
 import hashlib
 import io
 import json
-import re
+import logging
 import traceback
 import warnings
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,26 +18,12 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
-from dnc_serve.model.contract import Checked, ContractError
+from dnc_serve.model.contract import TOLERANCE, Checked, ContractError
+from dnc_serve.model.program_archive import ProgramError, check_archive
 from dnc_serve.model.rows import RowLayout, TensorSpec
 
 PROGRAM_FILE = "program.pt2"
-
-# What an archive of a program holds. Weights and constants lie there as raw bytes; all else that torch can load from
-# one is unpickled, and isn't taken.
-_RAW = re.compile(r"data/(weights/weight_\d+|constants/tensor_\d+|(weights|constants)/model_\w+_config\.json)")
-_KNOWN = re.compile(r"models/model\.json|archive_(format|version)|byteorder|version|\.data/(version|serialization_id)")
-_SAMPLE = "data/sample_inputs/model.pt"
-# A graph calls operators of torch and of Python by their name; other functions could do anything.
-_TARGET = re.compile(r"(torch\.ops\.(aten|prims|prim)\.[\w.]+|_operator\.\w+|torch\.sym_\w+|math\.\w+)")
-# A size is an expression of symbols, which torch has evaluated by Python.
-_EXPRESSION = re.compile(
-    r"(Symbol\('[a-z]\d+'(, \w+=(True|False))*\)|(Integer|Rational|Add|Mul|Pow|Max|Min|Mod|\w*Div)\(|\d+|[-+*/(), ])*"
-)
-
-
-class ProgramError(Exception):
-    """A file that isn't a program, or holds what isn't executed here; the message says what."""
+_TORCH = Path(torch.__file__).parent
 
 
 class _Flat(nn.Module):
@@ -63,12 +49,11 @@ def capture(checked: Checked) -> tuple[ExportedProgram, int | None]:
     """
     x, state = checked.example
     leaves = pytree.tree_leaves(state)
-    fields = [leaves[at] for at in checked.order]
+    # Copies: torch.export takes one tensor that stands in two fields for one argument.
+    fields = [leaves[at].clone() for at in checked.order]
     flat = _Flat(checked).eval()
     rows = {0: Dim("rows", min=1, max=4096)}
-    with torch.no_grad(), warnings.catch_warnings():
-        # That nn.LSTM lists its weights anew at each call is no fault of whoever exports one.
-        warnings.filterwarnings("ignore", "The tensor attributes .*_flat_weights")
+    with torch.no_grad(), _quiet():
         try:
             return torch.export.export(flat, (x, *fields), dynamic_shapes=(rows, (rows,) * len(fields))), None
         except Exception:  # the number of rows is built into some modules: one row can still be had
@@ -78,12 +63,25 @@ def capture(checked: Checked) -> tuple[ExportedProgram, int | None]:
                 raise ContractError(_reason(exc)) from exc
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch.export tells beside its errors: the graph so far, and warnings of what `check` looks for."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logger.disabled = True
+        try:
+            yield
+        finally:
+            logger.disabled = False
+
+
 def _reason(error: Exception) -> str:
     """What torch.export says, and where in the module."""
     said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     frames = [
         frame for frame in traceback.extract_tb(error.__traceback__)
-        if "/torch/" not in frame.filename and not frame.filename.endswith(("model/program.py", "model/export.py"))
+        if frame.filename != __file__ and not Path(frame.filename).is_relative_to(_TORCH)
     ]  # fmt: skip
     where = f" at {frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
     return (
@@ -103,53 +101,63 @@ def program_digest(program: ExportedProgram, described: Any) -> str:
     return digest.hexdigest()
 
 
-def load_program(path: Path) -> ExportedProgram:
-    """Raises ProgramError for a file that isn't one, or that would have to be unpickled."""
+def save_program(program: ExportedProgram, path: Path, checked: Checked) -> ExportedProgram:
+    """Writes a program, and returns it as it is loaded.
+
+    Raises ContractError if it holds what isn't loaded, or computes something else than the module.
+    """
+    with _quiet():
+        torch.export.save(program, path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            _check_archive(archive)
+        loaded = load_program(path)
+    except ProgramError as exc:
+        raise ContractError(f"the program of step can't be served: {exc}") from exc
+    _check_same_results(loaded, checked)
+    return loaded
+
+
+def _check_same_results(program: ExportedProgram, checked: Checked) -> None:
+    """From a new state on, and from one in which all fields differ."""
+    x, state = pytree.tree_map(lambda tensor: tensor[:1], checked.example)
+    run, step = stepping(program), _Flat(checked).eval()
+    leaves = pytree.tree_leaves(state)
+    fields = [leaves[at] for at in checked.order]
+    with torch.no_grad():
+        for _ in range(3):
+            expected = step(x, *fields)
+            for one, other in zip(run(x, *fields), expected, strict=True):
+                if not torch.allclose(one.double(), other.double(), TOLERANCE, TOLERANCE, equal_nan=True):
+                    raise ContractError(
+                        "the program that torch.export makes of step gives other results than step itself; expected a "
+                        "step that hangs on its arguments and the weights alone"
+                    )
+            fields = list(expected[1:])
+
+
+def load_program(path: Path) -> ExportedProgram:
+    """Raises ProgramError for a file that isn't one, or in which something would be executed but operators."""
+    try:
+        check_archive(path)
         program = torch.export.load(path)
         if any(each.kind is not OutputKind.USER_OUTPUT for each in program.graph_signature.output_specs):
             raise ProgramError("it changes its own weights or inputs as it steps")
         return program
-    except ProgramError:
-        raise
+    except ProgramError as exc:
+        raise ProgramError(f"{path} is refused: {exc}") from exc
     except Exception as exc:  # torch raises what it likes for a damaged file
         raise ProgramError(f"{path} isn't a program that torch {torch.__version__} can load: {exc}") from exc
 
 
-def _check_archive(archive: zipfile.ZipFile) -> None:
-    for entry in archive.namelist():
-        name = entry.partition("/")[2]
-        if name == _SAMPLE:
-            torch.load(io.BytesIO(archive.read(entry)), weights_only=True)
-        elif _RAW.fullmatch(name) is None and _KNOWN.fullmatch(name) is None:
-            raise ProgramError(f"it holds {name!r}, which isn't part of a program of weights and operators")
-        if name.endswith("_config.json"):
-            for key, value in _pairs(json.loads(archive.read(entry))):
-                if key == "use_pickle" and value:
-                    raise ProgramError("it holds pickled tensors, which could execute anything")
-        if name == "models/model.json":
-            _check_graph(json.loads(archive.read(entry)))
+def stepping(program: ExportedProgram) -> Callable[..., Sequence[Tensor]]:
+    """From x and the fields, the output and the fields after it.
 
-
-def _check_graph(graph: Any) -> None:
-    for key, value in _pairs(graph):
-        if key == "target" and isinstance(value, str) and _TARGET.fullmatch(value) is None:
-            raise ProgramError(f"it calls {value!r}; expected operators of torch.ops.aten")
-        if key == "expr_str" and _EXPRESSION.fullmatch(str(value)) is None:
-            raise ProgramError(f"it has a size of {value!r}; expected an expression of sizes")
-
-
-def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every key of a JSON document with its value, at all depths."""
-    if isinstance(value, dict):
-        yield from value.items()
-        for inner in value.values():
-            yield from _pairs(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _pairs(inner)
+    The graph itself, weights first: `program.module()` checks its inputs once more, for half as long as a small model's
+    step takes, and executes guards, which are text in the file.
+    """
+    tensors = {**program.state_dict, **program.constants}
+    inputs = program.graph_signature.input_specs
+    weights = [tensors[str(each.target)] for each in inputs if each.kind is not InputKind.USER_INPUT]
+    return partial(program.graph_module.forward, *weights)
 
 
 class Program:
@@ -160,12 +168,7 @@ class Program:
             from torch.export.passes import move_to_device_pass
 
             program = move_to_device_pass(program, str(device))
-        # The graph itself, weights first: `program.module()` checks its inputs once more, for half as long as a small
-        # model's step takes.
-        tensors = {**program.state_dict, **program.constants}
-        inputs = program.graph_signature.input_specs
-        weights = [tensors[str(each.target)] for each in inputs if each.kind is not InputKind.USER_INPUT]
-        self._step = partial(program.graph_module.forward, *weights)
+        self._step = stepping(program)
         self._layout, self._outputs = layout, outputs
 
     def __call__(self, inputs: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

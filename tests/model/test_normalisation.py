@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from dnc_serve.model.artifact import load_artifact
 from dnc_serve.model.dnc import DNC
-from dnc_serve.model.export import export, load_artifact
+from dnc_serve.model.export import export
 from dnc_serve.model.normalisation import Scale, folded, scale_of
 
 SIZES = {"nr_cells": 6, "cell_size": 5, "read_heads": 2, "output_size": 2, "clip": 0}
