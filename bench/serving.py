@@ -16,15 +16,17 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import nn
 
 from bench import bare
 from bench.run import Ratio, Run, number, ratio_table, table
-from bench.servers import MODEL, echo
+from bench.servers import MODEL, Served, echo
 from bench.unary import handler_load
 from dnc_serve.client import AsyncClient
 from dnc_serve.client.cli.load import LOADS, Figures, Server, Span, array_of, bits, lockstep, median_figures, run_loop
 from dnc_serve.handler.torchserve.archive import MODEL_NAME
 from dnc_serve.model.dnc import DNC
+from dnc_serve.model.export import export
 from dnc_serve.model.weights import save_weights
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
@@ -68,6 +70,7 @@ def main() -> None:
         against_floors(run, turns)
         if not run.quick:
             of_readme_size(run, alone)
+        of_an_lstm(run)
         figures = {key: median_figures([turn[key] for turn in turns]) for key in turns[0] if key[0] != "bare"}
         cost = [cost_of(turns, versions, *row) for row in COST]
         text = f"{loads_table(figures)}\n\n{cost_table(cost)}\n\n{ratio_table(run.ratios)}"
@@ -126,6 +129,35 @@ def of_readme_size(run: Run, alone: Any) -> None:
     for label in measures:
         rates = [turn[label].timesteps_per_s / turn["bare"] for turn in turns]
         run.ratio(f"README size, {label}: rate / bare", rates, at_least=0.9)
+
+
+def of_an_lstm(run: Run) -> None:
+    """What a server adds to the steps of a model that is no DNC, beside what it adds to a DNC's."""
+    with tempfile.TemporaryDirectory(prefix="dnc-bench-") as folder:
+        torch.manual_seed(0)
+        export(nn.LSTM(10, 128, 2), folder)
+        with run.served(model=run.asked.model) as dnc, run.served(model=folder) as lstm:
+            measures = {
+                (name, label): partial(added_us, run, server, label)
+                for label in (LONE, MANY)
+                for name, server in (("dnc", dnc), ("lstm", lstm))
+            }
+            turns = run.turns(measures)
+    for label in (LONE, MANY):
+        ratios = [turn["lstm", label] / turn["dnc", label] for turn in turns]
+        run.ratio(f"{label}: µs that a server adds to an LSTM's step / to a DNC's", ratios, at_most=1.1)
+
+
+def added_us(run: Run, server: Served, label: str) -> float:
+    """Processor time of a chunk of one timestep, without what the server itself says that its ticks took."""
+    before = server.metrics()
+    figures = run.stream(server.endpoint, LOADS[label])()
+    after = server.metrics()
+    tick_s, chunks = (
+        after[f"dnc_{name}_sum", ""] - before.get((f"dnc_{name}_sum", ""), 0.0)
+        for name in ("tick_duration_seconds", "batch_size")
+    )
+    return figures.server_us - tick_s / chunks * 1e6
 
 
 def against_floors(run: Run, turns: Sequence[Mapping[Any, Any]]) -> None:
