@@ -112,8 +112,13 @@ def test_what_the_page_says_can_be_pasted(server: ServerProcess) -> None:
     program = program.replace("localhost:8500", server.address).replace("(2, 10)", f"(2, {INPUTS.shape[1]})")
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout == "(2, 4) 4\n"
-    curl = next(text for text in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "curl" in text)
-    curl = curl.replace("localhost:8501", f"127.0.0.1:{HTTP_PORT}")
-    curl = curl.replace("[1, 10]", "[1, 5]").replace("[1,0,0,0,0,0,0,0,0,0]", "[1,0,0,0,0]")
-    ran = subprocess.run(["bash", "-euc", curl], capture_output=True, text=True, check=True)
-    assert json.loads(ran.stdout)["parameters"]["position"] == 1
+    infer, own = (text for text in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "curl" in text)
+    assert json.loads(shell(infer))["parameters"]["position"] == 1
+    assert re.findall(r"^event: (\w+)$", shell(own), re.MULTILINE) == ["chunk", "chunk", "end", "frame"]
+
+
+def shell(block: str) -> str:
+    """What a block of the page prints."""
+    block = block.replace("localhost:8501", f"127.0.0.1:{HTTP_PORT}").replace("[1, 10]", "[1, 5]")
+    block = block.replace("[1,0,0,0,0,0,0,0,0,0]", "[1,0,0,0,0]").replace("[0,1,0,0,0,0,0,0,0,0]", "[0,1,0,0,0]")
+    return subprocess.run(["bash", "-euc", block], capture_output=True, text=True, check=True).stdout
