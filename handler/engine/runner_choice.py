@@ -36,8 +36,11 @@ TOLERANCE = 1e-5
 # Rows in which a near-tie between two slots may fall otherwise than in TorchScript: both orders are right.
 SHARE_OF_TIES = 0.1
 PROOF_ROWS, PROOF_TICKS, FEWEST_PROOF_TICKS = 20, 200, 20
-# Of states in the whole proof, so that a large model's start does not take a minute.
+# Of states in the whole proof, so that a large model's start does not take a minute; and of those at once, of which
+# there are some copies.
 PROOF_NUMBERS = 100_000_000
+NUMBERS_AT_ONCE = 100_000_000
+FEWEST_PROOF_ROWS = 4
 
 
 def choose_runner(artifact: Artifact, device: str, code: str, caches: Sequence[Path]) -> ModelRunner:
@@ -95,20 +98,21 @@ def prove(kernel: RowKernel, artifact: Artifact) -> None:
     1, or states; of these the rows that differ most are left out.
     """
     size = artifact.layout.size
-    ticks = max(FEWEST_PROOF_TICKS, min(PROOF_TICKS, PROOF_NUMBERS // (PROOF_ROWS * size)))
-    judged = PROOF_ROWS - int(PROOF_ROWS * SHARE_OF_TIES)
+    count = max(FEWEST_PROOF_ROWS, min(PROOF_ROWS, NUMBERS_AT_ONCE // size))
+    ticks = max(FEWEST_PROOF_TICKS, min(PROOF_TICKS, PROOF_NUMBERS // (count * size)))
+    judged = count - max(1, int(count * SHARE_OF_TIES))
     random = np.random.default_rng(20161027)
-    inputs = random.standard_normal((ticks, PROOF_ROWS, kernel.input_size), np.float32)
+    inputs = random.standard_normal((ticks, count, kernel.input_size), np.float32)
     inputs[:, ::2] = np.sign(inputs[:, ::2])  # tasks of bits, as the bundled ones
-    states = np.zeros((PROOF_ROWS, size), np.float32)
-    slab, rows = np.zeros((2 * PROOF_ROWS, size), np.float32), range(PROOF_ROWS)
+    states = np.zeros((count, size), np.float32)
+    slab, rows = np.zeros((2 * count, size), np.float32), range(count)
     for tick in range(ticks):
-        slab[:PROOF_ROWS] = states
-        outputs, finite = kernel.step(slab, rows, range(PROOF_ROWS, 2 * PROOF_ROWS), inputs[tick : tick + 1])
+        slab[:count] = states
+        outputs, finite = kernel.step(slab, rows, range(count, 2 * count), inputs[tick : tick + 1])
         with torch.inference_mode():
             both = artifact.tick(torch.from_numpy(inputs[tick : tick + 1]), torch.from_numpy(states))
         expected, after = (tensor.numpy() for tensor in both)
-        by_row = np.sort(np.abs(slab[PROOF_ROWS:] - after).max(axis=1))[:judged]
+        by_row = np.sort(np.abs(slab[count:] - after).max(axis=1))[:judged]
         for what, apart, of in (
             ("outputs", np.abs(outputs - expected).max(), expected),
             ("states", by_row.max(), after),
