@@ -18,7 +18,7 @@ from dnc_serve.client.arrays import Array
 from dnc_serve.client.cli.demos import DemoFailed
 from dnc_serve.client.cli.demos.layout import save_picture, table
 from dnc_serve.client.cli.demos.server import Visit, by_slot, in_another_process, serving, steps
-from dnc_serve.client.cli.files import made_folder
+from dnc_serve.client.cli.files import expecting, made_folder
 from dnc_serve.client.cli.parser import path
 from dnc_serve.client.client import Client, Session
 from dnc_serve.client.errors import ModelMismatch, SessionError
@@ -209,7 +209,8 @@ def read_map(path: Path) -> "StationMap":
     from dnc_serve.model.tasks.station_map import StationMap
 
     try:
-        station_map = StationMap.from_csv(path)
+        with expecting(path, "a CSV file of from,line,to"):
+            station_map = StationMap.from_csv(path)
     except ValueError as exc:
         raise DemoFailed(str(exc)) from exc
     if len(station_map.triples) > BUNDLED.max_triples:
