@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from dnc_serve.model import DNC, links
-from dnc_serve.model.allocator import keep_freed_memory
+from dnc_serve.model.device import keep_freed_memory
 
 CASES: dict[str, dict[str, Any]] = {
     "readme": {

@@ -106,8 +106,7 @@ def run(args: argparse.Namespace) -> int:
     """Trains or examines; exit code 2 for wrong values, 1 for a run that failed or was interrupted."""
     import torch
 
-    from dnc_serve.model.allocator import keep_freed_memory
-    from dnc_serve.model.device import check_device
+    from dnc_serve.model.device import check_device, keep_freed_memory
     from dnc_serve.model.train import NotFiniteError
 
     keep_freed_memory()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from dnc_serve.model.denormals import denormals_flushed
+from dnc_serve.model.numerics import denormals_flushed
 from dnc_serve.model.dnc import DNC
 
 if TYPE_CHECKING:
