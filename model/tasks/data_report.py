@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from dnc_serve.model.numerics import denormals_flushed
 from dnc_serve.model.dnc import DNC
+from dnc_serve.model.numerics import denormals_flushed
 
 if TYPE_CHECKING:
     from dnc_serve.model.tasks.data import Data, DataTask, Part

@@ -28,8 +28,8 @@ def door(shared_door: Door) -> Iterator[Door]:
     shared_door.create("s")
     shared_door.step("s", random_inputs(0, 3))
     yield shared_door
-    for session_id in ("s", "t"):
-        shared_door.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session_id), timeout=TIMEOUT)
+    for session in shared_door.stub.ListSessions(pb.ListSessionsRequest(), timeout=TIMEOUT).sessions:
+        shared_door.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.session_id), timeout=TIMEOUT)
 
 
 def call_of(kind: str, door: Door) -> pb.Call:
