@@ -32,7 +32,7 @@ def test_a_healthy_machine(small_artifact: Path, tmp_path: Path) -> None:
     assert {finding["status"] for finding in findings.values()} == {"ok"}
     assert "from float32[5] to float32[4], a session takes" in findings["model"]["found"]
 
-    plain = doctor("--model", str(artifact), "--state-dir", str(tmp_path), "--json", "--runtime", "plain")
+    plain = doctor("--model", str(small_artifact), "--state-dir", str(tmp_path), "--json", "--runtime", "plain")
     assert plain.returncode == 0, plain.stdout
     asked = [finding["what"] for finding in json.loads(plain.stdout)]
     assert asked == [what for what in findings if what not in ("torchserve", "PyYAML", "java")]
