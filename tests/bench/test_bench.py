@@ -93,6 +93,7 @@ def test_an_echo_takes_the_same_loads() -> None:
             assert stream_load(floor, replace(load, rounds=2), Span(0.0)).calls == 2 * load.sessions
 
 
+@pytest.mark.long  # starts two servers and four processes with torch; loads, echo and report are tested by themselves
 def test_the_serving_program_writes_its_section(tmp_path: Path) -> None:
     (tmp_path / DOCUMENT).write_text("<!-- measured: serving -->\n<!-- end: serving -->\n")
     command = [sys.executable, "-m", "bench.serving", "--quick", "--docs", str(tmp_path)]
