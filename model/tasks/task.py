@@ -71,11 +71,9 @@ class Task(ABC):
         """The variants of this task on which a model's card reports, by name."""
         return {"as trained": self}
 
-    def examine(self, model: "DNC", episodes: int) -> Iterator[object]:
-        """What `dnc train --evaluate` prints of a model, line by line: each exam from each start, of fresh draws."""
-        from dnc_serve.model.evaluate import evaluate
-
-        yield from evaluate(self, model, episodes)
+    def examine(self, model: "DNC", episodes: int) -> Iterator[object] | None:
+        """What `dnc train --evaluate` prints of a model, line by line; None: `evaluate` its exams."""
+        return None
 
     def servable(self, model: "DNC") -> "DNC":
         """The model that is saved and served, of the one that is trained: itself, unless it was given scaled data."""
