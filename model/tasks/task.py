@@ -15,6 +15,16 @@ from dnc_serve.model.recipe import Recipe
 if TYPE_CHECKING:
     from dnc_serve.model.dnc import DNC
 
+# Ours, by the names of their modules.
+TASKS = {
+    "copy": "Copy",
+    "repeat_copy": "RepeatCopy",
+    "recall": "Recall",
+    "graph": "Graph",
+    "adding": "Adding",
+    "argmax": "Argmax",
+}
+
 
 class Batch(NamedTuple):
     """Sequences of one length, time first as `DNC.unroll` takes them."""
@@ -86,8 +96,6 @@ class Task(ABC):
     @property
     def argument(self) -> str:
         """What `dnc train` is given to train on it, or to go on."""
-        from dnc_serve.model.tasks import address_of
-
         return address_of(type(self))
 
     @classmethod
@@ -103,6 +111,13 @@ class Task(ABC):
             if default not in (MISSING, None) and isinstance(value, Real) != isinstance(default, Real):
                 raise ValueError(f"task option {name} is {value!r}; expected a value as its default, {default!r}")
         return cls(**options)
+
+
+def address_of(task: type[Task]) -> str:
+    """The name by which `task_class` finds a task again."""
+    if task.__module__ == f"dnc_serve.model.tasks.{task.name}" and TASKS.get(task.name) == task.__name__:
+        return task.name
+    return f"{task.__module__}:{task.__qualname__}"
 
 
 def option(default: Any, help: str) -> Any:
