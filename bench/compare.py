@@ -4,7 +4,7 @@
 
 The axes: sessions from 1 to 10,000, timesteps of a chunk from 1 to 64, memory slots from 16 to 1,024. What is judged is
 the median of some alternating runs, the rest of the axes is run once. Every server gets its load from bare stubs in the
-same process, and those that speak Triton's protocol also from perf_analyzer; `bench/ticks.py` has the models without
+same process, and those that speak Triton's protocol also from perf_analyzer; `bench.ticks` has the models without
 servers. The first run installs the peers into the cache folder.
 """
 

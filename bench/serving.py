@@ -21,6 +21,7 @@ from torch import nn
 from bench import bare
 from bench.run import Ratio, Run, number, ratio_table, table
 from bench.servers import MODEL, Served, echo
+from bench.ticks import README_SIZE
 from bench.unary import handler_load
 from dnc_serve.client import AsyncClient
 from dnc_serve.client.cli.load import LOADS, Figures, Server, Span, array_of, bits, lockstep, median_figures, run_loop
@@ -34,12 +35,6 @@ NOW, BEFORE, ECHO = "now", "before", "echo"
 LONE, TWO, EIGHT, MANY, MANY_LONG, BATCHES, BATCHES_LONG, EACH, EIGHT_EACH = LOADS
 OFF, LIBRARY = "lone stream, durability off", "lone stream, client library"
 TORCHSERVE = {callers: f"TorchServe's own endpoint, {callers} at once" for callers in (1, 64)}
-# The size that the `dnc` package's README shows: a step is many times the bundled models', and what a server adds
-# should vanish beside it.
-README_SIZE: dict[str, Any] = {
-    "input_size": 64, "hidden_size": 128, "rnn_type": "lstm", "num_layers": 4, "num_hidden_layers": 1, "nr_cells": 100,
-    "cell_size": 32, "read_heads": 4,
-}  # fmt: skip
 
 Of = Callable[[str], Figures]  # by load
 # What a chunk costs, of a server's figures and the echo's, and what it should cost.

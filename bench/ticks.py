@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench.readme_size import SIZES
 
 from dnc_serve.model.config import DNCConfig
 from dnc_serve.model.dnc import DNC
@@ -32,6 +31,12 @@ from dnc_serve.model.layout import StateLayout
 from dnc_serve.model.pretrained import path
 from dnc_serve.model.weights import load_model
 
+# The size that the `dnc` package's README shows: a step is many times the bundled models', and what a server adds
+# should vanish beside it.
+README_SIZE: dict[str, Any] = {
+    "input_size": 64, "hidden_size": 128, "rnn_type": "lstm", "num_layers": 4, "num_hidden_layers": 1, "nr_cells": 100,
+    "cell_size": 32, "read_heads": 4,
+}  # fmt: skip
 ROWS = (1, 8, 64)
 TICKS = (1, 8)
 KERNEL, TORCHSCRIPT, PACKAGE = "row kernel", "TorchScript", "dnc package"
@@ -65,7 +70,7 @@ def model_of(name: str) -> DNC:
     """The model of that name, or of so many slots."""
     if name == "readme":
         torch.manual_seed(0)
-        return DNC(**SIZES).eval()
+        return DNC(**README_SIZE).eval()
     if name.isdecimal():
         return load_model(path("copy"), nr_cells=int(name)).eval()
     return load_model(Path(name) if Path(name).is_dir() else path(name)).eval()

@@ -2,6 +2,8 @@
 
 import asyncio
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,19 +49,26 @@ class TLS:
             raise ValueError(f"certificate is {self.certificate} and key {self.key}; expected both or neither")
         context = ssl.create_default_context()
         if self.ca is not None:
-            try:
+            with _expecting(f"ca is {str(self.ca)!r}; expected a PEM file with certificates"):
                 context.load_verify_locations(self.ca)
-            except ssl.SSLError as exc:
-                raise ValueError(f"ca is {str(self.ca)!r}; expected a PEM file with certificates ({exc})") from None
         if self.certificate is not None:
-            try:
+            with _expecting(
+                f"certificate is {str(self.certificate)!r} and key {str(self.key)!r}; expected PEM files of a "
+                "certificate and of its key, unencrypted"
+            ):
                 context.load_cert_chain(self.certificate, self.key, password="")  # or it would ask at the terminal
-            except ssl.SSLError as exc:
-                raise ValueError(
-                    f"certificate is {str(self.certificate)!r} and key {str(self.key)!r}; expected PEM files of a "
-                    f"certificate and of its key, unencrypted ({exc})"
-                ) from None
         return context
+
+
+@contextmanager
+def _expecting(fault: str) -> Iterator[None]:
+    """Raises what is said of a file with the fault: OSError if it can't be read, ValueError for what is in it."""
+    try:
+        yield
+    except ssl.SSLError as exc:
+        raise ValueError(f"{fault} ({exc})") from None
+    except OSError as exc:
+        raise type(exc)(f"{fault} ({exc.strerror})") from None
 
 
 async def closed_by(host: str, port: int, tls: TLS | None) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 from dnc_serve.model.config import DNCConfig
-from dnc_serve.model.few_rows import filled_up
+from dnc_serve.model.numerics import filled_up
 from dnc_serve.model.state import ControllerHidden
 
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}

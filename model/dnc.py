@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from dnc_serve.model import sequences
 from dnc_serve.model.config import DNCConfig, as_flag, as_whole, unknown_names
 from dnc_serve.model.controller import Cell, Controller
-from dnc_serve.model.few_rows import filled_up
 from dnc_serve.model.interface import InterfaceLayer
 from dnc_serve.model.memory import MemoryAccess
+from dnc_serve.model.numerics import filled_up
 from dnc_serve.model.state import ControllerHidden, DNCState, MemoryState, memory_shapes
 
 

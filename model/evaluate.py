@@ -45,6 +45,12 @@ class Figure:
         )
 
 
+def examined(task: Task, model: DNC, episodes: int) -> Iterator[object]:
+    """What `dnc train --evaluate` prints of a model, line by line."""
+    own = task.examine(model, episodes)
+    return evaluate(task, model, episodes) if own is None else own
+
+
 @torch.no_grad()
 def evaluate(
     task: Task, model: DNC, episodes: int = 1000, seed: int = 20161012, starts: Sequence[str] = STARTS

@@ -1,20 +1,39 @@
 """Hidden states as callers give them: the `dnc` package's tuples, dicts and Nones made into a `DNCState`."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from dnc_serve.model.config import DNCConfig
 from dnc_serve.model.state import ControllerHidden, DNCState, MemoryState, memory_shapes
 
-if TYPE_CHECKING:
-    from dnc_serve.model.dnc import DNC
-
 Shape = tuple[int, ...]
 
 
-def as_state(dnc: "DNC", hidden: Any, batch_size: int) -> DNCState:
+class Network(Protocol):
+    """What whole sequences, and the states that they begin with, ask of a DNC."""
+
+    config: DNCConfig
+    like: Tensor
+
+    @property
+    def batch_first(self) -> bool: ...
+
+    @property
+    def debug(self) -> bool: ...
+
+    @property
+    def feed_reads_at_once(self) -> bool: ...
+
+    def initial_state(self, batch_size: int) -> DNCState: ...
+
+    def step_observed(
+        self, x: Tensor, state: DNCState, pass_through_memory: bool, accesses: list[MemoryState]
+    ) -> tuple[Tensor, DNCState]: ...
+
+
+def as_state(dnc: Network, hidden: Any, batch_size: int) -> DNCState:
     """What `forward` was given as `hidden`, with the model's initial state for what is None.
 
     Raises ValueError or TypeError that names the part, what it is and what was expected.

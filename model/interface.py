@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from dnc_serve.model.config import DNCConfig
-from dnc_serve.model.few_rows import filled_up
+from dnc_serve.model.numerics import filled_up
 
 
 class Interface(NamedTuple):

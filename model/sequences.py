@@ -1,21 +1,18 @@
 """Whole sequences in and out of a DNC, in every form that `DNC.forward` takes outside TorchScript."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from dnc_serve.model.hidden import as_state
+from dnc_serve.model.hidden import Network, as_state
 from dnc_serve.model.state import DNCState, MemoryState, as_array, concatenate
 
-if TYPE_CHECKING:
-    from dnc_serve.model.dnc import DNC
 
-
-def run(dnc: "DNC", input: Any, hidden: Any, reset_experience: bool, pass_through_memory: bool) -> Any:
+def run(dnc: Network, input: Any, hidden: Any, reset_experience: bool, pass_through_memory: bool) -> Any:
     """`DNC.forward` outside TorchScript: (outputs, state), and the debug table as a third if `dnc.debug`."""
     batch_size = _check_input(dnc, input)
     state = as_state(dnc, hidden, batch_size)
@@ -57,7 +54,7 @@ def debug_table(accesses: list[MemoryState]) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def _run_timesteps(
-    dnc: "DNC",
+    dnc: Network,
     timesteps: Iterable[Tensor],
     state: DNCState,
     pass_through_memory: bool,
@@ -88,7 +85,7 @@ def _run_timesteps(
     return outputs, concatenate([state, *reversed(ended)]) if ended else state
 
 
-def _check_input(dnc: "DNC", input: Any) -> int:
+def _check_input(dnc: Network, input: Any) -> int:
     """The batch size. Raises if the input isn't what the model takes."""
     config, like = dnc.config, dnc.like
     data = input.data if isinstance(input, PackedSequence) else input

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from dnc_serve.model.controller import Controller
 from dnc_serve.model.dnc import DNC
-from dnc_serve.model.few_rows import LEAST_ROWS
 from dnc_serve.model.interface import Interface, InterfaceLayer
 from dnc_serve.model.layout import StateLayout
+from dnc_serve.model.numerics import LEAST_ROWS
 from dnc_serve.model.state import MemoryState
 
 

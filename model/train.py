@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dnc_serve.model.denormals import denormals_flushed
 from dnc_serve.model.diagnosis import first_non_finite, first_non_finite_gradient
 from dnc_serve.model.dnc import DNC
+from dnc_serve.model.numerics import denormals_flushed
 from dnc_serve.model.recipe import Recipe
 from dnc_serve.model.state import DNCState
 from dnc_serve.model.tasks.task import Batch, Task, random_int, random_share

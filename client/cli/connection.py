@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from dnc_serve.client.calls import DEFAULT_CONNECT_TIMEOUT_S
 from dnc_serve.client.checks import checked_seconds, token_fault
+from dnc_serve.client.cli.files import expecting
 from dnc_serve.client.cli.parser import path
 from dnc_serve.client.client import Client
 from dnc_serve.client.tls import TLS
@@ -89,7 +90,8 @@ def credentials(args: argparse.Namespace) -> tuple[Token | None, TLS | None]:
 
 
 def _token_of(file: Path) -> str:
-    token = file.read_text().strip()
+    with expecting(f"--token-file is {str(file)!r}", "a file with a bearer token"):
+        token = file.read_text().strip()
     if not token:
         raise ValueError(f"--token-file is {str(file)!r}, which is empty; expected a bearer token in it")
     return token

@@ -18,6 +18,15 @@ def reason(error: Exception) -> str:
 
 
 @contextlib.contextmanager
+def expecting(file: object, expected: str) -> Iterator[None]:
+    """Whoever opens the file within is told which one it was, and what was expected, if that fails."""
+    try:
+        yield
+    except OSError as exc:
+        raise type(exc)(f"{file}: {exc.strerror}; expected {expected}") from exc
+
+
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A name beside the path, of the same suffix, that takes its place in the end; after a failure nothing has changed.
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from dnc_serve.client.cli.connection import add_connection, add_session, connect
-from dnc_serve.client.cli.files import replacing
+from dnc_serve.client.cli.files import expecting, replacing
 from dnc_serve.client.cli.parser import Command, path
 from dnc_serve.client.client import Session
 from dnc_serve.client.errors import DncError
@@ -34,7 +34,10 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    blob = args.file.read_bytes() if args.action == "import" else b""
+    blob = b""
+    if args.action == "import":
+        with expecting(args.file, "what `dnc sessions export` has written"):
+            blob = args.file.read_bytes()
     with connect(args) as client:
         if args.action == "export":
             with replacing(args.file) as beside:

@@ -37,7 +37,7 @@ class Source:
                 cast(io.BufferedReader, sys.stdin.buffer) if path == STANDARD else Path(path).open("rb")  # noqa: SIM115
             )
         except OSError as exc:
-            raise BadFile(f"{path}: {exc.strerror}") from exc
+            raise BadFile(f"{path}: {exc.strerror}; expected a file of timesteps, CSV or .npy") from exc
         self._start = self._file.tell() if self._file.seekable() else None  # a pipe can't be read twice
         self.is_npy = self._file.peek(len(NPY_MAGIC))[: len(NPY_MAGIC)] == NPY_MAGIC
         suffix = "" if path == STANDARD else Path(path).suffix.lower()

@@ -9,6 +9,7 @@ import sys
 import tomllib
 from datetime import UTC, datetime, timedelta
 
+from dnc_serve.client.cli.files import expecting
 from dnc_serve.client.cli.parser import count, path
 
 HELP = "make a bearer token, and its entry for the server's file of tokens"
@@ -46,10 +47,11 @@ def run(args: argparse.Namespace) -> int:
         print(entry, file=sys.stderr)
     else:
         try:
-            before = args.file.read_text() if args.file.exists() else ""
-            tomllib.loads(f"{before}\n{entry}")
-            with args.file.open("a") as file:
-                file.write(f"\n{entry}")
+            with expecting(args.file, "a file of tokens, or a name for one in a folder that is there"):
+                before = args.file.read_text() if args.file.exists() else ""
+                tomllib.loads(f"{before}\n{entry}")
+                with args.file.open("a") as file:
+                    file.write(f"\n{entry}")
         except ValueError as exc:  # tomllib.TOMLDecodeError, UnicodeDecodeError
             print(f"dnc token: {args.file} is no file of tokens, and stays as it is: {exc}", file=sys.stderr)
             return 1

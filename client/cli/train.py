@@ -106,8 +106,7 @@ def run(args: argparse.Namespace) -> int:
     """Trains or examines; exit code 2 for wrong values, 1 for a run that failed or was interrupted."""
     import torch
 
-    from dnc_serve.model.allocator import keep_freed_memory
-    from dnc_serve.model.device import check_device
+    from dnc_serve.model.device import check_device, keep_freed_memory
     from dnc_serve.model.train import NotFiniteError
 
     keep_freed_memory()
@@ -239,12 +238,13 @@ def _galleries(args: argparse.Namespace) -> "list[Gallery]":
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    from dnc_serve.model.evaluate import examined
     from dnc_serve.model.weights import load_model
 
     folder = _model_folder(args.evaluate)
     plan = _plan(folder, args.task, args.evaluate)
     model = load_model(folder, nr_cells=args.nr_cells, device=args.device)
-    for figure in plan.task.examine(model, args.episodes):
+    for figure in examined(plan.task, model, args.episodes):
         print(figure, flush=True)
     return 0
 

@@ -89,6 +89,9 @@ class OrderedStream(ABC):
 
     # Whether what follows a refusal might be applied in its stead, and so is refused: see `ErrorState`.
     refuses_behind = True
+    # How a reply begins that may leave with others in one message. One that was encoded before there were batches may
+    # still wait: joined with those, whose field excludes its own, it would be lost.
+    batch_tag = b""
 
     def __init__(
         self,
@@ -215,11 +218,11 @@ class OrderedStream(ABC):
                 if not isinstance(reply, bytes):
                     for part in reply:
                         await self._context.write(part)
-                elif self._batches:
+                elif self._batches and reply[:1] == self.batch_tag:
                     batch, size = [reply], len(reply)
                     while self._outbox and len(batch) < BATCH_MESSAGES and size < BATCH_BYTES:
                         another, its_bytes = self._outbox[0]
-                        if not isinstance(another, bytes):
+                        if not isinstance(another, bytes) or another[:1] != self.batch_tag:
                             break
                         self._outbox.popleft()
                         batch.append(another)

@@ -1,5 +1,6 @@
 """The port that Prometheus scrapes."""
 
+import contextlib
 import socket
 import threading
 from socketserver import ThreadingMixIn
@@ -32,6 +33,8 @@ class Scrapes:
         threading.Thread(target=self._server.serve_forever, name="dnc-metrics", daemon=True).start()
 
     def stop(self) -> None:
+        with contextlib.suppress(OSError):
+            self._server.socket.shutdown(socket.SHUT_RDWR)  # else the server would look for its end twice a second
         self._server.shutdown()
         self._server.server_close()
 

@@ -29,6 +29,8 @@ Message = pb.StreamRequest | ServeError
 class SessionStream(OrderedStream):
     """One stream of one caller; it answers in batches once it was sent one."""
 
+    batch_tag = pb.StreamResponse(batch=pb.ResponseBatch()).SerializeToString()[:1]
+
     def go_away(self, reason: str) -> None:
         """Reads no more, answers what was read, and ends, telling the client why."""
         message = pb.StreamResponse(go_away=pb.GoAway(reason=reason, retry_after_seconds=GO_AWAY_RETRY_S))

@@ -17,8 +17,7 @@ from dnc_serve.handler.arrays import Array, Float32
 from dnc_serve.handler.engine.model_runner import ModelRunner, Stepped, fingerprint_of
 from dnc_serve.handler.engine.state_rows import StateRows
 from dnc_serve.model.artifact import Artifact, DNCArtifact
-from dnc_serve.model.numerics import numeric_environment
-from dnc_serve.model.processor import processor
+from dnc_serve.model.numerics import numeric_environment, processor
 from dnc_serve.model.rows import TensorSpec
 
 CANDIDATES = (1, 2, 4, 8, 12, 16, 32, 64)

@@ -7,18 +7,10 @@ from typing import Any
 
 from dnc_serve.model.by_name import import_by_name
 from dnc_serve.model.recipe import Recipe, Start
-from dnc_serve.model.tasks.task import Batch, Task, option
+from dnc_serve.model.tasks.task import TASKS, Batch, Task, address_of, option
 
 __all__ = ["TASKS", "Batch", "Recipe", "Start", "Task", "address_of", "make_task", "option", "task_class"]
 
-TASKS = {
-    "copy": "Copy",
-    "repeat_copy": "RepeatCopy",
-    "recall": "Recall",
-    "graph": "Graph",
-    "adding": "Adding",
-    "argmax": "Argmax",
-}
 EXPECTED = f"one of {', '.join(TASKS)}, a class as my_package.my_tasks:MyTask, or data: an .npz, a .csv or their folder"
 
 
@@ -49,13 +41,6 @@ def task_class(name: str) -> type[Task]:
         raise ValueError(f"task is {name!r}; expected {EXPECTED}")
     found: type[Task] = getattr(import_module(f"dnc_serve.model.tasks.{key}"), TASKS[key])
     return found
-
-
-def address_of(task: type[Task]) -> str:
-    """The name by which `task_class` finds a task again."""
-    if task.__module__ == f"dnc_serve.model.tasks.{task.name}" and TASKS.get(task.name) == task.__name__:
-        return task.name
-    return f"{task.__module__}:{task.__qualname__}"
 
 
 def _imported(name: str) -> type[Task]:

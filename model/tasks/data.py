@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -12,36 +12,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from dnc_serve.model.dnc import DNC
-from dnc_serve.model.normalisation import Scale, folded, scale_of
+from dnc_serve.model.normalisation import folded, scale_of
 from dnc_serve.model.recipe import Recipe
-from dnc_serve.model.tasks.data_report import report, write_card
+from dnc_serve.model.tasks.data_report import Data, Part, report, write_card
 from dnc_serve.model.tasks.sequence_files import Sequences, read_sequences
 from dnc_serve.model.tasks.task import Batch, Task, option
 
 KINDS = ("auto", "numbers", "classes")
 WRONG = 0.5  # a number is counted as wrong that is off by more than so much of its column's deviation
-
-
-class Part(NamedTuple):
-    """Some of the sequences, one behind the other, as they are in the file."""
-
-    inputs: Tensor  # [rows, I], float32
-    targets: Tensor  # [rows, O], float32; or [rows, 1], int64: a class
-    due: Tensor  # [rows], bool; whether an answer is expected
-    lengths: Tensor  # [sequences], int64
-
-
-class Data(NamedTuple):
-    """A source as it is trained on: split, and with the scales of what is trained on."""
-
-    trained: Part
-    held_out: Part
-    classes: int | None  # None: the targets are numbers
-    input_scale: Scale
-    output_scale: Scale | None  # None for classes
-    input_names: list[str]
-    output_names: list[str]
-    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,4 +211,4 @@ class DataTask(Task):
         yield from report(self.data, model)
 
     def card(self, model: DNC, command: str) -> str | None:
-        return write_card(self, model, command)
+        return write_card(self.source, self.data, model, command)

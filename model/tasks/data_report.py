@@ -1,18 +1,38 @@
-"""How far a model is off on sequences that it wasn't trained on, in the data's units; and its card."""
+"""Data as it is trained on; how far a model is off on what it wasn't trained on, in the data's units; and its card."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from dnc_serve.model.denormals import denormals_flushed
 from dnc_serve.model.dnc import DNC
-
-if TYPE_CHECKING:
-    from dnc_serve.model.tasks.data import Data, DataTask, Part
+from dnc_serve.model.normalisation import Scale
+from dnc_serve.model.numerics import denormals_flushed
 
 ROWS = 64  # sequences side by side
+
+
+class Part(NamedTuple):
+    """Some of the sequences, one behind the other, as they are in the file."""
+
+    inputs: Tensor  # [rows, I], float32
+    targets: Tensor  # [rows, O], float32; or [rows, 1], int64: a class
+    due: Tensor  # [rows], bool; whether an answer is expected
+    lengths: Tensor  # [sequences], int64
+
+
+class Data(NamedTuple):
+    """A source as it is trained on: split, and with the scales of what is trained on."""
+
+    trained: Part
+    held_out: Part
+    classes: int | None  # None: the targets are numbers
+    input_scale: Scale
+    output_scale: Scale | None  # None for classes
+    input_names: list[str]
+    output_names: list[str]
+    sha256: str
 
 
 class Errors(NamedTuple):
@@ -42,7 +62,7 @@ class Errors(NamedTuple):
         return f"{self.part}, {self.sequences} sequences, {self.answers} answers: {how}"
 
 
-def report(data: "Data", model: DNC) -> Iterator[Errors]:
+def report(data: Data, model: DNC) -> Iterator[Errors]:
     """The errors of a servable model: held out, and trained on."""
     for name, part in (("held out", data.held_out), ("trained on", data.trained)):
         outputs, targets = _outputs(model, part)[part.due], part.targets[part.due]
@@ -67,7 +87,7 @@ def _root_mean_square(differences: Tensor) -> list[float]:
 
 @torch.no_grad()
 @denormals_flushed()
-def _outputs(model: DNC, part: "Part") -> Tensor:
+def _outputs(model: DNC, part: Part) -> Tensor:
     """What the model answers to each row [rows, O]; sequences of like lengths go side by side."""
     was_training = model.training
     model.eval()
@@ -84,9 +104,9 @@ def _outputs(model: DNC, part: "Part") -> Tensor:
     return answers
 
 
-def write_card(task: "DataTask", model: DNC, command: str) -> str:
+def write_card(source: str, data: Data, model: DNC, command: str) -> str:
     """What is worth knowing of a model that was trained on data."""
-    data, config = task.data, model.config
+    config = model.config
     held_out, trained = report(data, model)
     lengths = torch.cat((data.trained.lengths, data.held_out.lengths))
     kind = f"one of {data.classes} classes, as logits" if data.classes else "numbers, by their mean squared error"
@@ -101,7 +121,7 @@ def write_card(task: "DataTask", model: DNC, command: str) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| data | {task.source}, sha256 {data.sha256} |",
+        f"| data | {source}, sha256 {data.sha256} |",
         f"| sequences | {len(lengths)} of {int(lengths.min())} to {int(lengths.max())} timesteps; "
         f"{held_out.sequences} of them held out |",
         f"| inputs | {config.input_size}, as they are in the file |",

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dnc_serve.model.allocator import keep_freed_memory
+from dnc_serve.model.device import keep_freed_memory
 from dnc_serve.model.evaluate import FRESH, evaluate
 from dnc_serve.model.interrupt import Interrupt
 from dnc_serve.model.pictures import Gallery, PngGallery, TensorBoardGallery, VisdomGallery, heatmaps

@@ -15,6 +15,16 @@ from dnc_serve.model.recipe import Recipe
 if TYPE_CHECKING:
     from dnc_serve.model.dnc import DNC
 
+# Ours, by the names of their modules.
+TASKS = {
+    "copy": "Copy",
+    "repeat_copy": "RepeatCopy",
+    "recall": "Recall",
+    "graph": "Graph",
+    "adding": "Adding",
+    "argmax": "Argmax",
+}
+
 
 class Batch(NamedTuple):
     """Sequences of one length, time first as `DNC.unroll` takes them."""
@@ -71,11 +81,9 @@ class Task(ABC):
         """The variants of this task on which a model's card reports, by name."""
         return {"as trained": self}
 
-    def examine(self, model: "DNC", episodes: int) -> Iterator[object]:
-        """What `dnc train --evaluate` prints of a model, line by line: each exam from each start, of fresh draws."""
-        from dnc_serve.model.evaluate import evaluate
-
-        yield from evaluate(self, model, episodes)
+    def examine(self, model: "DNC", episodes: int) -> Iterator[object] | None:
+        """What `dnc train --evaluate` prints of a model, line by line; None: `evaluate` its exams."""
+        return None
 
     def servable(self, model: "DNC") -> "DNC":
         """The model that is saved and served, of the one that is trained: itself, unless it was given scaled data."""
@@ -88,8 +96,6 @@ class Task(ABC):
     @property
     def argument(self) -> str:
         """What `dnc train` is given to train on it, or to go on."""
-        from dnc_serve.model.tasks import address_of
-
         return address_of(type(self))
 
     @classmethod
@@ -105,6 +111,13 @@ class Task(ABC):
             if default not in (MISSING, None) and isinstance(value, Real) != isinstance(default, Real):
                 raise ValueError(f"task option {name} is {value!r}; expected a value as its default, {default!r}")
         return cls(**options)
+
+
+def address_of(task: type[Task]) -> str:
+    """The name by which `task_class` finds a task again."""
+    if task.__module__ == f"dnc_serve.model.tasks.{task.name}" and TASKS.get(task.name) == task.__name__:
+        return task.name
+    return f"{task.__module__}:{task.__qualname__}"
 
 
 def option(default: Any, help: str) -> Any:

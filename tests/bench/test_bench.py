@@ -17,18 +17,13 @@ from bench.run import DOCUMENT
 from bench.servers import ROOT, echo
 from dnc_serve.client import Client
 from dnc_serve.client.cli.load import LOADS, Server, Span, stream_load
-from dnc_serve.model.dnc import DNC
-from dnc_serve.model.export import export
 from tests.handler.door import Door, open_door
-
-INPUT_SIZE = 5
+from tests.handler.harness import INPUT_SIZE, export_small
 
 
 @pytest.fixture(scope="module")
 def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    artifact = tmp_path_factory.mktemp("artifact")
-    export(DNC(INPUT_SIZE, 8, num_hidden_layers=1, nr_cells=4, cell_size=4, read_heads=1), artifact)
-    with open_door(artifact, tmp_path_factory.mktemp("state")) as door:
+    with open_door(export_small(tmp_path_factory.mktemp("artifact")), tmp_path_factory.mktemp("state")) as door:
         yield door
 
 
@@ -98,6 +93,7 @@ def test_an_echo_takes_the_same_loads() -> None:
             assert stream_load(floor, replace(load, rounds=2), Span(0.0)).calls == 2 * load.sessions
 
 
+@pytest.mark.long  # starts two servers and four processes with torch; loads, echo and report are tested by themselves
 def test_the_serving_program_writes_its_section(tmp_path: Path) -> None:
     (tmp_path / DOCUMENT).write_text("<!-- measured: serving -->\n<!-- end: serving -->\n")
     command = [sys.executable, "-m", "bench.serving", "--quick", "--docs", str(tmp_path)]

@@ -3,23 +3,16 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from dnc_serve.handler.engine.model_runner import ModelRunner
 from dnc_serve.handler.engine.runner_choice import choose_runner
 from dnc_serve.model.artifact import Artifact, load_artifact
-from dnc_serve.model.dnc import DNC
-from dnc_serve.model.export import export
-from tests.chaos.truth import INPUT_SIZE, OUTPUT_SIZE
+from tests.handler.harness import export_small
 
 
 @pytest.fixture(scope="session")
 def artifact_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("chaos-artifact")
-    torch.manual_seed(5)
-    dnc = DNC(INPUT_SIZE, 16, num_hidden_layers=1, nr_cells=10, cell_size=6, read_heads=2, output_size=OUTPUT_SIZE)
-    export(dnc, folder)
-    return folder
+    return export_small(tmp_path_factory.mktemp("artifact"))
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ class ModelSession:
         experience = 0
         if moment is not None:
             experience, state = moment
-            truth.states = np.frombuffer(state, np.float32).reshape(1, -1).copy()
+            truth.states[0] = np.frombuffer(state, np.float32)
         session = cls(truth, incarnation, position, experience)
         session._remember()
         return session

@@ -15,8 +15,8 @@ from dnc_serve.handler.engine.tile_runner import TileRunner
 from dnc_serve.model.artifact import Artifact, load_artifact
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import export
-from tests.chaos.truth import INPUT_SIZE, OUTPUT_SIZE, Truth, random_inputs
-from tests.handler.harness import EngineHarness, running_engine
+from tests.chaos.truth import Truth, random_inputs
+from tests.handler.harness import INPUT_SIZE, OUTPUT_SIZE, EngineHarness, running_engine
 
 MIB = 2**20
 SLOTS = 64

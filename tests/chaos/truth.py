@@ -7,8 +7,7 @@ import numpy as np
 from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.engine.model_runner import ModelRunner
 from dnc_serve.handler.engine.state_rows import StateRows
-
-INPUT_SIZE, OUTPUT_SIZE = 5, 4
+from tests.handler.harness import INPUT_SIZE
 
 
 def random_inputs(chance: np.random.Generator, timesteps: int) -> Float32:

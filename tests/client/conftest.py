@@ -3,32 +3,19 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from dnc_serve.client import Client
 from dnc_serve.client.arrays import Float32
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.server import DncServer
-from dnc_serve.model.dnc import DNC
-from dnc_serve.model.export import export
+from tests.handler.harness import export_small
 from tests.server_process import ServerProcess
-
-INPUT_SIZE, OUTPUT_SIZE = 5, 4
-
-
-def random_inputs(seed: int, timesteps: int) -> Float32:
-    """Bits as ±1, [T, I]."""
-    return np.random.default_rng(seed).choice(np.array([-1, 1], np.float32), (timesteps, INPUT_SIZE))
 
 
 @pytest.fixture(scope="session")
 def small_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("small-artifact")
-    torch.manual_seed(7)
-    export(DNC(INPUT_SIZE, 16, num_hidden_layers=1, nr_cells=8, cell_size=6, output_size=OUTPUT_SIZE), folder)
-    return folder
+    return export_small(tmp_path_factory.mktemp("small-artifact"))
 
 
 @pytest.fixture(scope="session")

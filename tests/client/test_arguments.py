@@ -25,7 +25,7 @@ from dnc_serve.client import (
     Unavailable,
 )
 from dnc_serve.client.cli.main import main
-from tests.client.conftest import random_inputs
+from tests.handler.harness import random_inputs
 
 NOWHERE = "127.0.0.1:1"
 

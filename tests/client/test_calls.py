@@ -12,8 +12,8 @@ import pytest
 
 from dnc_serve.client import AsyncClient, Client, Internal, Retry, Unavailable
 from dnc_serve.client.arrays import Float32
-from tests.client.conftest import INPUT_SIZE, random_inputs
 from tests.client.relay import relay_to
+from tests.handler.harness import INPUT_SIZE, random_inputs
 from tests.ports import own_port
 from tests.server_process import ServerProcess
 from tests.waiting import PATIENCE_S, until

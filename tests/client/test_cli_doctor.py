@@ -7,20 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-import torch
-
 from dnc_serve.handler.config import PORTS
-from dnc_serve.model.dnc import DNC
-from dnc_serve.model.export import export
-
-
-@pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("artifact")
-    torch.manual_seed(1)
-    export(DNC(3, 8, num_hidden_layers=1, nr_cells=4, cell_size=3, read_heads=1, output_size=2), folder)
-    return folder
 
 
 def doctor(*flags: str, **env: str) -> "subprocess.CompletedProcess[str]":
@@ -34,8 +21,8 @@ def doctor(*flags: str, **env: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_a_healthy_machine(artifact: Path, tmp_path: Path) -> None:
-    done = doctor("--model", str(artifact), "--state-dir", str(tmp_path), "--json")
+def test_a_healthy_machine(small_artifact: Path, tmp_path: Path) -> None:
+    done = doctor("--model", str(small_artifact), "--state-dir", str(tmp_path), "--json")
     findings = {finding["what"]: finding for finding in json.loads(done.stdout)}
     assert done.returncode == 0, done.stdout
     assert list(findings) == [
@@ -43,18 +30,18 @@ def test_a_healthy_machine(artifact: Path, tmp_path: Path) -> None:
         "code",
     ]  # fmt: skip
     assert {finding["status"] for finding in findings.values()} == {"ok"}
-    assert "from float32[3] to float32[2], a session takes" in findings["model"]["found"]
+    assert "from float32[5] to float32[4], a session takes" in findings["model"]["found"]
 
-    plain = doctor("--model", str(artifact), "--state-dir", str(tmp_path), "--json", "--runtime", "plain")
+    plain = doctor("--model", str(small_artifact), "--state-dir", str(tmp_path), "--json", "--runtime", "plain")
     assert plain.returncode == 0, plain.stdout
     asked = [finding["what"] for finding in json.loads(plain.stdout)]
     assert asked == [what for what in findings if what not in ("torchserve", "PyYAML", "java")]
 
 
-def test_what_fails_comes_with_a_hint(artifact: Path, tmp_path: Path) -> None:
+def test_what_fails_comes_with_a_hint(small_artifact: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
-    for path in artifact.iterdir():
+    for path in small_artifact.iterdir():
         (broken / path.name).write_bytes(path.read_bytes())
     (broken / "model.pt").write_bytes(b"damaged")
     (tmp_path / "file").touch()
@@ -77,8 +64,8 @@ def test_a_wrong_setting_is_a_finding() -> None:
     assert "slots is '0' (DNC_SLOTS); expected at least 1" in done.stdout
 
 
-def test_a_misspelt_variable_is_a_warning(artifact: Path, tmp_path: Path) -> None:
-    done = doctor("--model", str(artifact), "--state-dir", str(tmp_path), "--json", DNC_SLOTZ="1")
+def test_a_misspelt_variable_is_a_warning(small_artifact: Path, tmp_path: Path) -> None:
+    done = doctor("--model", str(small_artifact), "--state-dir", str(tmp_path), "--json", DNC_SLOTZ="1")
     assert done.returncode == 0
     [warning] = [finding for finding in json.loads(done.stdout) if finding["status"] == "warn"]
     assert warning["found"] == "DNC_SLOTZ in the environment is no setting; did you mean DNC_SLOTS?"

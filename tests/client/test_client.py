@@ -30,7 +30,7 @@ from dnc_serve.client import (
     Unavailable,
 )
 from dnc_serve.client.arrays import Float32
-from tests.client.conftest import INPUT_SIZE, OUTPUT_SIZE, random_inputs
+from tests.handler.harness import INPUT_SIZE, LAYERS, OUTPUT_SIZE, random_inputs
 from tests.waiting import PATIENCE_S
 
 Outputs = Callable[[Float32], Float32]
@@ -237,7 +237,7 @@ def test_debug_shows_memory_at_each_timestep(client: Client) -> None:
     assert outputs.shape == (70, OUTPUT_SIZE)
     assert set(debug) <= set(memory)
     for name, array in debug.items():
-        assert array.shape == (70, memory[name].shape[1])
+        assert array.shape == (70 * LAYERS, memory[name].shape[1])
         np.testing.assert_allclose(array[-1], memory[name][0], atol=1e-6)  # TorchScript looks, and the kernel steps
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from dnc_serve.client import AsyncClient, AsyncSession, Client, QueueFull, Session
-from tests.client.conftest import random_inputs
 from tests.handler.door import Door, open_door
+from tests.handler.harness import random_inputs
 from tests.waiting import wait_until
 
 INPUTS = random_inputs(1, 2)

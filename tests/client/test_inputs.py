@@ -11,7 +11,7 @@ import torch
 from torch.masked import masked_tensor
 
 from dnc_serve.client import BadDtype, BadShape, Client, DncError
-from tests.client.conftest import INPUT_SIZE, random_inputs
+from tests.handler.harness import INPUT_SIZE, random_inputs
 
 INPUTS = random_inputs(1, 2)
 TENSOR = torch.tensor(INPUTS)

@@ -16,8 +16,8 @@ from dnc_serve.client.cli.load import Load, Server, Span, stream_load
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.runtime.probe import health
 from dnc_serve.proto.targets import channel_options, is_loopback, proxy_of
-from tests.client.conftest import INPUT_SIZE, random_inputs
 from tests.handler.door import open_door
+from tests.handler.harness import INPUT_SIZE, random_inputs
 
 NOBODY = "127.0.0.1:9"  # where no proxy is
 QUICK = Retry(first_wait_s=0.01, longest_wait_s=0.1)

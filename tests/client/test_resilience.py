@@ -21,8 +21,8 @@ from dnc_serve.client import (
 )
 from dnc_serve.client.arrays import Float32
 from dnc_serve.client.session import AsyncSession
-from tests.client.conftest import random_inputs
 from tests.client.relay import relay_to
+from tests.handler.harness import random_inputs
 from tests.power import powered
 from tests.server_process import ServerProcess
 from tests.waiting import until

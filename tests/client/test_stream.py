@@ -2,7 +2,7 @@
 
 from dnc_serve.client import AsyncClient
 from dnc_serve.client.arrays import from_wire
-from tests.client.conftest import random_inputs
+from tests.handler.harness import random_inputs
 
 
 async def test_what_is_sent_again_leaves_the_earlier_sending_its_id(address: str) -> None:

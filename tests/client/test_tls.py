@@ -7,8 +7,8 @@ import pytest
 import trustme
 
 from dnc_serve.client import TLS, AsyncClient, Client, Retry, Unavailable
-from tests.client.conftest import random_inputs
 from tests.handler.door import open_door
+from tests.handler.harness import random_inputs
 
 QUICK = Retry(first_wait_s=0.01, longest_wait_s=0.1)
 

@@ -13,7 +13,7 @@ from dnc_serve.client.transport import Hosts
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 from dnc_serve.proto.reasons import DOMAIN
-from tests.client.conftest import INPUT_SIZE, OUTPUT_SIZE, random_inputs
+from tests.handler.harness import INPUT_SIZE, OUTPUT_SIZE, random_inputs
 
 QUICK = Retry(first_wait_s=0.01, longest_wait_s=0.05)
 

@@ -11,8 +11,8 @@ import pytest
 
 from dnc_serve.client import AsyncClient, BadRequest, Client, SessionNotFound, Unavailable
 from dnc_serve.handler.api.watch import Feeds
-from tests.client.conftest import random_inputs
 from tests.handler.door import Door, open_door
+from tests.handler.harness import random_inputs
 from tests.server_process import REPOSITORY, ServerProcess
 from tests.waiting import wait_until
 
@@ -42,7 +42,7 @@ def test_a_look_is_a_thinned_dump(door: Door) -> None:
             assert array.tobytes() == dump[name].tobytes()
         thinned = session.look(["link_matrix"], max_cells=10)
         assert thinned.arrays["link_matrix"].size <= 10
-        assert thinned.full_shapes == {"link_matrix": (1, 1, 8, 8)}
+        assert thinned.full_shapes == {"link_matrix": (1, 1, 12, 12)}
         assert thinned.position == 7
         gates, whole = session.look(["interface"], position=4), session.dump(["interface"], position=4)
         assert gates.arrays["read_modes"].ravel().tolist() == whole["read_modes"].ravel().tolist()

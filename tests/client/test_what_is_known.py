@@ -8,9 +8,9 @@ import pytest
 
 from dnc_serve.client import AsyncClient, Client, NotFinite, ReplyGone, StepConflict, Unauthenticated
 from dnc_serve.client.arrays import Float32
-from tests.client.conftest import INPUT_SIZE, random_inputs
 from tests.client.relay import relay_to
 from tests.handler.door import open_door
+from tests.handler.harness import INPUT_SIZE, random_inputs
 
 NOTHING = "nothing that was sent after it was applied"
 UNKNOWN = "may or may not have been applied"

@@ -13,8 +13,8 @@ import pytest
 
 from dnc_serve.client import AsyncClient, BadRequest, Client, StepConflict
 from dnc_serve.client.arrays import Float32
-from tests.client.conftest import random_inputs
 from tests.client.streaming import CHUNKS, TIMESTEPS, inputs_of
+from tests.handler.harness import random_inputs
 from tests.handler.store.conftest import RedisServer
 from tests.server_process import REPOSITORY, STOP_TIMEOUT_S, ServerProcess
 

@@ -4,20 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
-from dnc_serve.model.dnc import DNC
-from dnc_serve.model.export import export
 from dnc_serve.model.weights import save_weights
 from tests.end_to_end.servers import Server, running
-
-INPUT_SIZE, OUTPUT_SIZE = 5, 4
-
-
-def small_dnc() -> DNC:
-    """A random model of the sizes above, always the same."""
-    torch.manual_seed(11)
-    return DNC(INPUT_SIZE, 16, num_hidden_layers=1, nr_cells=10, cell_size=6, read_heads=2, output_size=OUTPUT_SIZE)
+from tests.handler.harness import export_small, small_dnc
 
 
 @pytest.fixture(scope="session")
@@ -31,9 +21,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artifact of the same model."""
-    folder = tmp_path_factory.mktemp("artifact")
-    export(small_dnc(), folder)
-    return folder
+    return export_small(tmp_path_factory.mktemp("artifact"))
 
 
 @pytest.fixture(scope="session", params=["torchserve", "plain"])

@@ -13,11 +13,11 @@ from opentelemetry.sdk.trace import TracerProvider
 from dnc_serve.client import Client
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
-from tests.end_to_end.conftest import INPUT_SIZE
 from tests.end_to_end.servers import Server, running
 from tests.end_to_end.test_torchserve_door import post
 from tests.folders import temp_folder
 from tests.handler.door import TIMEOUT, chunk
+from tests.handler.harness import INPUT_SIZE
 from tests.waiting import wait_until
 
 TOKEN, WRONG = "4f0c-a-token-of-the-test", "9b1e-a-wrong-token"

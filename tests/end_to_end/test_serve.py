@@ -16,9 +16,9 @@ from dnc_serve.client import Client
 from dnc_serve.client.cli.child_server import serve_command
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.runtime.probe import health
-from tests.end_to_end.conftest import INPUT_SIZE, OUTPUT_SIZE
 from tests.end_to_end.servers import Server, running
 from tests.folders import temp_folder
+from tests.handler.harness import INPUT_SIZE, OUTPUT_SIZE
 from tests.waiting import PATIENCE_S, wait_until
 
 

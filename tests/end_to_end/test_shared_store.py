@@ -19,8 +19,8 @@ from dnc_serve.handler.engine.state_rows import StateRows
 from dnc_serve.model.artifact import load_artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.deploy.proxies import CONFIGS, proxy, until_served
-from tests.end_to_end.conftest import INPUT_SIZE
 from tests.handler.door import TIMEOUT, Door, open_door, refused
+from tests.handler.harness import INPUT_SIZE
 from tests.handler.scrape import scrape
 from tests.handler.store.conftest import RedisServer, running_redis
 from tests.server_process import ServerProcess

@@ -15,9 +15,9 @@ import pytest
 from dnc_serve.client import Client
 from dnc_serve.handler.api.arrays import encode_array
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
-from tests.end_to_end.conftest import INPUT_SIZE
 from tests.end_to_end.servers import Server
 from tests.end_to_end.torchserve_client import TorchServeClient
+from tests.handler.harness import INPUT_SIZE
 from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.parametrize("runtime", ["torchserve"], indirect=True)
@@ -70,8 +70,8 @@ def test_a_life_in_json(server: Server) -> None:
     status, answer = post(server, {"dump_memory": {"session_id": "json", "names": ["memory", "usage_vector"]}})
     assert status == 200
     assert {name: np.shape(array) for name, array in answer["dump_memory"]["arrays"].items()} == {
-        "memory": (1, 10, 6),
-        "usage_vector": (1, 10),
+        "memory": (1, 12, 6),
+        "usage_vector": (1, 12),
     }
     status, answer = post(server, {"reset_session": {"session_id": "json", "scope": "RESET_SCOPE_ALL"}})
     assert (status, answer["reset_session"]["result"]["session"]["experience"]) == (200, 1)

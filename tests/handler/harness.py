@@ -3,9 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from filelock import FileLock
 
 from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.config import ServeConfig
@@ -22,9 +25,33 @@ from dnc_serve.handler.store import make_store
 from dnc_serve.handler.store.contract import Head, Lease, Store
 from dnc_serve.handler.store.sqlite import SQLiteStore
 from dnc_serve.model.artifact import Artifact
+from dnc_serve.model.dnc import DNC
+from dnc_serve.model.export import export
+from dnc_serve.model.kernel import user_cache
+from dnc_serve.model.kernel.warm import warm
 from tests.waiting import PATIENCE_S
 
-INPUT_SIZE, OUTPUT_SIZE = 5, 4
+INPUT_SIZE, OUTPUT_SIZE, LAYERS = 5, 4, 2
+
+
+def small_dnc(seed: int = 7) -> DNC:
+    """A random model with two layers, two heads each, and one shared memory. Nearly all tests serve one of its sizes:
+    each configuration takes ten seconds to compile."""
+    torch.manual_seed(seed)
+    return DNC(
+        INPUT_SIZE, 24, num_layers=LAYERS, num_hidden_layers=1, nr_cells=12, cell_size=6, read_heads=2,
+        output_size=OUTPUT_SIZE,
+    )  # fmt: skip
+
+
+def export_small(folder: Path, seed: int = 7) -> Path:
+    """Its artifact, with the row kernel in the user's cache: compiled once for all processes of the tests."""
+    export(small_dnc(seed), folder)
+    kernels = user_cache()
+    kernels.mkdir(parents=True, exist_ok=True)
+    with FileLock(kernels / "tests.lock"):
+        warm([small_dnc(seed).config], kernels)
+    return folder
 
 
 def random_inputs(seed: int, timesteps: int) -> Float32:

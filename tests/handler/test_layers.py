@@ -46,11 +46,7 @@ def within(module: str, *packages: str) -> bool:
     return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
-def tangled(part: str, which: str) -> object:
-    return pytest.param(part, marks=pytest.mark.xfail(strict=True, reason=f"{which} import each other"))
-
-
-@pytest.mark.parametrize("part", ["client", "handler", tangled("model", "dnc, hidden and sequences")])
+@pytest.mark.parametrize("part", PARTS)
 def test_no_modules_import_each_other(part: str) -> None:
     try:
         TopologicalSorter({module: IMPORTS[module] for module in modules_of(part)}).prepare()

@@ -14,9 +14,16 @@ from dnc_serve.model.tick import TickModule
 @pytest.mark.parametrize(
     "options",
     [
-        {"num_layers": 2},
-        {"rnn_type": "gru", "write_heads": 2, "read_heads": 3, "num_layers": 2, "share_memory": False},
-        {"rnn_type": "rnn", "nonlinearity": "relu", "cosine": "dnc_package", "allocation_order": "usage"},
+        {"num_hidden_layers": 1},
+        {
+            "rnn_type": "gru",
+            "write_heads": 2,
+            "num_hidden_layers": 1,
+            "num_layers": 2,
+            "share_memory": False,
+            "cosine": "dnc_package",
+            "allocation_order": "usage",
+        },
     ],
 )
 def test_onnxruntime_steps_any_number_of_rows_as_the_model_does(options: dict[str, object], tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,17 +21,17 @@ TINY = [
 ]  # fmt: skip
 # Trains, and gets the signal while the twelfth batch is drawn.
 PROGRAM = """
-import argparse, os, sys
+import argparse, os, signal, sys
 from dnc_serve.client.cli import train
 from dnc_serve.model.tasks.copy import Copy
 
-number, draw, drawn = int(sys.argv.pop(1)), Copy.draw, 0
+draw, drawn = Copy.draw, 0
 
 def draw_and_signal(*arguments):
     global drawn
     drawn += 1
     if drawn == 12:
-        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.SIGTERM)
     return draw(*arguments)
 
 Copy.draw = draw_and_signal
@@ -100,13 +99,12 @@ def test_every_task_trains(task: str, tmp_path: Path) -> None:
     assert len(read_metrics(tmp_path / "run")) == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_a_run_that_resumes_to_the_same_losses(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_signal_leaves_a_run_that_resumes_to_the_same_losses(tmp_path: Path) -> None:
     flags = ["copy", *TINY, "--iterations", "30"]
     assert call(train_command, *flags, "-o", tmp_path / "whole") == 0
 
     broken = tmp_path / "broken"
-    signalled = [sys.executable, "-c", PROGRAM, str(int(number))]
+    signalled = [sys.executable, "-c", PROGRAM]
     done = subprocess.run(
         [*signalled, *flags, "-o", str(broken), "--checkpoint-every", "5"], capture_output=True, text=True
     )

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,6 +81,16 @@ def test_a_run_resumed_after_an_interrupt_is_the_uninterrupted_one(tmp_path: Pat
     assert without_times(broken.folder) == without_times(whole.folder)
     one, other = (load_file(run.folder / "weights.safetensors") for run in (whole, resumed))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_a_wish_and_the_second_acts_as_ever(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with Interrupt() as interrupt:
+        assert not interrupt
+        signal.raise_signal(number)
+        assert interrupt
+        assert signal.getsignal(number) == before
 
 
 def test_metrics_after_the_last_checkpoint_are_made_again(tmp_path: Path) -> None:

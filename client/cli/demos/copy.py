@@ -8,7 +8,7 @@ import numpy as np
 
 from dnc_serve.client.arrays import Array
 from dnc_serve.client.cli.demos.layout import bits, table, weightings
-from dnc_serve.client.cli.demos.server import SESSION, in_another_process, serving, visit
+from dnc_serve.client.cli.demos.server import SESSION, in_another_process, serving, step_session
 from dnc_serve.client.client import Client
 
 HELP = "a random sequence, read back by another process"
@@ -40,9 +40,9 @@ def run(options: Options) -> int:
 
     vectors = np.random.default_rng(options.seed).integers(0, 2, (options.length, 8), dtype=np.uint8)
     with serving(options.model, options.runtime) as address:
-        told = in_another_process(visit, address, encode(vectors))
+        told = in_another_process(step_session, address, encode(vectors))
         print(f"process {told.pid} streamed {told.position} timesteps into session {SESSION!r} and left")
-        asked = in_another_process(visit, address, recall_inputs(options.length))
+        asked = in_another_process(step_session, address, recall_inputs(options.length))
         print(f"process {asked.pid} came back and read the sequence from the session's memory\n")
         calls_ms = in_another_process(time_calls, address) * 1000
         stepped_by = in_another_process(code_of, address)

@@ -17,8 +17,8 @@ import numpy as np
 from dnc_serve.client.arrays import Array
 from dnc_serve.client.cli.demos import DemoFailed
 from dnc_serve.client.cli.demos.layout import save_picture, table
-from dnc_serve.client.cli.demos.server import Visit, by_slot, in_another_process, serving, steps
-from dnc_serve.client.cli.files import made_folder
+from dnc_serve.client.cli.demos.server import Steps, by_slot, in_another_process, serving, step_each
+from dnc_serve.client.cli.files import expecting, made_folder
 from dnc_serve.client.cli.parser import path
 from dnc_serve.client.client import Client, Session
 from dnc_serve.client.errors import ModelMismatch, SessionError
@@ -84,7 +84,7 @@ class Answers:
     """What came of the questions."""
 
     pid: int
-    visits: list[Visit]  # one for each question
+    steps: list[Steps]  # one for each question
     written: Array | None  # [facts, N], where each fact was written; None if the journal no longer reaches back
 
 
@@ -169,16 +169,16 @@ def _show(station_map: "StationMap", questions: list[Question], answers: Answers
     head = ["take", "answered", "look-up"]
     if answers.written is not None:
         head += ["read from slot", "where this was written"]
-    for question, visit in zip(questions, answers.visits, strict=True):
+    for question, steps in zip(questions, answers.steps, strict=True):
         rows = []
-        answered, truth = station_map.decode(visit.outputs), station_map.walk(*question)
+        answered, truth = station_map.decode(steps.outputs), station_map.walk(*question)
         for hop, (line, answer) in enumerate(zip(question.lines, answered, strict=True)):
             known = hop < len(truth)
             hops += known
             wrong += known and answer != truth[hop]
             row = [line, answer, truth[hop] if known else "(no such way)"]
             if answers.written is not None:
-                slot = int(visit.read[hop].argmax())
+                slot = int(steps.read[hop].argmax())
                 row += [str(slot), " ".join(station_map.triples[int(answers.written[:, slot].argmax())])]
             rows.append(row)
         print(f"from {question.start}")
@@ -192,10 +192,10 @@ def _save_picture(path: Path, station_map: "StationMap", questions: list[Questio
         raise DemoFailed("the journal no longer reaches back to the telling; tell the map again with --map FILE")
     asked = [
         f"{line} → {answer}" if hop else f"{question.start} {line} → {answer}"
-        for question, visit in zip(questions, answers.visits, strict=True)
-        for hop, (line, answer) in enumerate(zip(question.lines, station_map.decode(visit.outputs), strict=True))
+        for question, steps in zip(questions, answers.steps, strict=True)
+        for hop, (line, answer) in enumerate(zip(question.lines, station_map.decode(steps.outputs), strict=True))
     ]
-    read = np.concatenate([visit.read for visit in answers.visits])
+    read = np.concatenate([steps.read for steps in answers.steps])
     facts = [" ".join(triple) for triple in station_map.triples]
     save_picture(path, f"A map of {len(facts)} triples told, and asked", answers.written, facts, read, asked)
 
@@ -209,7 +209,8 @@ def read_map(path: Path) -> "StationMap":
     from dnc_serve.model.tasks.station_map import StationMap
 
     try:
-        station_map = StationMap.from_csv(path)
+        with expecting(path, "a CSV file of from,line,to"):
+            station_map = StationMap.from_csv(path)
     except ValueError as exc:
         raise DemoFailed(str(exc)) from exc
     if len(station_map.triples) > BUNDLED.max_triples:
@@ -249,14 +250,14 @@ def tell(server: Connection, session_id: str, facts: Array) -> int:
 
 def ask(server: Connection, session_id: str, facts: int, questions: Sequence[Array]) -> Answers:
     """Asks each question of a fork of the session, which is deleted afterwards. Raises DemoFailed."""
-    visits = []
+    answered = []
     with Client(**server) as client, client.session(session_id, create=False) as session:
         _check(session, range(facts, facts + 1))
         for question in questions:
             with session.fork() as fork:
-                visits.append(steps(fork, question))
+                answered.append(step_each(fork, question))
                 fork.delete()
-        return Answers(os.getpid(), visits, _where_written(session, facts))
+        return Answers(os.getpid(), answered, _where_written(session, facts))
 
 
 def _check(session: Session, positions: range) -> None:

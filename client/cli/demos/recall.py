@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dnc_serve.client.cli.demos.layout import bits, save_picture, table, weightings
-from dnc_serve.client.cli.demos.server import SESSION, in_another_process, serving, visit
+from dnc_serve.client.cli.demos.server import SESSION, in_another_process, serving, step_session
 
 HELP = "random keys with values; another process asks for the values"
 MOST_PAIRS = 10
@@ -44,9 +44,9 @@ def run(options: Options) -> int:
     values = generator.integers(0, 2, (options.pairs, 8))
     order = generator.permutation(options.pairs)
     with serving(options.model, options.runtime) as address:
-        told = in_another_process(visit, address, encode_pairs(keys, values))
+        told = in_another_process(step_session, address, encode_pairs(keys, values))
         print(f"process {told.pid} told session {SESSION!r} {options.pairs} pairs and left", file=sys.stderr)
-        asked = in_another_process(visit, address, encode_questions(keys[order]))
+        asked = in_another_process(step_session, address, encode_questions(keys[order]))
         print(f"process {asked.pid} came back and asked for them, in another order", file=sys.stderr)
     recalled = decode(asked.outputs)
     slots_written, slots_read = told.written.argmax(1), asked.read.argmax(1)

@@ -77,8 +77,8 @@ def kill(server: ChildServer) -> None:
 
 
 @dataclass(frozen=True)
-class Visit:
-    """What one process did with the session."""
+class Steps:
+    """What steps of a session gave, made by one process."""
 
     pid: int
     outputs: Array  # [T, O]
@@ -87,13 +87,13 @@ class Visit:
     position: int
 
 
-def visit(address: str, inputs: Array) -> Visit:
+def step_session(address: str, inputs: Array) -> Steps:
     """Opens the session, steps it one timestep at a time, and leaves."""
     with Client(address) as client, client.session(SESSION) as session:
-        return steps(session, inputs)
+        return step_each(session, inputs)
 
 
-def steps(session: Session, inputs: Array) -> Visit:
+def step_each(session: Session, inputs: Array) -> Steps:
     """Steps a session one timestep at a time."""
     outputs, written, read = [], [], []
     for timestep in inputs:
@@ -102,7 +102,7 @@ def steps(session: Session, inputs: Array) -> Visit:
         outputs.append(output)
         written.append(by_slot(debug["write_weights"], slots))
         read.append(by_slot(debug["read_weights"], slots))
-    return Visit(os.getpid(), np.concatenate(outputs), np.stack(written), np.stack(read), session.position)
+    return Steps(os.getpid(), np.concatenate(outputs), np.stack(written), np.stack(read), session.position)
 
 
 def by_slot(weights: Array, slots: int) -> Array:

@@ -12,7 +12,7 @@ import pytest
 
 from dnc_serve.client import Client
 from dnc_serve.client.cli import main
-from tests.client.conftest import INPUT_SIZE, random_inputs
+from tests.handler.harness import INPUT_SIZE, random_inputs
 
 Capture = pytest.CaptureFixture[str]
 ROW = ",".join(["1"] * INPUT_SIZE) + "\n"
@@ -99,6 +99,24 @@ def files(tmp_path: Path) -> Path:
     np.save(tmp_path / FLAT, np.zeros(INPUT_SIZE))
     np.save(tmp_path / WORDS, np.array([["a"] * INPUT_SIZE]))
     return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        (["sessions", "import", "x", "none"], "none: No such file or directory; expected what `dnc sessions export`"),
+        (["token", "x", "--file", "no/none"], "no/none: No such file or directory; expected a file of tokens"),
+        (["demo", "graph", "--map", "none"], "none: No such file or directory; expected a CSV file of from,line,to"),
+        (["sessions", "--token-file", "none"], "--token-file is 'none': No such file or directory; expected a file"),
+        (["sessions", "--tls-ca", "none"], "ca is 'none'; expected a PEM file with certificates (No such file"),
+        (["health", "--tls-certificate", "none", "--tls-key", "x"], "certificate is 'none' and key 'x'; expected PEM"),
+    ],
+)
+def test_a_file_that_is_not_there_is_named_with_what_was_expected(
+    command: list[str], named: str, capsys: Capture
+) -> None:
+    assert run(*command) in (1, 2)
+    assert named in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", FAILING, ids=" ".join)

@@ -16,7 +16,7 @@ from dnc_serve.client import Client
 from dnc_serve.client.arrays import Float32
 from dnc_serve.client.cli import main
 from dnc_serve.client.cli.main import COMMANDS, installed
-from tests.client.conftest import INPUT_SIZE, OUTPUT_SIZE, random_inputs
+from tests.handler.harness import INPUT_SIZE, OUTPUT_SIZE, random_inputs
 
 Capture = pytest.CaptureFixture[str]
 
@@ -151,7 +151,7 @@ def test_a_typo_is_told_in_one_line(arguments: list[str], message: str, capsys: 
 
 def test_missing_file_and_missing_session(tmp_path: Path, capsys: Capture) -> None:
     assert main(["step", "x", str(tmp_path / "none.csv")]) == 1
-    assert "none.csv: No such file" in capsys.readouterr().err
+    assert "none.csv: No such file or directory; expected a file of timesteps, CSV" in capsys.readouterr().err
     for command in (["reset"], ["dump"], ["fork"], ["delete"], ["record", "-o", str(tmp_path)]):
         assert main([*command, "never-made"]) == 1
         assert "SESSION_NOT_FOUND" in capsys.readouterr().err
@@ -183,13 +183,13 @@ def test_dump(tmp_path: Path, address: str, capsys: Capture) -> None:
     np.testing.assert_equal(dict(np.load(npz)), expected)
     assert png.read_bytes().startswith(b"\x89PNG")
     assert main(["dump", "dumped", "memory"]) == 0
-    assert re.split(r"  +", capsys.readouterr().out.splitlines()[1])[:2] == ["memory", "[N, W] = [8, 6]"]
+    assert re.split(r"  +", capsys.readouterr().out.splitlines()[1])[:2] == ["memory", "[N, W] = [12, 6]"]
     assert main(["dump", "dumped"]) == 0
     shapes = dict(re.findall(r"^(\w+) +(\[[A-Z, ]+\] = \[[\d, ]+\])", capsys.readouterr().out, re.MULTILINE))
     assert shapes == {
-        "memory": "[N, W] = [8, 6]", "link_matrix": "[N, N] = [8, 8]", "precedence": "[N] = [8]",
-        "read_weights": "[R, N] = [2, 8]", "write_weights": "[N] = [8]", "usage_vector": "[N] = [8]",
-        "read_vectors": "[V] = [12]", "controller_hidden": "[H] = [16]", "controller_cell": "[H] = [16]",
+        "memory": "[N, W] = [12, 6]", "link_matrix": "[N, N] = [12, 12]", "precedence": "[N] = [12]",
+        "read_weights": "[R, N] = [2, 12]", "write_weights": "[N] = [12]", "usage_vector": "[N] = [12]",
+        "read_vectors": "[V] = [12]", "controller_hidden": "[L, H] = [2, 24]", "controller_cell": "[L, H] = [2, 24]",
     }  # fmt: skip
     assert main(["dump", "dumped", "--plot", "x.jpg"]) == 2
 

@@ -1,4 +1,4 @@
-"""The page and the library before a session of 4,096 slots, whose link matrix alone takes 67 MB."""
+"""The page and the library before a session of 2,048 slots, whose link matrix alone takes 17 MB."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ from tests.client.watch.asking import request, site
 from tests.client.watch.test_page import Page
 from tests.server_process import ServerProcess
 
-SLOTS, WORD, INPUTS = 4096, 8, 4
+SLOTS, WORD, INPUTS = 2048, 8, 4
 # Of a frame or a look: two arrays of at most MAX_CELLS numbers, weightings and gates.
 MAX_LOOK_BYTES = 4 * (2 * MAX_CELLS + 5 * SLOTS)
 TIMESTEPS = 4
@@ -31,7 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         DNC(INPUTS, 16, num_hidden_layers=1, nr_cells=SLOTS, cell_size=WORD, read_heads=1, output_size=3),
         folder / "artifact",
     )
-    server = ServerProcess(folder / "artifact", folder / "state", slots=2, host_bytes=1 << 28)
+    server = ServerProcess(folder / "artifact", folder / "state", slots=2, host_bytes=1 << 28, code="torchscript")
     server.start()
     yield server
     server.kill()

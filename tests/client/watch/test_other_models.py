@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         share_memory=False, output_size=4,
     )  # fmt: skip
     export(dnc, folder / "artifact")
-    server = ServerProcess(folder / "artifact", folder / "state")
+    server = ServerProcess(folder / "artifact", folder / "state", code="torchscript")
     server.start()
     yield server
     server.kill()

@@ -10,18 +10,26 @@ from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.handler.api.blobs import exported
 from tests.handler.api.native import ask
 from tests.handler.api.syncs import held_syncs
-from tests.handler.door import Door, chunk, error_info, open_door, refused
+from tests.handler.door import TIMEOUT, Door, chunk, error_info, open_door, refused
 from tests.handler.harness import random_inputs
 
-SECONDS = 1.0
+SECONDS = 0.3
+
+
+@pytest.fixture(scope="module")
+def shared_door(artifact_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    with open_door(artifact_folder, tmp_path_factory.mktemp("state"), durability="sync") as door:
+        yield door
 
 
 @pytest.fixture
-def door(artifact_folder: Path, tmp_path: Path) -> Iterator[Door]:
-    with open_door(artifact_folder, tmp_path, durability="sync") as door:
-        door.create("s")
-        door.step("s", random_inputs(0, 3))
-        yield door
+def door(shared_door: Door) -> Iterator[Door]:
+    """With a session `s` at position 3, and no other."""
+    shared_door.create("s")
+    shared_door.step("s", random_inputs(0, 3))
+    yield shared_door
+    for session in shared_door.stub.ListSessions(pb.ListSessionsRequest(), timeout=TIMEOUT).sessions:
+        shared_door.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.session_id), timeout=TIMEOUT)
 
 
 def call_of(kind: str, door: Door) -> pb.Call:

@@ -28,7 +28,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
         DNC(INPUT_SIZE, 8, nr_cells=SLOTS, cell_size=WORD, read_heads=2, num_hidden_layers=1, output_size=4),
         folder / "artifact",
     )
-    with open_door(folder / "artifact", folder / "state", slots=4) as door:
+    with open_door(folder / "artifact", folder / "state", slots=4, code="torchscript") as door:
         door.create("s")
         for seed in range(6):
             door.step("s", random_inputs(seed, 1))

@@ -1,6 +1,10 @@
 """A stream answers every message and ends, whatever a message meets."""
 
+import asyncio
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.handler.door import chunk, error_info, open_door
@@ -28,3 +32,31 @@ def test_what_nobody_expected_is_answered_and_the_stream_goes_on(
     refusals = {one.error.request_id: error_info(one.error.status).reason for one in answers if one.HasField("error")}
     assert refusals == {1: "INTERNAL", 2: "INTERNAL", 3: "INTERNAL"}
     assert [one.chunk.position for one in answers if one.HasField("chunk")] == [2]
+
+
+def test_a_reply_from_before_the_first_batch_is_not_lost_among_those_in_batches(
+    artifact_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_door(artifact_folder, tmp_path) as door:
+        door.create("s")
+        operations = door.server._operations
+        dump, session = operations.dump, operations.engine.table.find("s")
+        assert session is not None
+
+        async def held_up(*arguments: Any) -> Any:
+            while session.position < 3:  # what is sent behind it has been applied, and its replies wait
+                await asyncio.sleep(0)
+            return await dump(*arguments)
+
+        monkeypatch.setattr(operations, "dump", held_up)
+        one, two, three = (chunk("s", random_inputs(seed, 1), request_id=seed) for seed in (1, 2, 3))
+        answers = door.stream(
+            [
+                pb.StreamRequest(chunk=one),
+                pb.StreamRequest(dump=pb.Dump(session_id="s", names=["memory"], position=1)),
+                pb.StreamRequest(chunk=two),
+                pb.StreamRequest(batch=pb.RequestBatch(requests=[pb.StreamRequest(chunk=three)])),
+            ]
+        )
+    responses = [each for answer in answers for each in (answer.batch.responses or [answer])]
+    assert [each.chunk.position for each in responses if each.HasField("chunk")] == [1, 2, 3]

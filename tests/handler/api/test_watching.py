@@ -189,7 +189,7 @@ def test_a_session_that_is_not_there_is_refused(door: Door) -> None:
 def test_a_large_state_is_thinned_to_pass_a_message(tmp_path: Path) -> None:
     dnc = DNC(INPUT_SIZE, 8, nr_cells=392, cell_size=16, read_heads=2, num_hidden_layers=1, output_size=4)
     export(dnc, tmp_path / "artifact")
-    with open_door(tmp_path / "artifact", tmp_path / "state", durability="off", slots=8) as door:
+    with open_door(tmp_path / "artifact", tmp_path / "state", durability="off", slots=8, code="torchscript") as door:
         door.create("large")
         door.step("large", random_inputs(6, 3))
         frame = next(watch(door, "large", names=[*SIX, "interface"], max_cells=1 << 31))

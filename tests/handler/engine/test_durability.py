@@ -92,7 +92,7 @@ def test_a_session_of_another_model_is_never_continued(
             door.create(session_id)
             door.step(session_id, random_inputs(0, 5))
         digest = door.session("reset").model_digest
-    with open_door(other_artifact, tmp_path) as door:
+    with open_door(other_artifact, tmp_path, code="torchscript") as door:
         for session_id in ("exported", "reset", "deleted"):
             with refused("MODEL_MISMATCH", StatusCode.FAILED_PRECONDITION) as info:
                 door.step(session_id, random_inputs(1, 2), position=5)
@@ -108,7 +108,7 @@ def test_a_session_of_another_model_is_never_continued(
         assert (result.changed, result.session.position) == (True, 5)
         assert door.step("reset", random_inputs(1, 2), position=5).position == 7
         door.stub.DeleteSession(pb.DeleteSessionRequest(session_id="deleted"), timeout=TIMEOUT)
-    with open_door(other_artifact, tmp_path) as door:
+    with open_door(other_artifact, tmp_path, code="torchscript") as door:
         assert door.step("reset", random_inputs(1, 2), position=7).position == 9
     with open_door(artifact_folder, tmp_path) as door:
         message = pb.ImportSessionRequest(session_id="again", total_bytes=len(blob), data=blob)

@@ -51,8 +51,11 @@ class Alone:
         self._rows.reset(0, scope)
 
 
-@pytest.mark.parametrize("long_s", [0.0, math.inf], ids=["in a thread", "in the loop"])
-@pytest.mark.parametrize("durability", DURABILITIES)
+@pytest.mark.parametrize(
+    ("durability", "long_s"),
+    [("off", 0.0), ("async", math.inf), ("sync", 0.0)],
+    ids=["off, in a thread", "async, in the loop", "sync, in a thread"],
+)
 async def test_64_interleaved_sessions_give_the_bits_of_each_alone(
     tiles: TileRunner,
     artifact: Artifact,

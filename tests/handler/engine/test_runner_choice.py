@@ -128,6 +128,7 @@ def test_without_numba_torchscript_serves_and_says_why(
     assert runner.note in caplog.text
 
 
+@pytest.mark.long  # compiles, as the test of what is not compiled does
 def test_a_folder_that_can_not_be_written_to_is_no_hindrance(
     artifact: Artifact, artifact_folder: Path, tmp_path: Path, no_user_cache: None, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,22 +1,23 @@
 """The kernel's helpers, compiled to be called with numpy arrays; and kernels of any configuration, compiled here."""
 
 import ctypes
-import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numba import cfunc, types
 
 from dnc_serve.model import DNC
-from dnc_serve.model.kernel.code import CompileRequest, TickCode, request, write_code
+from dnc_serve.model.kernel.code import CompileRequest, TickCode, code_file, compiled, request, write_code
 from dnc_serve.model.kernel.compiler import compile_tick
 from dnc_serve.model.kernel.lanes import inlined
 from dnc_serve.model.kernel.row_kernel import RowKernel
 
-FOLDER = tempfile.TemporaryDirectory(prefix="dnc-kernels-")
+# Compiled once for all processes that test, and for the next run; `make clean` removes it.
+FOLDER = Path(__file__).parents[3] / "build" / "test-kernels"
 
 
 def native(function: Callable[..., None], kinds: str, dtype: Any) -> Callable[..., None]:
@@ -49,8 +50,11 @@ def native(function: Callable[..., None], kinds: str, dtype: Any) -> Callable[..
 @cache
 def _code(asked_of: str) -> TickCode:
     asked: CompileRequest = REQUESTS[asked_of]
-    file = Path(FOLDER.name) / f"{len(REQUESTS)}.kernel"
-    write_code(file, *compile_tick(asked))
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    file = code_file(FOLDER, asked)
+    with FileLock(file.with_suffix(".lock")):
+        if compiled(asked, [FOLDER]) is None:
+            write_code(file, *compile_tick(asked))
     return TickCode(file)
 
 

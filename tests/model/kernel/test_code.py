@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from dnc_serve.model import DNC, DNCConfig
-from dnc_serve.model.export import export
+from dnc_serve.model import DNCConfig
 from dnc_serve.model.kernel import code
-from dnc_serve.model.kernel.code import KernelError, any_of, code_file, compile_code, request
+from dnc_serve.model.kernel.code import KernelError, any_of, code_file, compile_code, compiled, request, user_cache
 from dnc_serve.model.kernel.warm import config_of, warm
+from tests.handler.harness import export_small, small_dnc
 
 SMALL = DNCConfig(input_size=2, hidden_size=3, nr_cells=4, cell_size=3)
 
@@ -37,13 +37,12 @@ def test_a_processor_that_lacks_what_is_needed_is_told(monkeypatch: pytest.Monke
 
 
 def test_models_are_compiled_ahead_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    export(DNC.from_config(SMALL), tmp_path / "artifact")
-    config = config_of(str(tmp_path / "artifact"))
-    assert config == SMALL
+    config = config_of(str(export_small(tmp_path)))  # it compiles
+    assert config == small_dnc().config
+    assert compiled(request(config), [user_cache()])
     assert config_of("copy").nr_cells == 64
-    warm([config], tmp_path / "cache")
-    assert "some ten seconds, once" in capsys.readouterr().err
-    warm([config], tmp_path / "elsewhere", also=(tmp_path / "cache",))
+    capsys.readouterr()
+    warm([config], tmp_path / "elsewhere", also=(user_cache(),))
     assert capsys.readouterr().err == ""
     assert not (tmp_path / "elsewhere").exists()
 

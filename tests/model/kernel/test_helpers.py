@@ -73,18 +73,15 @@ FUNCTIONS = {
 def test_elementwise_functions_equal_torchs(name, dtype):
     function, expected, (low, high) = FUNCTIONS[name]
 
-    def of_lanes(x, y, size):
+    def of_both(x, lanes, numbers, size):
         for i in range(0, size, 16):
-            put(y, i, size, function(part(x, i, size)))
-
-    def of_numbers(x, y, size):
+            put(lanes, i, size, function(part(x, i, size)))
         for i in range(size):
-            y[i] = function(x[i])
+            numbers[i] = function(x[i])
 
     x = np.concatenate([np.linspace(low, high, 4001), np.linspace(-1, 1, 2000), [0.0, math.nan]]).astype(dtype)
     by_lanes, by_numbers = np.empty_like(x), np.empty_like(x)
-    native(of_lanes, "nns", dtype)(x, by_lanes, len(x))
-    native(of_numbers, "nns", dtype)(x, by_numbers, len(x))
+    native(of_both, "nnns", dtype)(x, by_lanes, by_numbers, len(x))
     assert np.array_equal(by_lanes, by_numbers, equal_nan=True)
     assert np.isnan(by_lanes[-1])
     true = expected(torch.from_numpy(x[:-1]).double()).numpy()

@@ -110,39 +110,39 @@ def check_bits(config: DNCConfig) -> None:
     assert np.abs(outputs[0] - expected).max() <= CLOSE * max(1.0, np.abs(expected).max())
 
 
+BLOCKS = {"rnn_type": "gru", "num_layers": 2, "share_memory": False, "bias": False, "write_heads": 2, "clip": 0,
+          "hidden_size": 40, "nr_cells": 36, "cell_size": 20}  # fmt: skip  # more than one register's numbers
 COMMON = [
     {},
-    {"rnn_type": "gru", "num_layers": 2, "share_memory": False, "bias": False, "write_heads": 2, "nr_cells": 33},
+    BLOCKS,
     {"rnn_type": "rnn", "nonlinearity": "relu", "clip": 0.3, "num_layers": 2, "write_heads": 3, "read_heads": 3,
-     "independent_linears": True, "clip_scope": "controller_output", "key_activation": "tanh", "num_hidden_layers": 1},
-    {"rnn_type": "rnn", "cosine": "dnc_package", "allocation_order": "usage", "clip": 0, "cell_size": 19},
+     "independent_linears": True, "clip_scope": "controller_output", "key_activation": "tanh", "num_hidden_layers": 1,
+     "cosine": "dnc_package", "allocation_order": "usage", "cell_size": 19},
 ]  # fmt: skip
+
+
+def config_of(options: dict[str, Any]) -> DNCConfig:
+    return DNCConfig(**{"input_size": 3, "hidden_size": 7, "output_size": 5} | options)
 
 
 @pytest.mark.parametrize("options", COMMON)
 def test_a_configuration_steps_as_the_model_does(options):
-    config = DNCConfig(**{"input_size": 3, "hidden_size": 7, "output_size": 5} | options)
+    config = config_of(options)
     check_numbers(config)
     check_bits(config)
-
-
-@settings(max_examples=3, suppress_health_check=[HealthCheck.too_slow])
-@given(config=configs)
-def test_so_does_any_other(config):
-    check_numbers(config)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(config=configs)
-def test_so_do_many_more(config):
+def test_so_does_any_other(config):
     check_numbers(config)
     check_bits(config)
 
 
 def small() -> tuple[DNC, RowKernel]:
-    dnc = model_of(DNCConfig(input_size=3, hidden_size=7, output_size=5))
+    dnc = model_of(config_of({}))
     return dnc, kernel_of(dnc)
 
 
@@ -164,7 +164,7 @@ def test_neither_place_nor_division_nor_threads_change_a_bit(seed, ticks, rows, 
 
 
 def test_registers_of_another_width_change_no_bit():
-    dnc = model_of(DNCConfig(input_size=9, hidden_size=40, nr_cells=36, cell_size=20, write_heads=2))
+    dnc = model_of(config_of(BLOCKS))
     narrow, wide = kernel_of(dnc, most_bits=256), kernel_of(dnc)
     inputs, states = inputs_of(wide, 12, 7), zeros(wide, 14)
     of_wide, _ = wide.step(states, range(7), range(7), inputs)
@@ -236,11 +236,13 @@ def test_what_does_not_fit_is_named(sources, targets, shape, message):
 
 # How far float32 goes from DeepMind's numbers, relative to the largest of a tensor.
 FLOAT32 = 2e-5
+SHORT = ("dnc_n64", "dnc_small_clip")
 
 
 @pytest.mark.parametrize(
     ("name", "dtype", "bound"),
-    [(name, torch.float64, 1e-10) for name in CASES]
+    # Those that are long differ from these in size alone.
+    [pytest.param(name, torch.float64, 1e-10, marks=[] if name in SHORT else pytest.mark.long) for name in CASES]
     # The others begin with zeros, where rounding decides between slots that are as good as tied.
     + [(name, torch.float32, FLOAT32) for name in ("dnc_n64",)],
 )

@@ -31,14 +31,8 @@ def module(name: str, *flags: str, folder: Path) -> subprocess.CompletedProcess[
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU, -cuda 0 takes it")
-@pytest.mark.parametrize(
-    "flags",
-    [
-        "-cuda 0 -optim rmsprop -batch_size 32 -mem_slot 64",
-        "-cuda 0 -lr 0.001 -rnn_type lstm -nlayer 1 -nhlayer 2 -mem_slot 32 -batch_size 32 -optim adam",
-    ],
-)
-def test_the_readmes_commands_train_on_the_cpu_with_a_word(flags: str, tmp_path: Path) -> None:
+def test_the_readmes_command_trains_on_the_cpu_with_a_word(tmp_path: Path) -> None:
+    flags = "-cuda 0 -lr 0.001 -rnn_type lstm -nlayer 1 -nhlayer 2 -mem_slot 32 -batch_size 32 -optim adam"
     done = module("copy", *flags.split(), "-iterations", "4", "-summarize_freq", "2", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "CUDA device 0 isn't there (this machine has 0); training on the CPU instead" in done.stderr

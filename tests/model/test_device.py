@@ -9,7 +9,7 @@ import pytest
 PROGRAM = """
 import resource
 import torch
-from dnc_serve.model.allocator import keep_freed_memory
+from dnc_serve.model.device import keep_freed_memory
 
 def faults():
     torch.zeros(1)
