@@ -23,7 +23,6 @@ def test_the_client(bundled: Server) -> None:
     source = block(README.name, "python", "dnc_serve.client").replace("localhost:8500", bundled.grpc)
     names: dict[str, object] = {
         "inputs": np.ones((3, 10), np.float32),
-        "chunks": [np.ones((2, 10), np.float32) for _ in range(3)],
     }
     exec(source, names)
     assert np.asarray(names["outputs"]).shape == (3, 8)
@@ -31,7 +30,7 @@ def test_the_client(bundled: Server) -> None:
 
 
 def test_curl(bundled: Server, tmp_path: Path) -> None:
-    script = block(README.name, "sh", "curl").replace("localhost:8080", bundled.addresses["http"])
+    script = block("docs/reference.md", "sh", "curl").replace("localhost:8080", bundled.addresses["http"])
     answers = run_shell(script, tmp_path)
     assert '"created": true' in answers or '"created":true' in answers
     assert answers.count('"status"') == 0, answers
