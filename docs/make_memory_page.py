@@ -134,11 +134,11 @@ def serve(model: str, connection: Connection) -> None:
     from dnc_serve.handler.server import DncServer
     from dnc_serve.model.export import export
     from dnc_serve.model.pretrained import path
-    from dnc_serve.model.weights import load_model
+    from dnc_serve.model.weights import load_model, task_of
 
     with tempfile.TemporaryDirectory() as folder:
         artifact = Path(folder) / "artifact"
-        export(load_model(path(model)), artifact)
+        export(load_model(path(model)), artifact, task=task_of(path(model)))
         server = DncServer(ServeConfig(state_dir=Path(folder) / "state", port=0, metrics_port=0), artifact, "cpu")
         try:
             connection.send(server.start().grpc)
