@@ -58,7 +58,7 @@ def test_nothing_collides_where_panels_are_low() -> None:
             ticks = [*axes.get_xticks(), *axes.get_yticks()]
             assert all(float(tick).is_integer() for tick in ticks), "there is no half slot, and no half head"
         else:
-            assert axes.get_window_extent().width >= 8, "a scale can be seen"
+            assert axes.get_window_extent().width >= 6, "a scale can be seen"
     assert len(boxes) > 30
     for place, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[place + 1 :])

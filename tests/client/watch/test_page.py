@@ -18,7 +18,7 @@ from dnc_serve.client.client import Client
 from dnc_serve.model.tasks.copy import encode, recall_inputs
 from tests.server_process import ServerProcess
 
-WAIT_SECONDS = 15
+WAIT_SECONDS = 120
 NOT_FROM_THE_PAGE = ("ERR_CONNECTION", "status of 503", "status of 504")  # while the server was killed
 
 
