@@ -148,7 +148,9 @@ def serve(model: str, connection: Connection) -> None:
             export(torch.nn.GRU(2, 24), artifact)
         else:
             export(load_model(path(model)), artifact, task=task_of(path(model)))
-        server = DncServer(ServeConfig(state_dir=Path(folder) / "state", port=0, metrics_port=0), artifact, "cpu")
+        server = DncServer(
+            ServeConfig(model=model, state_dir=Path(folder) / "state", port=0, metrics_port=0), artifact, "cpu"
+        )
         try:
             connection.send(server.start().grpc)
             connection.poll(None)
