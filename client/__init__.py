@@ -52,7 +52,7 @@ from dnc_serve.client.errors import (
     Unauthenticated,
     Unavailable,
 )  # fmt: skip
-from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, SessionInfo
+from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, PastTimestep, SessionInfo
 from dnc_serve.client.session import AsyncSession
 from dnc_serve.client.tls import TLS
 
@@ -61,8 +61,8 @@ __all__ = [
     "BadRequest", "BadShape", "Cancelled", "ChunkTooLong", "Client", "ClientClosed", "CorruptState",
     "DeadlineExceeded", "DncError", "Draining", "Internal", "InvalidRequest", "LimitError", "MemoryFrame",
     "MemoryLook", "ModelInfo", "ModelMismatch", "ModelNotFound", "Multiplex", "NonFiniteResult", "NotFinite",
-    "NotReady", "PermissionDenied", "PositionError", "PositionGone", "QueueFull", "RateLimit", "ReplyGone",
-    "ResultError", "Retry", "Session", "SessionError", "SessionExists", "SessionExpired", "SessionInfo", "SessionLimit",
-    "SessionMoved", "SessionNotFound", "SessionReplaced", "StateTooLarge", "StepConflict", "StepGap",
+    "NotReady", "PastTimestep", "PermissionDenied", "PositionError", "PositionGone", "QueueFull", "RateLimit",
+    "ReplyGone", "ResultError", "Retry", "Session", "SessionError", "SessionExists", "SessionExpired", "SessionInfo",
+    "SessionLimit", "SessionMoved", "SessionNotFound", "SessionReplaced", "StateTooLarge", "StepConflict", "StepGap",
     "StoreUnavailable", "Unauthenticated", "Unavailable",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ from dnc_serve.client.async_client import DEFAULT_STREAMS, AsyncClient, AsyncMul
 from dnc_serve.client.calls import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S, Retry
 from dnc_serve.client.checks import checked_flag
 from dnc_serve.client.errors import BadRequest, ClientClosed, DncError
-from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, SessionInfo
+from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, PastTimestep, SessionInfo
 from dnc_serve.client.session import DEFAULT_MAX_CELLS, AsyncSession, Scope
 from dnc_serve.client.tls import TLS
 from dnc_serve.client.transport import DEFAULT_TARGET, Token, check_process
@@ -287,6 +287,22 @@ class Session(_Closing):
         Whoever closes it, or drops it, ends the watching.
         """
         return self._thread.iterate(self._session.watch(names, max_frames_per_second, max_cells))
+
+    def replay(
+        self,
+        after: int,
+        until: int | None = None,
+        names: Sequence[str] = (),
+        *,
+        every: int = 1,
+        max_cells: int = DEFAULT_MAX_CELLS,
+    ) -> list[PastTimestep]:
+        """The timesteps between two positions again: what came in, what was answered, and what each left in the state.
+
+        Of `every` so many timesteps one is given, and the last; arrays are thinned as in a look. Raises PositionGone
+        where the journal doesn't reach back so far.
+        """
+        return self._thread.run(self._session.replay(after, until, names, every=every, max_cells=max_cells))
 
     def fork(self, id: str | None = None, position: int | None = None) -> "Session":
         """An independent copy under another id, now or at an earlier position."""

@@ -38,6 +38,7 @@ class ModelInfo(_OfAMessage):
     state: tuple["StateField", ...]
     derived: tuple[str, ...]  # what a dump may name beside the fields of the state
     config: Mapping[str, Any]  # DNCConfig; empty if the model is another
+    task: str  # what it was trained for, as `dnc train` names it; empty if its artifact doesn't say
     digest: str  # of program, weights and sizes
     artifact: str  # what steps sessions: row-kernel, torchscript or program
     artifact_note: str  # why it is not the row kernel
@@ -142,11 +143,32 @@ class MemoryFrame(MemoryLook):
 
     @classmethod
     def from_wire(cls, message: pb.WatchMemoryResponse) -> Self:
+        return cls._copied(message, tier=_tier(message), at=message.at.ToDatetime(UTC), **_watched(message))
+
+
+@dataclass(frozen=True, slots=True)
+class PastTimestep(_OfAMessage):
+    """A timestep that was done before, thinned as a look."""
+
+    position: int  # after it
+    experience: int
+    inputs: NDArray[Any]  # [*shape]
+    outputs: NDArray[Any]  # [*shape]
+    arrays: dict[str, NDArray[np.float32]]  # what it left; the first axis counts memories, or layers
+    full_shapes: dict[str, tuple[int, ...]]
+
+    @classmethod
+    def from_wire(cls, message: pb.ReplaySessionResponse) -> Self:
         return cls._copied(
-            message, tier=_tier(message), at=message.at.ToDatetime(UTC),
-            arrays={name: from_wire(watched.array) for name, watched in message.arrays.items()},
-            full_shapes={name: tuple(watched.full_shape) for name, watched in message.arrays.items()},
-        )  # fmt: skip
+            message, inputs=from_wire(message.inputs), outputs=from_wire(message.outputs), **_watched(message)
+        )
+
+
+def _watched(message: Any) -> dict[str, Any]:
+    return {
+        "arrays": {name: from_wire(watched.array) for name, watched in message.arrays.items()},
+        "full_shapes": {name: tuple(watched.full_shape) for name, watched in message.arrays.items()},
+    }
 
 
 def _tier(message: Any) -> str:

@@ -36,6 +36,11 @@ LEAST_SHARE = 0.1
 # Fields of a state that an animation shows, below each other.
 MOST_ANIMATED = 6
 WIDTH_INCHES = 7.0
+# A panel of few rows is no higher than so many inches a row; it is named as a whole, and its scale has two ends.
+ROW_INCHES = 0.6
+LOW_INCHES = 1.2
+SCALE_INCHES = 0.12
+MOST_NUMBERED = 8
 
 
 def save_heatmaps(arrays: Mapping[str, Array], path: Path, title: str) -> None:
@@ -144,7 +149,8 @@ def side_by_side(*pictures: list[str]) -> str:
 
 def _height(panel: Array) -> float:
     """Inches for a panel of that many rows, so that a cell is about as high as it is wide, within reason."""
-    return float(np.clip(WIDTH_INCHES * panel.shape[0] / panel.shape[1], 0.7, 4.0))
+    rows, columns = panel.shape
+    return float(np.clip(min(WIDTH_INCHES * rows / columns, ROW_INCHES * rows), 0.7, 4.0))
 
 
 def _new_figure(height_inches: float) -> "Figure":
@@ -159,7 +165,12 @@ def _draw(axes: "Axes", label: str, name: str, panel: Array) -> None:
     image = _paint(axes, name, panel, float(np.abs(panel).max()) or 1.0)
     axes.set_title(label, fontsize=9, loc="left")
     assert axes.figure is not None
-    axes.figure.colorbar(image, ax=axes, shrink=0.9, pad=0.01)
+    height = _height(panel)
+    bar = axes.figure.colorbar(image, ax=axes, shrink=0.9, pad=0.01, aspect=max(2.0, 0.9 * height / SCALE_INCHES))
+    bar.ax.tick_params(labelsize=7)
+    if height < LOW_INCHES:
+        low, high = image.get_clim()
+        bar.set_ticks([low, high], labels=[f"{end:.3g}" for end in (low, high)])
 
 
 def _paint(axes: "Axes", name: str, panel: Array, largest: float) -> "AxesImage":
@@ -171,4 +182,7 @@ def _paint(axes: "Axes", name: str, panel: Array, largest: float) -> "AxesImage"
     axes.set_ylabel(y, fontsize=8)
     axes.tick_params(labelsize=7)
     axes.locator_params(integer=True)
+    for count, set_ticks in ((panel.shape[0], axes.set_yticks), (panel.shape[1], axes.set_xticks)):
+        if count <= MOST_NUMBERED:  # else there would be fractions; a sole row has nothing to count
+            set_ticks(range(count) if count > 1 else [])
     return image

@@ -30,7 +30,7 @@ from dnc_serve.client.checks import (
     checked_rate,
 )
 from dnc_serve.client.errors import BadRequest, Cancelled, DncError, Internal, SessionError, SessionReplaced
-from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, SessionInfo
+from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, PastTimestep, SessionInfo
 from dnc_serve.client.ledger import Entry, Ledger
 from dnc_serve.client.stream import Delivery, OpenStream
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
@@ -409,6 +409,31 @@ class AsyncSession:
         async with aclosing(self.calls.endless("WatchMemory", request, self._route, self.id)) as frames:
             async for frame in frames:
                 yield MemoryFrame.from_wire(frame)
+
+    async def replay(
+        self,
+        after: int,
+        until: int | None = None,
+        names: Sequence[str] = (),
+        *,
+        every: int = 1,
+        max_cells: int = DEFAULT_MAX_CELLS,
+    ) -> list[PastTimestep]:
+        """The timesteps between two positions again: what came in, what was answered, and what each left in the state.
+
+        Of `every` so many timesteps one is given, and the last; arrays are thinned as in a look. Raises PositionGone
+        where the journal doesn't reach back so far.
+        """
+        await self._present()
+        request = pb.ReplaySessionRequest(
+            session_id=self.id,
+            after=checked_number("after", after, 0, UINT64),
+            until=checked_position(until),
+            names=checked_names(names),
+            every=checked_number("every", every, 1, UINT32),
+            max_cells=checked_number("max_cells", max_cells, 1, UINT32),
+        )
+        return [PastTimestep.from_wire(timestep) for timestep in await self._collect("ReplaySession", request)]
 
     async def fork(self, id: str | None = None, position: int | None = None) -> "AsyncSession":
         """An independent copy under another id, now or at an earlier position, opened."""

@@ -18,6 +18,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dnc_serve.client import Client
 
 DOCS = Path(__file__).parent
@@ -27,6 +29,7 @@ PAGES = {
     "recall-and-graph.md": {"localhost:8500": "graph"},
 }
 PAGE_WITH_SCREENSHOTS = "memory.md"
+OTHER_MODEL = "gru"  # that is no DNC
 OUTPUT = r"(?P<output>\n```text\n.*?```\n)?"
 CODE = re.compile(r"(?P<code>```python\n(?P<source>.*?)```\n)" + OUTPUT, re.DOTALL)
 DEMO = re.compile(r"(?P<code>```sh\n(?P<source>(?:dnc demo [^\n]*\n)+)```\n)" + OUTPUT, re.DOTALL)
@@ -115,7 +118,7 @@ def run_demos(commands: str) -> None:
 
 @contextlib.contextmanager
 def served(model: str) -> Iterator[str]:
-    """The address of a server of a bundled model, in a process of its own with a fresh state folder."""
+    """The address of a server of a model, in a process of its own with a fresh state folder."""
     spawning = multiprocessing.get_context("spawn")
     ours, theirs = spawning.Pipe()
     process = spawning.Process(target=serve, args=(model, theirs))
@@ -130,16 +133,24 @@ def served(model: str) -> Iterator[str]:
 
 def serve(model: str, connection: Connection) -> None:
     """Sends the server's address, and serves until the other end is closed."""
+    import torch
+
     from dnc_serve.handler.config import ServeConfig
     from dnc_serve.handler.server import DncServer
     from dnc_serve.model.export import export
     from dnc_serve.model.pretrained import path
-    from dnc_serve.model.weights import load_model
+    from dnc_serve.model.weights import load_model, task_of
 
     with tempfile.TemporaryDirectory() as folder:
         artifact = Path(folder) / "artifact"
-        export(load_model(path(model)), artifact)
-        server = DncServer(ServeConfig(state_dir=Path(folder) / "state", port=0, metrics_port=0), artifact, "cpu")
+        if model == OTHER_MODEL:
+            torch.manual_seed(0)
+            export(torch.nn.GRU(2, 24), artifact)
+        else:
+            export(load_model(path(model)), artifact, task=task_of(path(model)))
+        server = DncServer(
+            ServeConfig(model=model, state_dir=Path(folder) / "state", port=0, metrics_port=0), artifact, "cpu"
+        )
         try:
             connection.send(server.start().grpc)
             connection.poll(None)
@@ -177,10 +188,13 @@ def record(session_id: str, address: str, to: Path) -> None:
 
 
 def take_screenshots(address: str) -> None:
-    """The four views of `dnc watch`, if there is a Chromium to take them with."""
-    from screenshots import take
+    """The views of `dnc watch`, if there is a Chromium to take them with."""
+    from screenshots import take, take_any_model
 
     take(address, Path("images"))
+    with served(OTHER_MODEL) as other:
+        turns = np.linspace(0, 9, 56, dtype=np.float32)
+        take_any_model(other, np.stack([np.sin(turns), np.sin(3 * turns)], 1), Path("images"))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from dnc_serve.client.client import Client, LoopThread
 from dnc_serve.client.watch.site import Site
 from dnc_serve.model.tasks.copy import encode, recall_inputs
 
-WIDTH, WAIT_SECONDS = 1180, 20
+WIDTH, WAIT_SECONDS = 1280, 20
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage", "--hide-scrollbars",
@@ -25,7 +25,7 @@ FLAGS = (
 
 
 def take(address: str, folder: Path) -> None:
-    """Writes the four views, and one in the dark on a phone, as PNG files."""
+    """Writes the views of a server of the copy model, and one in the dark on a phone, as PNG files."""
     with Client(address) as client, page(address) as url, chromium() as browser:
         sessions = {name: client.session(name) for name in ("atlas", "beacon", "patient-17")}
         for seed, session in enumerate(sessions.values()):
@@ -50,7 +50,7 @@ def take(address: str, folder: Path) -> None:
         _until(browser, "return document.querySelector('#chunk .note').textContent.startsWith('told')")
         browser.find_element(By.ID, "recall").click()
         _until(browser, "return document.querySelector('#chunk .note').textContent.includes('right')")
-        _shoot(browser, folder / "watch-live.png")
+        _shoot(browser, folder / "watch-live.png", 1120)
 
         back = watched.info().position - 8
         browser.execute_script(
@@ -76,6 +76,16 @@ def take(address: str, folder: Path) -> None:
         browser.execute_script("document.getElementById('maps').scrollIntoView()")
         _pause(browser, 0.5)
         browser.save_screenshot(str(folder / "watch-phone.png"))
+
+
+def take_any_model(address: str, inputs: Any, folder: Path) -> None:
+    """Writes a session of a server of another model, after inputs [T, *shape], as a PNG file."""
+    with Client(address) as client, page(address) as url, chromium() as browser:
+        client.session("other").step(inputs)
+        _open(browser, url, "/session/other")
+        _until(browser, f"return document.getElementById('maps').dataset.position == '{len(inputs)}'")
+        _pause(browser, 1.0)
+        _shoot(browser, folder / "watch-any-model.png", 820)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The artifact that is served: a model's programs and weights, and a manifest that they must fit.
 
-manifest.json        format, inputs, outputs, fields of the state, digest, files
+manifest.json        format, inputs, outputs, fields of the state, digest, files, the task of a trained run
 program.pt2          `step`, captured by torch.export
 model.pt             of a DNC: its ticks in TorchScript
 weights.safetensors  of a DNC, for the row kernel
@@ -57,6 +57,11 @@ class Artifact:
     def digest(self) -> str:
         """Two models with the same digest have states of the same meaning: a session may go from one to the other."""
         return str(self.manifest["digest"])
+
+    @property
+    def task(self) -> str:
+        """What it was trained for, as `dnc train` names it; empty where the manifest doesn't say."""
+        return str(self.manifest.get("task", ""))
 
     @property
     def config(self) -> DNCConfig | None:

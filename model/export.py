@@ -35,12 +35,14 @@ def export(
     *,
     example_input: Tensor | TensorSpec | None = None,
     nr_cells: int | None = None,
+    task: str = "",
 ) -> dict[str, Any]:
     """Writes the artifact of a model into the folder, and returns its manifest. The module itself is not changed.
 
     `module` is a trained DNC, or any module with `initial_state(batch_size)` and `step(x, state) -> (output, state)`;
     see `dnc_serve.model.contract`. `example_input` [*shape] is one timestep of one session, where the module doesn't
     say so itself. `nr_cells` gives an exported DNC another number of memory slots; the weights don't depend on it.
+    `task` is what it was trained for, as `weights.task_of` tells of a run; whoever shows sessions may go by it.
 
     Raises ContractError, a ValueError, for a module that can't be served; ValueError for a wrong `nr_cells`, and for a
     DNC that feeds read vectors back between calls only: how a session's timesteps are divided into chunks mustn't
@@ -49,7 +51,7 @@ def export(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(module, DNC):
-        return _export_dnc(module, folder, nr_cells)
+        return _export_dnc(module, folder, nr_cells, task)
     if nr_cells is not None:
         raise ValueError(f"nr_cells is {nr_cells}, but {type(module).__name__} isn't a DNC: it has no memory slots")
     with _evaluating(module):
@@ -60,6 +62,8 @@ def export(
     manifest["digest"] = program_digest(program, {**described, "initial": initial.tobytes().hex()})
     if initial.any():
         save_file({"initial": initial}, folder / INITIAL_FILE)
+    if task:
+        manifest["task"] = task
     return _write_manifest(manifest, folder, PROGRAM_FILE, INITIAL_FILE)
 
 
@@ -82,7 +86,7 @@ def script(dnc: DNC) -> torch.jit.ScriptModule:
     return frozen
 
 
-def _export_dnc(dnc: DNC, folder: Path, nr_cells: int | None) -> dict[str, Any]:
+def _export_dnc(dnc: DNC, folder: Path, nr_cells: int | None, task: str) -> dict[str, Any]:
     """In float32: TorchScript, whose ticks a server runs or proves the row kernel against, and the program."""
     if dnc.config.read_feedback != "timestep":
         raise ValueError(
@@ -107,6 +111,8 @@ def _export_dnc(dnc: DNC, folder: Path, nr_cells: int | None) -> dict[str, Any]:
         "digest": weights_digest(config, exported.state_dict()),
         "config": config.to_dict(),
     }
+    if task:
+        manifest["task"] = task
     return _write_manifest(manifest, folder, MODULE_FILE, PROGRAM_FILE, WEIGHTS_FILE)
 
 

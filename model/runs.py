@@ -16,9 +16,8 @@ from dnc_serve.model.recipe import Recipe
 from dnc_serve.model.start import new_model
 from dnc_serve.model.tasks import Task, address_of, task_class
 from dnc_serve.model.train import NotFiniteError, Progress, Training
-from dnc_serve.model.weights import save_weights
+from dnc_serve.model.weights import TRAINING_FILE, save_weights
 
-TRAINING_FILE = "training.json"
 METRICS_FILE = "metrics.csv"
 CHECKPOINT_FILE = "checkpoint.pt"
 CARD_FILE = "CARD.md"

@@ -18,6 +18,7 @@ from dnc_serve.model.dnc import DNC
 
 WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "config.json"
+TRAINING_FILE = "training.json"
 
 # What changes how a model is trained or called, but not one number of a served timestep.
 WITHOUT_EFFECT_ON_STEPS = ("dropout", "stop_usage_gradient", "read_feedback")
@@ -71,6 +72,15 @@ def load_model(folder: str | Path, nr_cells: int | None = None, **placement: Any
     dnc.to(next(iter(weights.values())).dtype)
     load_weights(dnc, folder)
     return dnc
+
+
+def task_of(folder: str | Path) -> str:
+    """The task that a run was trained for, as `dnc train` names it; empty for weights that no run has left."""
+    path = Path(folder) / TRAINING_FILE
+    try:
+        return str(json.loads(path.read_text()).get("task", "")) if path.is_file() else ""
+    except (ValueError, AttributeError) as exc:
+        raise ValueError(f"{path} isn't a training run's description: {exc!r}") from exc
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

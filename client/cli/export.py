@@ -50,7 +50,7 @@ def _names_module(model: str) -> bool:
 def _export_run(args: argparse.Namespace) -> int:
     from dnc_serve.model import pretrained
     from dnc_serve.model.export import export
-    from dnc_serve.model.weights import check_run, load_model
+    from dnc_serve.model.weights import check_run, load_model, task_of
 
     for flag in ("weights", "input"):
         if getattr(args, flag) is not None:
@@ -60,7 +60,7 @@ def _export_run(args: argparse.Namespace) -> int:
     folder = args.output or (Path(f"{args.model}-artifact") if bundled else source / "artifact")
     check_run(source, f"a training run's folder, a bundled model ({', '.join(pretrained.NAMES)}), or module:NAME")
     with new_files(folder) as beside:
-        manifest = export(load_model(source), beside, nr_cells=args.nr_cells)
+        manifest = export(load_model(source), beside, nr_cells=args.nr_cells, task=task_of(source))
     print(f"{folder}: {manifest['config']['nr_cells']} memory slots, digest {manifest['digest'][:16]}…")
     _compile(folder)
     return 0

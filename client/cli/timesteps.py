@@ -46,6 +46,10 @@ class Source:
         if suffix == ".csv" and self.is_npy:
             raise BadFile(f"{path}: is a .npy file, whatever its name says; expected text, or the name of a .npy file")
 
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
     def chunks(self, timesteps: int, spec: TensorSpec) -> Iterator[Array]:
         """The content in chunks [up to `timesteps`, *shape], after a look at a whole file, or at a pipe's first.
 

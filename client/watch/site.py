@@ -8,10 +8,13 @@ import asyncio
 import json
 import secrets
 import struct
+import tempfile
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict
 from datetime import datetime
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,19 +22,22 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from dnc_serve.client import errors
-from dnc_serve.client.arrays import Array
+from dnc_serve.client.arrays import Array, TensorSpec
 from dnc_serve.client.async_client import AsyncClient
+from dnc_serve.client.cli.timesteps import BadFile, Source
 from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, SessionInfo
 from dnc_serve.client.watch.guard import add_policy, guarded
 
 MAX_SESSIONS = 500
-MAX_BODY_BYTES = 1 << 20
+MAX_BODY_BYTES = 16 << 20
 FRAMES_PER_SECOND = 30.0
 # Cells of an array that the page shows: a screen has no more to give.
 MAX_CELLS = 1 << 15
+# Of an array at each of many timesteps.
+MAX_PAST_CELLS = 1 << 14
 RECONNECT_PAUSE_S = 0.5
-SHOWN = ("memory", "usage_vector", "write_weights", "read_weights", "precedence", "link_matrix")
-INTERFACE = "interface"
+# Of a DNC at each of many timesteps: what it did. Of another model that is its whole state.
+OVER_TIME = ("write_weights", "read_weights", "usage_vector", "interface")
 Shape = tuple[int, ...]
 _MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _STATUSES: tuple[tuple[type[errors.DncError], int], ...] = (
@@ -66,6 +72,8 @@ class Site:
                 web.get("/api/sessions/{id}", self._session),
                 web.get("/api/sessions/{id}/frames", self._frames),
                 web.get("/api/sessions/{id}/memory", self._memory),
+                web.get("/api/sessions/{id}/past", self._past),
+                web.post("/api/inputs", self._inputs),
                 web.post("/api/sessions/{id}/steps", self._step),
                 web.post("/api/sessions/{id}/reset", self._reset),
                 web.post("/api/sessions/{id}/fork", self._fork),
@@ -120,6 +128,11 @@ class Site:
 
     # Looks.
 
+    async def _names(self) -> list[str]:
+        """All that can be seen of a session: the fields of its state, and what follows from them."""
+        model = await self._client.model()
+        return [*(field.name for field in model.state), *model.derived]
+
     async def _frames(self, request: web.Request) -> web.StreamResponse:
         """Frames while the session works, without end; `lost` in a head says that there is no server at the moment."""
         session = self._client.session(request.match_info["id"], create=False)
@@ -127,7 +140,7 @@ class Site:
         await response.prepare(request)
         while True:
             try:
-                async for frame in session.watch([*SHOWN, INTERFACE], FRAMES_PER_SECOND, MAX_CELLS):
+                async for frame in session.watch(await self._names(), FRAMES_PER_SECOND, MAX_CELLS):
                     await response.write(encode(_facts(frame), frame.arrays, frame.full_shapes))
             except (errors.Unavailable, errors.DeadlineExceeded) as error:
                 await response.write(encode({"lost": error.message}, {}, {}))
@@ -143,17 +156,45 @@ class Site:
         wanted = request.query.get("position", "")
         position = _number(wanted) if wanted else None
         async with self._client.session(request.match_info["id"], create=False) as session:
-            look = await session.look([*SHOWN, INTERFACE], position, MAX_CELLS)
+            look = await session.look(await self._names(), position, MAX_CELLS)
         message = encode(_facts(look), look.arrays, look.full_shapes)
         return web.Response(body=message, content_type="application/octet-stream")
+
+    async def _past(self, request: web.Request) -> web.Response:
+        """Messages of the timesteps behind a position, up to another; of `every` so many the last.
+
+        Their arrays are what each left in the state, `@inputs` and `@outputs`.
+        """
+        after, until, every = (_number(request.query.get(name, ""), name) for name in ("after", "until", "every"))
+        model = await self._client.model()
+        names = OVER_TIME if model.config else await self._names()
+        async with self._client.session(request.match_info["id"], create=False) as session:
+            timesteps = await session.replay(after, until, names, every=max(1, every), max_cells=MAX_PAST_CELLS)
+        messages = (
+            encode(
+                {"position": timestep.position, "experience": timestep.experience},
+                {**timestep.arrays, "@inputs": timestep.inputs, "@outputs": timestep.outputs},
+                timestep.full_shapes,
+            )
+            for timestep in timesteps
+        )
+        return web.Response(body=b"".join(messages), content_type="application/octet-stream")
 
     # Changes.
 
     async def _step(self, request: web.Request) -> web.Response:
         wanted = await _body(request)
         async with self._client.session(request.match_info["id"], create=False) as session:
-            outputs = await session.step(wanted.get("inputs"), reset_experience=bool(wanted.get("reset_experience")))
+            inputs = _timesteps(wanted.get("inputs"), (await self._client.model()).inputs)
+            outputs = await session.step(inputs, reset_experience=bool(wanted.get("reset_experience")))
             return _json({"outputs": outputs.tolist(), "position": session.position})
+
+    async def _inputs(self, request: web.Request) -> web.Response:
+        """The timesteps of a file whose content is sent, each as a row of numbers; of the kind that `name` tells."""
+        spec = (await self._client.model()).inputs
+        name = Path(request.query.get("name", "")).name or "timesteps.csv"
+        content = await request.read()
+        return _json({"inputs": await asyncio.to_thread(_read, name, content, spec)})
 
     async def _reset(self, request: web.Request) -> web.Response:
         scope = (await _body(request)).get("scope", "experience")
@@ -191,14 +232,36 @@ async def _body(request: web.Request) -> dict[str, Any]:
     return body
 
 
-def _number(text: object) -> int:
+def _number(text: object, name: str = "position") -> int:
     try:
         number = int(str(text))
     except ValueError as exc:
-        raise errors.BadRequest(f"position is {text!r}, expected a whole number") from exc
+        raise errors.BadRequest(f"{name} is {text!r}, expected a whole number") from exc
     if number < 0:
-        raise errors.BadRequest(f"position is {number}, expected at least 0")
+        raise errors.BadRequest(f"{name} is {number}, expected at least 0")
     return number
+
+
+def _timesteps(rows: Any, spec: TensorSpec) -> Any:
+    """Rows of all numbers of a timestep as [T, *shape]; what is none is left for the client library to refuse."""
+    try:
+        array = np.asarray(rows)
+    except ValueError:  # ragged
+        return rows
+    flat = array.ndim == 2 and array.shape[1] == spec.size
+    return array.reshape(len(array), *spec.shape) if flat else rows
+
+
+def _read(name: str, content: bytes, spec: TensorSpec) -> list[Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(content)
+        try:
+            with closing(Source(str(path))) as source:
+                chunks = list(source.chunks(1 << 16, spec))
+        except BadFile as exc:
+            raise errors.BadRequest(str(exc).replace(str(path), name)) from exc
+    return [row.reshape(-1).tolist() for chunk in chunks for row in chunk]
 
 
 def _facts(look: MemoryLook) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class Descriptions:
         engine, artifact, config = self._engine, self._artifact, self._engine.config
         return pb.GetModelResponse(
             name=config.model,
+            task=artifact.task,
             inputs=_spec(artifact.inputs),
             outputs=_spec(artifact.outputs),
             state=[_field(artifact, name) for name in artifact.layout.names],

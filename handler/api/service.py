@@ -13,6 +13,7 @@ from dnc_serve.handler.api.copies import Copies
 from dnc_serve.handler.api.dumps import dump_parts
 from dnc_serve.handler.api.operations import PART_BYTES, Caller, Operations
 from dnc_serve.handler.api.ordered_stream import OpenStreams
+from dnc_serve.handler.api.replay import replay
 from dnc_serve.handler.api.stream import SessionStream
 from dnc_serve.handler.api.watch import Feeds, watch
 from dnc_serve.handler.errors import ServeError
@@ -86,6 +87,13 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
                 await context.write(frame)
 
         await self._answer(context, request, send, "watch")
+
+    async def ReplaySession(self, request: pb.ReplaySessionRequest, context: Context) -> None:
+        async def send(caller: Caller) -> None:
+            async for timestep in replay(self._operations, request, caller):
+                await context.write(timestep)
+
+        await self._answer(context, request, send)
 
     async def ExportSession(self, request: pb.ExportSessionRequest, context: Context) -> None:
         async def export(caller: Caller) -> None:

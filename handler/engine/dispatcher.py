@@ -97,8 +97,7 @@ class Dispatcher:
             self._answer(session, request, None, error)
 
     def _chunk(self, session: Session, chunk: Chunk) -> bool:
-        if session.digest != self._digest:
-            raise self._mismatch(session)
+        session.check_model(self._digest)
         verdict = session.judge_chunk(chunk)
         if verdict is Verdict.APPLY:
             return self._run(session, chunk)
@@ -141,8 +140,7 @@ class Dispatcher:
             self._answer(session, reset, False, None)
             return
         if reset.scope == "experience":
-            if session.digest != self._digest:
-                raise self._mismatch(session)
+            session.check_model(self._digest)
             if session.tier is Tier.STORE:
                 self._recovery.load(session)
                 return
@@ -160,20 +158,10 @@ class Dispatcher:
     def _inspect(self, session: Session, inspect: Inspect) -> None:
         state = None
         if inspect.with_state:
-            if session.digest != self._digest:
-                raise self._mismatch(session)
+            session.check_model(self._digest)
             if session.tier is Tier.STORE:
                 self._recovery.load(session)
                 return
             state = self._cache.read(session)
         session.queue.popleft()
         self._answer(session, inspect, StateView(session.head(), session.fingerprint, state), None)
-
-    def _mismatch(self, session: Session) -> ServeError:
-        return ServeError(
-            "MODEL_MISMATCH",
-            f"session {session.session_id!r} belongs to model {session.digest[:12]}, this server runs "
-            f"{self._digest[:12]}: export it, reset it with scope ALL, or delete it",
-            session_digest=session.digest,
-            model_digest=self._digest,
-        )

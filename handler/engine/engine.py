@@ -35,6 +35,7 @@ from dnc_serve.handler.engine.state_cache import StateCache
 from dnc_serve.handler.engine.state_rows import StateRows
 from dnc_serve.handler.engine.write_ahead import WriteAhead
 from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.store.history import Recovered
 from dnc_serve.model.rows import WORD
 
 logger = logging.getLogger(__name__)
@@ -395,7 +396,16 @@ class Engine:
     async def view_at(self, session: Session, position: int) -> StateView:
         """The session as it was when it last stood at an earlier position.
 
-        Raises POSITION_GONE, STEP_GAP for one that lies ahead, CORRUPT_STATE.
+        Raises MODEL_MISMATCH, POSITION_GONE, STEP_GAP for one that lies ahead, CORRUPT_STATE.
         """
+        session.check_model(self.digest)
         past = self.table.new_session(session.session_id, session.owner, session.incarnation)
         return await self.recovery.view_at(session, past, position)
+
+    async def between(self, session: Session, after: int, until: int) -> Recovered:
+        """A state of the session at or before position `after`, and all that was applied from there to `until`.
+
+        Raises as `view_at`.
+        """
+        session.check_model(self.digest)
+        return await self.recovery.between(session, after, until)

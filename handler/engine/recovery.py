@@ -142,11 +142,15 @@ class Recovery:
             self._on_free(session)
         self.on_capacity()
 
-    def _reading_of(self, session: Session, position: int | None = None) -> Callable[[], Recovered]:
-        """To be called in a thread: the session's state as of now, or at an earlier position."""
+    def _reading_of(
+        self, session: Session, position: int | None = None, since: int | None = None
+    ) -> Callable[[], Recovered]:
+        """To be called in a thread: the session's state as of now, or at an earlier position; or a state not newer than
+        `since`, and what leads from there to the position."""
         last = session.ordinal, session.position
         return partial(
-            recover, self._store, session.session_id, session.incarnation, last, self._runner.layout.size, position
+            recover, self._store, session.session_id, session.incarnation, last, self._runner.layout.size, position,
+            since,
         )  # fmt: skip
 
     def _install(self, session: Session, recovered: Recovered) -> None:
@@ -320,10 +324,7 @@ class Recovery:
 
         Raises POSITION_GONE, STEP_GAP for one that lies ahead, CORRUPT_STATE.
         """
-        if position > session.position:
-            raise session.gap(position)
-        if self._volatile:
-            raise ServeError("POSITION_GONE", "durability is off: no earlier position is kept")
+        self._check_kept(session, position)
         viewed: asyncio.Future[StateView] = self._loop.create_future()
         past.created_at = session.created_at
         recovery = self._reading_of(session, position)
@@ -341,6 +342,28 @@ class Recovery:
         finally:
             del self._views[past]
             self._discard(past, ServeError("CANCELLED", "nobody waits for the view any more"))
+
+    async def between(self, session: Session, after: int, until: int) -> Recovered:
+        """A state of the session at or before position `after`, and all that was applied from there to `until`.
+
+        Raises as `view_at`.
+        """
+        self._check_kept(session, until)
+        recovered, error = await self._loop.run_in_executor(
+            self._threads, _result_of, self._reading_of(session, until, after)
+        )
+        if recovered is None:
+            assert error is not None
+            raise error
+        for operation in recovered.operations:
+            self._check_sizes(session, operation)
+        return recovered
+
+    def _check_kept(self, session: Session, position: int) -> None:
+        if position > session.position:
+            raise session.gap(position)
+        if self._volatile:
+            raise ServeError("POSITION_GONE", "durability is off: no earlier position is kept")
 
 
 def _settles(future: "asyncio.Future[Any]") -> Done:

@@ -232,6 +232,17 @@ class Session:
             f"session {self.session_id!r} is ending ({self.end_unknown}), but the store has not said that it has ended"
         )
 
+    def check_model(self, digest: str) -> None:
+        """Raises MODEL_MISMATCH if the session's state is of another model than the one that is served."""
+        if self.digest != digest:
+            raise ServeError(
+                "MODEL_MISMATCH",
+                f"session {self.session_id!r} belongs to model {self.digest[:12]}, this server runs {digest[:12]}: "
+                "export it, reset it with scope ALL, or delete it",
+                session_digest=self.digest,
+                model_digest=digest,
+            )
+
     def gap(self, position: int) -> ServeError:
         """STEP_GAP: what was sent lies ahead of where the session stands."""
         return ServeError(

@@ -25,14 +25,16 @@ INITIAL_FILE = "initial.safetensors"
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "config.json"
+TRAINING_FILE = "training.json"
 ARTIFACT_FILES = (MODULE_FILE, PROGRAM_FILE, INITIAL_FILE, MANIFEST_FILE, WEIGHTS_FILE, CONFIG_FILE)
 
 _EXPORT = """
 import sys
 from dnc_serve.model.export import export
-from dnc_serve.model.weights import load_model
+from dnc_serve.model.weights import load_model, task_of
 try:
-    export(load_model(sys.argv[1]), sys.argv[2], nr_cells=int(sys.argv[3]) if sys.argv[3] else None)
+    nr_cells = int(sys.argv[3]) if sys.argv[3] else None
+    export(load_model(sys.argv[1]), sys.argv[2], nr_cells=nr_cells, task=task_of(sys.argv[1]))
 except (ValueError, OSError) as exc:
     sys.exit(str(exc))
 """
@@ -93,6 +95,8 @@ def _exported(run: Path, nr_cells: int | None, cache: Path) -> Path:
         if not (run / name).is_file():
             raise ModelError(f"{run / name} doesn't exist; expected a folder that `dnc train` wrote")
         key.update((run / name).read_bytes())
+    if (run / TRAINING_FILE).is_file():  # it names the task
+        key.update((run / TRAINING_FILE).read_bytes())
     folder = cache / key.hexdigest()[:24]
     if (folder / MANIFEST_FILE).is_file():
         return folder

@@ -54,15 +54,17 @@ def recover(
     last: tuple[int, int],
     state_size: int,
     position: int | None = None,
+    since: int | None = None,
 ) -> Recovered:
-    """The session's newest state that can be believed, and the operations that lead from there to where the session
-    stands, `last` (ordinal, position), or to an earlier `position`.
+    """The session's newest state that can be believed, not newer than position `since`, and the operations that lead
+    from there to where the session stands, `last` (ordinal, position), or to an earlier `position`.
 
     Raises CORRUPT_STATE when no snapshot and no beginning lead there, POSITION_GONE when the position lies before all
     that is kept, STORE_UNAVAILABLE when the store can't be read.
     """
     snapshots = store.snapshots(session_id, incarnation)
-    reachable = [info for info in snapshots if position is None or info.position <= position]
+    newest = position if since is None else since
+    reachable = [info for info in snapshots if newest is None or info.position <= newest]
     damage: list[str] = []
     for info in (*reachable, None):
         try:
@@ -75,10 +77,10 @@ def recover(
         if position is not None:
             recovered.until(position)
         return recovered
-    if position is not None and not reachable and snapshots:
+    if newest is not None and not reachable and snapshots:
         raise ServeError(
             "POSITION_GONE",
-            f"the journal of session {session_id!r} no longer reaches position {position}",
+            f"the journal of session {session_id!r} no longer reaches position {newest}",
             earliest_position=snapshots[-1].position,
         )
     raise ServeError("CORRUPT_STATE", f"session {session_id!r} can't be recovered: {'; '.join(damage)}")

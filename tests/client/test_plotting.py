@@ -40,6 +40,30 @@ def test_each_heatmap_says_what_it_is(dump: dict[str, "np.ndarray"]) -> None:
     assert values.get_clim()[0] == -values.get_clim()[1]
 
 
+def test_nothing_collides_where_panels_are_low() -> None:
+    """Labels of one-head strips and of their scales."""
+    random = np.random.default_rng(1)
+    heads = {name: random.random((1, 64), np.float32) for name in ("precedence", "read_weights", "write_weights")}
+    figure = heatmaps({"memory": random.standard_normal((64, 16)), **heads, "write_gates": np.float32([0.5])}, "x")
+    figure.draw_without_rendering()
+    boxes = []
+    for axes in figure.axes:
+        labels = [axes.title, axes.xaxis.label, axes.yaxis.label]
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            labels += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+            labels += [tick.label2 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+        boxes += [label.get_window_extent() for label in labels if label.get_visible() and label.get_text()]
+        if axes.get_title(loc="left"):
+            ticks = [*axes.get_xticks(), *axes.get_yticks()]
+            assert all(float(tick).is_integer() for tick in ticks), "there is no half slot, and no half head"
+        else:
+            assert axes.get_window_extent().width >= 6, "a scale can be seen"
+    assert len(boxes) > 30
+    for place, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[place + 1 :])
+
+
 def test_files_are_what_their_names_say(dump: dict[str, "np.ndarray"], tmp_path: Path) -> None:
     save_heatmaps(dump, tmp_path / "x.png", "x")
     save_heatmaps(dump, tmp_path / "x.svg", "x")

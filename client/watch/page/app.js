@@ -1,5 +1,5 @@
 import { showComparison } from "./compare_view.js";
-import { pause, showConnection } from "./page_parts.js";
+import { bytes, fill, isDnc, pause, showConnection } from "./page_parts.js";
 import { getJson } from "./server.js";
 import { showSession } from "./session_view.js";
 import { showSessions } from "./sessions_view.js";
@@ -16,12 +16,17 @@ async function route() {
   try {
     const model = await modelWhenThere(signal);
     if (signal.aborted) return;
+    document.title = "dnc watch";
     const session = path.match(/^\/session\/(.+)$/);
-    if (session) await showSession(decodeURIComponent(session[1]), model, signal);
-    else if (path === "/compare") await showComparison(new URLSearchParams(query), model, signal);
-    else await showSessions(signal);
+    const asked = new URLSearchParams(query);
+    const position = /^\d+$/.test(asked.get("position")) ? Number(asked.get("position")) : null;
+    if (session) await showSession(decodeURIComponent(session[1]), position, model, signal);
+    else if (path === "/compare") await showComparison(asked, model, signal);
+    else await showSessions(model, signal);
   } catch (error) {
-    if (!signal.aborted) document.getElementById("view").textContent = error.message;
+    if (signal.aborted) return;
+    const find = fill("error-template");
+    find("p").textContent = error.message;
   }
 }
 
@@ -30,16 +35,23 @@ async function modelWhenThere(signal) {
   for (;;) {
     try {
       const model = await getJson("api/model", signal);
-      document.getElementById("model").textContent =
-        `${model.name} · ${model.config.nr_cells} slots of ${model.config.cell_size} · ${model.artifact} on ${model.device}`;
-      showConnection("");
+      document.getElementById("model").textContent = `${model.name} · ${remembers(model)} · ${model.artifact} on ${model.device}`;
+      showConnection();
       return model;
     } catch (error) {
       if (!error.lost || signal.aborted) throw error;
-      showConnection(error.message);
+      showConnection(error);
       await pause(RETRY_MILLISECONDS, signal);
     }
   }
+}
+
+/** What a session of the model keeps, in short. */
+function remembers(model) {
+  if (isDnc(model)) return `${model.config.nr_cells} slots of ${model.config.cell_size}`;
+  const names = model.state.map(({ name }) => name);
+  const shown = names.length > 4 ? `${names.slice(0, 3).join(", ")} and ${names.length - 3} more` : names.join(", ");
+  return `state of ${bytes(model.state_bytes)}: ${shown}`;
 }
 
 addEventListener("hashchange", route);

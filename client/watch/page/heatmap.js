@@ -1,8 +1,16 @@
 import { onThemeChange, paint, palette } from "./colours.js";
+import { saveCsv, savePng } from "./saving.js";
+
+// Above this a float32, as which numbers travel, no longer holds every whole number.
+const LARGEST_WHOLE = 2 ** 24;
+const LEAST_FOR_THREE_LABELS = 3.4; // rem
 
 /** The text of a number, short. */
 export function short(value) {
-  return Number.isNaN(value) ? "–" : value === 0 ? "0" : Math.abs(value) >= 1e-3 ? value.toFixed(4) : value.toExponential(2);
+  if (Number.isNaN(value)) return "–";
+  if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
+  if (Number.isInteger(value) && Math.abs(value) < LARGEST_WHOLE) return String(value);
+  return Math.abs(value) >= 1e-3 && Math.abs(value) < 1e6 ? value.toFixed(4) : value.toExponential(2);
 }
 
 /** Makes an element: make("b", {class: "x"}, "text", child). */
@@ -20,24 +28,39 @@ function roundUp(value) {
   return [1, 1.5, 2, 3, 4, 6, 8, 10].find((step) => step * power >= value * (1 - 1e-9)) * power;
 }
 
+/** The largest magnitude among finite values. */
+export function largest(values) {
+  return values.reduce((most, value) => (Math.abs(value) < Infinity ? Math.max(most, Math.abs(value)) : most), 0);
+}
+
 /** A grid of values as a picture with axes, a legend, and the value under the pointer or the arrow keys. */
 export class Heatmap {
-  /** kind: "share" (0 to 1) or "signed"; rows, columns: what they are called; rowNames: names instead of numbers. */
-  constructor(id, title, { kind, rows, columns, height = "14rem", rowNames = null }) {
-    Object.assign(this, { kind, rowsAre: rows, columnsAre: columns, rowNames });
-    this.title = title;
+  /**
+   * kind: "share" (0 to 1) or "signed"; rows, columns: what they are called; rowNames: names instead of numbers;
+   * detail: what stands behind the title.
+   */
+  constructor(id, title, { kind, rows, columns, height = "14rem", rowNames = null, detail = "" }) {
+    Object.assign(this, { kind, rowsAre: rows, columnsAre: columns, rowNames, title, isLow: parseFloat(height) < LEAST_FOR_THREE_LABELS });
     this.values = new Float32Array(0);
     this.rows = this.columns = 0;
     this.blocks = [1, 1]; // how many rows and columns of the session's array a cell stands for
     this.cursor = null;
     this.canvas = make("canvas", { tabindex: "0", role: "img", "aria-label": title });
     this.canvas.style.setProperty("--height", height);
+    this.frame = make("div", { class: "frame" }, this.canvas);
     this.rowAxis = make("div", { class: "axis rows" });
     this.columnAxis = make("div", { class: "axis columns" });
     this.legend = make("div", { class: "legend" });
     this.readout = make("span", { class: "readout", "aria-live": "polite" });
-    const plot = make("div", { class: "plot" }, this.rowAxis, this.canvas, this.columnAxis, this.legend);
-    this.figure = make("figure", { id }, make("figcaption", {}, make("b", {}, title), this.readout), plot);
+    const save = (name, how) => {
+      const button = make("button", { class: "save", "aria-label": `${title} as ${name}` }, name);
+      button.addEventListener("click", how);
+      return button;
+    };
+    const saves = make("span", { class: "saves" }, save("PNG", () => savePng(title, [this])), save("CSV", () => saveCsv(this)));
+    const heading = [make("b", {}, title), ...(detail ? [make("span", { class: "quiet" }, detail)] : [])];
+    this.plot = make("div", { class: "plot" }, this.rowAxis, this.frame, this.columnAxis, this.legend);
+    this.figure = make("figure", { id }, make("figcaption", {}, ...heading, this.readout, saves), this.plot);
     this.figure.heatmap = this;
     this.#listen();
     onThemeChange(() => this.redraw());
@@ -53,13 +76,13 @@ export class Heatmap {
       this.canvas.height = rows;
       this.context = this.canvas.getContext("2d");
       this.image = this.context.createImageData(columns, rows);
-      this.#label(full);
+      this.label(full);
     }
     this.redraw();
   }
 
   redraw() {
-    if (!this.rows) return;
+    if (!this.rows || !this.columns) return;
     const [low, high] = this.range();
     paint(new Uint32Array(this.image.data.buffer), this.values, palette(this.kind), low, high);
     this.context.putImageData(this.image, 0, 0);
@@ -70,8 +93,8 @@ export class Heatmap {
   /** The values with the first and the last colour. */
   range() {
     if (this.kind === "share") return [0, 1];
-    const largest = this.limit ?? roundUp(this.values.reduce((most, value) => Math.max(most, Math.abs(value)), 0));
-    return [-largest, largest];
+    const most = this.limit ?? roundUp(largest(this.values));
+    return [-most, most];
   }
 
   drawLegend(low, high) {
@@ -83,12 +106,15 @@ export class Heatmap {
     const image = context.createImageData(256, 1);
     new Uint32Array(image.data.buffer).set(palette(this.kind));
     context.putImageData(image, 0, 0);
-    this.legend.replaceChildren(String(+low.toPrecision(3)), bar, String(+high.toPrecision(3)));
+    const text = (value) => (Math.abs(value) < 1e5 ? String(+value.toPrecision(3)) : value.toExponential().replace("e+", "e"));
+    this.legend.replaceChildren(text(low), bar, text(high));
   }
 
   /** What a cell is called: "slot 3, word 5", or ranges where cells stand for blocks. */
   describe(row, column) {
-    return `${this.rowNames?.[row] ?? this.#span(this.rowsAre, row, 0)}, ${this.#span(this.columnsAre, column, 1)}`;
+    const names = [this.rowNames?.[row] ?? this.#span(this.rowsAre, row, 0), this.#span(this.columnsAre, column, 1)];
+    if (this.rows === 1 && !this.rowNames) names.shift();
+    return names.join(", ");
   }
 
   #span(what, index, axis) {
@@ -102,11 +128,20 @@ export class Heatmap {
     else this.readout.textContent = `${this.describe(...cell)}: ${short(this.values[cell[0] * this.columns + cell[1]])}`;
   }
 
-  #label([rows, columns]) {
-    const named = this.rowNames !== null;
-    this.rowAxis.classList.toggle("named", named);
-    this.rowAxis.replaceChildren(...(named ? this.rowNames : ["0", this.rowsAre, String(rows - 1)]).map((text) => make("span", {}, text)));
-    this.columnAxis.replaceChildren(...["0", this.columnsAre, String(columns - 1)].map((text) => make("span", {}, text)));
+  /** Names the axes; an axis of one has nothing to count. */
+  label([rows, columns]) {
+    const range = [rows === 1 ? this.rowsAre : `${this.rowsAre}s 0–${rows - 1}`];
+    const named = this.rowNames ?? (rows === 1 || this.isLow ? range : null);
+    this.rowAxis.classList.toggle("named", named !== null);
+    this.rowAxis.replaceChildren(...(named ?? ["0", this.rowsAre, String(rows - 1)]).map((text) => make("span", {}, text)));
+    const along = columns === 1 ? [this.columnsAre] : ["0", this.columnsAre, String(columns - 1)];
+    this.columnAxis.replaceChildren(...along.map((text) => make("span", {}, text)));
+  }
+
+  /** The header of a CSV of these values, and its lines. */
+  table() {
+    const rows = Array.from({ length: this.rows }, (_, row) => this.values.subarray(row * this.columns, (row + 1) * this.columns));
+    return [this.rowNames && [this.columnsAre, ...this.rowNames], rows];
   }
 
   #listen() {
@@ -133,87 +168,4 @@ export class Heatmap {
       this.tell();
     });
   }
-}
-
-/**
- * What was seen over time, as a row of columns that stand for positions, the newest at the right. A column stands for
- * several positions where a session is stepped faster than it is seen; columns of which nothing was seen stay blank.
- */
-export class Strip extends Heatmap {
-  static LENGTH = 120;
-  static KEPT = 4 * Strip.LENGTH;
-
-  constructor(id, title, options) {
-    super(id, title, { kind: "share", columns: "position", height: "9rem", ...options });
-    this.moments = []; // {position, experience, reset, column}, the newest last
-    this.stride = 1; // how many positions a column stands for
-    this.shown = []; // the moment in each column, if any
-  }
-
-  /** Adds a column's values, seen at a moment {position, experience}; it takes the place of one of the same position. */
-  push(column, moment, fullRows = column.length) {
-    const last = this.moments.at(-1);
-    if (last && (last.position > moment.position || last.column.length !== column.length)) this.moments = [];
-    else if (last?.position === moment.position) this.moments.pop();
-    const before = this.moments.at(-1);
-    const reset = before !== undefined && before.experience !== moment.experience;
-    this.moments.push({ ...moment, reset, column: Float32Array.from(column) });
-    this.moments.splice(0, this.moments.length - Strip.KEPT);
-    const jump = usualJump(this.moments);
-    if (jump > this.stride || 2 * jump <= this.stride) this.stride = niceStride(jump);
-    this.#place(fullRows);
-  }
-
-  #place(fullRows) {
-    const [length, newest] = [Strip.LENGTH, this.moments.at(-1)];
-    this.first = Math.floor(newest.position / this.stride) - length + 1;
-    this.shown = new Array(length).fill(null);
-    for (const moment of this.moments) {
-      const column = Math.floor(moment.position / this.stride) - this.first;
-      if (column >= 0) this.shown[column] = moment;
-    }
-    const rows = newest.column.length;
-    const values = new Float32Array(rows * length).fill(NaN);
-    for (const [column, moment] of this.shown.entries()) {
-      if (moment) for (let row = 0; row < rows; row++) values[row * length + column] = moment.column[row];
-    }
-    this.show(values, rows, length, [fullRows, length]);
-    const begins = this.first >= 0 ? `position ${this.first * this.stride}` : "";
-    const middle = this.stride === 1 ? "position →" : `${this.stride} positions a column →`;
-    this.columnAxis.replaceChildren(...[begins, middle, `position ${newest.position}`].map((text) => make("span", {}, text)));
-  }
-
-  /** What was seen at a position: the column's values, or null. */
-  at(position) {
-    return this.moments.findLast((moment) => moment.position === position)?.column ?? null;
-  }
-
-  forget() {
-    this.moments = [];
-    this.shown = [];
-    this.values.fill(NaN);
-    this.redraw();
-  }
-
-  describe(row, column) {
-    const what = super.describe(row, column).split(", ")[0];
-    const moment = this.shown[column];
-    if (moment) return `${what}, position ${moment.position}${moment.reset ? " (after a reset)" : ""}`;
-    const from = (this.first + column) * this.stride;
-    if (!(from >= 0)) return `${what}, before the first position`;
-    return `${what}, ${this.stride === 1 ? `position ${from}` : `positions ${from}–${from + this.stride - 1}`} not seen`;
-  }
-}
-
-/** By how many positions moments lately lay apart: the median of the last few. */
-function usualJump(moments) {
-  const lately = moments.slice(-16);
-  const jumps = lately.slice(1).map(({ position }, index) => position - lately[index].position).sort((a, b) => a - b);
-  return jumps.length ? jumps[jumps.length >> 1] : 1;
-}
-
-/** The least of 1, 2, 5, 10, 20, … that is not below a number. */
-function niceStride(jump) {
-  const power = 10 ** Math.floor(Math.log10(jump));
-  return [1, 2, 5, 10].find((step) => step * power >= jump) * power;
 }

@@ -1,35 +1,35 @@
-// The pictures of one session's memory, now and over time.
-import { Heatmap, Strip, make } from "./heatmap.js";
+// The pictures of a DNC's memory at one moment.
+import { FieldMaps } from "./fields.js";
+import { Heatmap, make } from "./heatmap.js";
 import { part } from "./server.js";
 
 const LINK_THRESHOLD = 0.1;
 const MAX_SLOTS_LISTED = 256;
+const CONTROLLER = ["read_vectors", "controller_hidden", "controller_cell"];
 
-/** The pictures, made for a model of this config and put into a section. */
+/** The pictures, made for a model: its memory, and below it all else. */
 export class MemoryMaps {
-  constructor(config, section) {
+  constructor({ config, state }, memory, rest) {
     const { read_heads: reads, write_heads: writes } = config;
     const numbered = (name, count) => Array.from({ length: count }, (_, i) => (count > 1 ? `${name} ${i + 1}` : name));
     this.heads = { reads: numbered("read head", reads), writes: numbered("write head", writes) };
-    this.memory = new Heatmap("memory", "Memory", { kind: "signed", rows: "slot", columns: "word element", height: "22rem" });
+    this.memory = new Heatmap("memory", "Memory", { kind: "signed", rows: "slot", columns: "word element", height: "20rem" });
     this.links = this.heads.writes.map((head, index) => new Heatmap(
-      `links-${index}`, writes > 1 ? `Links of ${head}` : "Links", { kind: "share", rows: "to slot", columns: "from slot", height: "22rem" },
+      `links-${index}`, writes > 1 ? `Links of ${head}` : "Links", { kind: "share", rows: "to slot", columns: "from slot", height: "17rem" },
     ));
     this.weightings = new Heatmap("weightings", "Weightings", {
       kind: "share", rows: "", columns: "slot", height: `${2 + 1.6 * (reads + 2 * writes)}rem`,
       rowNames: ["usage", ...this.heads.writes.map((head) => `${head}: write`), ...this.heads.writes.map((head) => `${head}: last`), ...this.heads.reads.map((head) => `${head}: read`)].map(plainName),
     });
-    this.gates = new Strip("gates", "Gates and read modes over time", {
-      rows: "", rowNames: gateNames(config), height: `${Math.max(9, 1.25 * gateNames(config).length)}rem`,
-    });
-    this.writes = this.heads.writes.map((head, index) => new Strip(`write-${index}`, `Write weighting over time${writes > 1 ? `, ${head}` : ""}`, { rows: "slot" }));
-    this.reads = this.heads.reads.map((head, index) => new Strip(`read-${index}`, `Read weighting over time${reads > 1 ? `, ${head}` : ""}`, { rows: "slot" }));
-    this.usage = new Strip("usage", "Usage over time", { rows: "slot" });
-    this.gatesShown = new GateList("gates-shown", "Gates and read modes", gateNames(config));
+    this.gates = { names: gateNames(config), of: gates };
+    this.gatesShown = new GateList("gates-shown", "Gates and read modes", this.gates.names);
     this.order = make("div", { class: "slots", id: "order" });
     const order = make("figure", {}, make("figcaption", {}, make("b", {}, "Slots in the order in which they were written")), this.order);
-    const maps = [this.memory, ...this.links, this.weightings, this.gatesShown, ...this.writes, ...this.reads, this.usage, this.gates];
-    section.append(...maps.map((map) => map.figure), order);
+    memory.append(this.memory.figure);
+    rest.append(...[...this.links, this.weightings, this.gatesShown].map((map) => map.figure), order);
+    const controller = make("section", { class: "fields", "aria-label": "Controller" }, make("h2", {}, "The controller"));
+    rest.append(controller);
+    this.controller = new FieldMaps(state.filter(({ name }) => CONTROLLER.includes(name)), controller);
   }
 
   /** Shows the arrays of one moment. */
@@ -44,22 +44,7 @@ export class MemoryMaps {
     const { values, shape: [, rows, columns], full } = part(arrays.link_matrix, layer);
     this.links.forEach((map, head) => map.show(values.slice(head * rows * columns, (head + 1) * rows * columns), rows, columns, full.slice(1)));
     this.#showOrder(part(arrays.precedence, layer));
-  }
-
-  /** Adds a moment to what was seen over time. */
-  push(arrays, layer, moment) {
-    const column = (strip, { values, shape, full }, index = 0) =>
-      strip.push(values.subarray(index * shape.at(-1), (index + 1) * shape.at(-1)), moment, full.at(-1));
-    this.writes.forEach((strip, head) => column(strip, part(arrays.write_weights, layer), head));
-    this.reads.forEach((strip, head) => column(strip, part(arrays.read_weights, layer), head));
-    column(this.usage, part(arrays.usage_vector, layer));
-    const asked = gates(arrays, layer);
-    if (asked) this.gates.push(asked, moment);
-  }
-
-  /** The strips of one session and layer are not those of another. */
-  forget() {
-    for (const strip of [...this.writes, ...this.reads, this.usage, this.gates]) strip.forget();
+    this.controller.show(arrays);
   }
 
   #showOrder(precedence) {

@@ -1,11 +1,20 @@
 // What all views use: the line that says whether the server is there, questions, and cleaning up.
 
-/** Says at the top whether the server is there; why: what is wrong, or nothing. */
-export function showConnection(why) {
+/** Says at the top whether the server is there; error: why it is not, or nothing. */
+export function showConnection(error = null) {
   const line = document.getElementById("connection");
-  const text = why ? `server lost: ${why}` : "connected";
-  line.classList.toggle("lost", Boolean(why));
+  const text = error ? (error.reason === "WATCH_ENDED" ? error.message : `server lost: ${error.message}`) : "connected";
+  line.classList.toggle("lost", error !== null);
   if (line.textContent !== text) line.textContent = text;
+}
+
+/** Whether a model is a Differentiable Neural Computer: the server tells its sizes then. */
+export const isDnc = (model) => "nr_cells" in model.config;
+
+/** Puts a text into a note, which is not there without one. */
+export function say(note, text) {
+  if (note.textContent !== text) note.textContent = text;
+  note.hidden = !text;
 }
 
 /** Asks; returns null if cancelled, else what was answered ("" without a field). */
@@ -47,11 +56,11 @@ export async function repeat(milliseconds, signal, step) {
   while (!signal.aborted) {
     try {
       await step();
-      showConnection("");
+      showConnection();
     } catch (error) {
       if (signal.aborted) return;
       if (!error.lost) throw error;
-      showConnection(error.message);
+      showConnection(error);
     }
     await pause(milliseconds, signal);
   }

@@ -7,7 +7,7 @@ if (given) {
 }
 const headers = { "X-Dnc-Watch": sessionStorage.getItem("dnc-watch") ?? "" };
 
-/** A refusal, with the server's reason; `lost` if no server answers, or not now. */
+/** A refusal, with the server's reason; `lost` if no server answers, or not now. `WATCH_ENDED`: nor does `dnc watch`. */
 export class Refused extends Error {
   constructor(reason, message, lost) {
     super(message);
@@ -21,7 +21,7 @@ async function ask(path, options = {}) {
     response = await fetch(path, { cache: "no-store", ...options, headers: { ...headers, ...options.headers } });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Refused("UNAVAILABLE", "dnc watch itself has ended", true);
+    throw new Refused("WATCH_ENDED", "dnc watch has ended: start it again", true);
   }
   if (response.ok) return response;
   const { reason, message } = await response.json().catch(() => ({ reason: "INTERNAL", message: response.statusText }));
@@ -33,6 +33,13 @@ export const getJson = async (path, signal) => (await ask(path, { signal })).jso
 export const post = async (path, body) =>
   (await ask(path, { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" } })).json();
 
+/** The timesteps in a file, [[number, …], …], read as the command line reads them. */
+export const readFile = async (file) =>
+  (await (await ask(`api/inputs?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file })).json()).inputs;
+
+/** The address of a view, with the secret of this page, for a new tab. */
+export const linkTo = (view) => `${location.pathname}#secret=${headers["X-Dnc-Watch"]}${view}`;
+
 export const sessionPath = (id) => `api/sessions/${encodeURIComponent(id)}`;
 
 /** The arrays of a session by name, {values, shape, full}, at a position or now. */
@@ -42,8 +49,14 @@ export async function getMemory(id, position, signal) {
 }
 
 /** Frames as they come, until the signal aborts. */
-export async function* frames(id, signal) {
-  const reader = (await ask(`${sessionPath(id)}/frames`, { signal })).body.getReader();
+export const frames = (id, signal) => messages(`${sessionPath(id)}/frames`, signal);
+
+/** Timesteps behind a position, up to another, as the journal has them: of `every` so many the last. */
+export const pastOf = (id, after, until, every, signal) =>
+  messages(`${sessionPath(id)}/past?after=${after}&until=${until}&every=${every}`, signal);
+
+async function* messages(path, signal) {
+  const reader = (await ask(path, { signal })).body.getReader();
   let kept = new Uint8Array(0);
   for (;;) {
     const { done, value } = await reader.read();

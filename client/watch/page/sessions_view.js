@@ -1,5 +1,5 @@
 import { make } from "./heatmap.js";
-import { ask, bytes, fill, repeat } from "./page_parts.js";
+import { ask, bytes, fill, isDnc, repeat } from "./page_parts.js";
 import { getJson, post } from "./server.js";
 
 const POLL_MILLISECONDS = 1000;
@@ -7,13 +7,13 @@ const TREND = "▁▂▃▄▅▆▇";
 const TREND_LENGTH = 12;
 
 /** The list of sessions, kept up to date. */
-export async function showSessions(signal) {
+export async function showSessions(model, signal) {
   const find = fill("sessions-template");
   const [body, note, prefix] = [find("#sessions"), find("#sessions-note"), find("#prefix")];
   const activity = new Map(); // id → {position, at, speeds}
 
   find("#new-session").addEventListener("click", async () => {
-    const id = await ask("New session", "It starts with an empty memory.", "Create", { label: "Id", value: "" });
+    const id = await ask("New session", isDnc(model) ? "It starts with an empty memory." : "It starts in the model's initial state.", "Create", { label: "Id", value: "" });
     if (id === null) return;
     try {
       await post("api/sessions", { id });

@@ -440,6 +440,43 @@ class WatchedArray(_message.Message):
     full_shape: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, array: _Optional[_Union[Array, _Mapping]] = ..., full_shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
+class ReplaySessionRequest(_message.Message):
+    __slots__ = ("session_id", "after", "until", "names", "max_cells", "every")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    MAX_CELLS_FIELD_NUMBER: _ClassVar[int]
+    EVERY_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    after: int
+    until: int
+    names: _containers.RepeatedScalarFieldContainer[str]
+    max_cells: int
+    every: int
+    def __init__(self, session_id: _Optional[str] = ..., after: _Optional[int] = ..., until: _Optional[int] = ..., names: _Optional[_Iterable[str]] = ..., max_cells: _Optional[int] = ..., every: _Optional[int] = ...) -> None: ...
+
+class ReplaySessionResponse(_message.Message):
+    __slots__ = ("position", "experience", "inputs", "outputs", "arrays")
+    class ArraysEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: WatchedArray
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[WatchedArray, _Mapping]] = ...) -> None: ...
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    EXPERIENCE_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    ARRAYS_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    experience: int
+    inputs: Array
+    outputs: Array
+    arrays: _containers.MessageMap[str, WatchedArray]
+    def __init__(self, position: _Optional[int] = ..., experience: _Optional[int] = ..., inputs: _Optional[_Union[Array, _Mapping]] = ..., outputs: _Optional[_Union[Array, _Mapping]] = ..., arrays: _Optional[_Mapping[str, WatchedArray]] = ...) -> None: ...
+
 class ExportSessionRequest(_message.Message):
     __slots__ = ("session_id",)
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -497,7 +534,7 @@ class StateField(_message.Message):
     def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., parts: _Optional[int] = ..., experience: bool = ...) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("name", "config_json", "model_digest", "artifact", "fingerprint", "device", "state_bytes", "server_epoch", "server_version", "durability", "max_chunk_timesteps", "max_in_flight_chunks", "tile_rows", "artifact_note", "inputs", "outputs", "state", "derived", "debug_bytes")
+    __slots__ = ("name", "config_json", "model_digest", "artifact", "fingerprint", "device", "state_bytes", "server_epoch", "server_version", "durability", "max_chunk_timesteps", "max_in_flight_chunks", "tile_rows", "artifact_note", "inputs", "outputs", "state", "derived", "debug_bytes", "task")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
     MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -517,6 +554,7 @@ class GetModelResponse(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     DERIVED_FIELD_NUMBER: _ClassVar[int]
     DEBUG_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
     name: str
     config_json: str
     model_digest: str
@@ -536,7 +574,8 @@ class GetModelResponse(_message.Message):
     state: _containers.RepeatedCompositeFieldContainer[StateField]
     derived: _containers.RepeatedScalarFieldContainer[str]
     debug_bytes: int
-    def __init__(self, name: _Optional[str] = ..., config_json: _Optional[str] = ..., model_digest: _Optional[str] = ..., artifact: _Optional[str] = ..., fingerprint: _Optional[str] = ..., device: _Optional[str] = ..., state_bytes: _Optional[int] = ..., server_epoch: _Optional[str] = ..., server_version: _Optional[str] = ..., durability: _Optional[str] = ..., max_chunk_timesteps: _Optional[int] = ..., max_in_flight_chunks: _Optional[int] = ..., tile_rows: _Optional[_Iterable[int]] = ..., artifact_note: _Optional[str] = ..., inputs: _Optional[_Union[TensorSpec, _Mapping]] = ..., outputs: _Optional[_Union[TensorSpec, _Mapping]] = ..., state: _Optional[_Iterable[_Union[StateField, _Mapping]]] = ..., derived: _Optional[_Iterable[str]] = ..., debug_bytes: _Optional[int] = ...) -> None: ...
+    task: str
+    def __init__(self, name: _Optional[str] = ..., config_json: _Optional[str] = ..., model_digest: _Optional[str] = ..., artifact: _Optional[str] = ..., fingerprint: _Optional[str] = ..., device: _Optional[str] = ..., state_bytes: _Optional[int] = ..., server_epoch: _Optional[str] = ..., server_version: _Optional[str] = ..., durability: _Optional[str] = ..., max_chunk_timesteps: _Optional[int] = ..., max_in_flight_chunks: _Optional[int] = ..., tile_rows: _Optional[_Iterable[int]] = ..., artifact_note: _Optional[str] = ..., inputs: _Optional[_Union[TensorSpec, _Mapping]] = ..., outputs: _Optional[_Union[TensorSpec, _Mapping]] = ..., state: _Optional[_Iterable[_Union[StateField, _Mapping]]] = ..., derived: _Optional[_Iterable[str]] = ..., debug_bytes: _Optional[int] = ..., task: _Optional[str] = ...) -> None: ...
 
 class Call(_message.Message):
     __slots__ = ("create_session", "get_session", "list_sessions", "delete_session", "step", "reset_session", "fork_session", "dump_memory", "export_session", "import_session", "get_model", "token")

@@ -84,6 +84,11 @@ class DncServiceStub(object):
                 request_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.WatchMemoryRequest.SerializeToString,
                 response_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.WatchMemoryResponse.FromString,
                 _registered_method=True)
+        self.ReplaySession = channel.unary_stream(
+                '/dnc.v1.DncService/ReplaySession',
+                request_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.ReplaySessionRequest.SerializeToString,
+                response_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.ReplaySessionResponse.FromString,
+                _registered_method=True)
         self.ExportSession = channel.unary_stream(
                 '/dnc.v1.DncService/ExportSession',
                 request_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.ExportSessionRequest.SerializeToString,
@@ -171,6 +176,13 @@ class DncServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReplaySession(self, request, context):
+        """Past timesteps again, from the journal: what came in, what was answered, and what each left in the state.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExportSession(self, request, context):
         """A session as a safetensors blob, in parts.
         """
@@ -243,6 +255,11 @@ def add_DncServiceServicer_to_server(servicer, server):
                     servicer.WatchMemory,
                     request_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.WatchMemoryRequest.FromString,
                     response_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.WatchMemoryResponse.SerializeToString,
+            ),
+            'ReplaySession': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReplaySession,
+                    request_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.ReplaySessionRequest.FromString,
+                    response_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.ReplaySessionResponse.SerializeToString,
             ),
             'ExportSession': grpc.unary_stream_rpc_method_handler(
                     servicer.ExportSession,
@@ -530,6 +547,33 @@ class DncService(object):
             '/dnc.v1.DncService/WatchMemory',
             dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.WatchMemoryRequest.SerializeToString,
             dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.WatchMemoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplaySession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dnc.v1.DncService/ReplaySession',
+            dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.ReplaySessionRequest.SerializeToString,
+            dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.ReplaySessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

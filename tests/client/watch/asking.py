@@ -1,15 +1,14 @@
 """The page's server, and requests to it as no browser would let a page make them."""
 
 import json
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from dnc_serve.client.async_client import AsyncClient
-from dnc_serve.client.client import LoopThread
-from dnc_serve.client.watch.site import Site
 from tests.waiting import PATIENCE_S
 
 
@@ -27,16 +26,11 @@ def request(address: str, path: str, headers: dict[str, str], body: Any = None) 
 
 @contextmanager
 def site(target: str) -> Iterator[str]:
-    """The address of a page in front of a server, with its secret."""
-    thread = LoopThread()
-
-    async def start() -> tuple[AsyncClient, Site, str]:
-        client = AsyncClient(target, retry=None)
-        site = Site(client)
-        return client, site, await site.start(0)
-
-    client, served, address = thread.run(start())
-    yield address
-    thread.run(served.stop())
-    thread.run(client.close())
-    thread.stop()
+    """The address of a page in front of a server, with its secret: `dnc watch`, in a process of its own as always."""
+    command = [sys.executable, "-m", "dnc_serve.client.cli", "watch", "--no-browser", "--page-port", "0"]
+    process = subprocess.Popen([*command, "--target", target], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        yield process.stdout.readline().strip().removeprefix("ready page=")
+        process.terminate()
+        process.wait()

@@ -10,7 +10,7 @@ from dnc_serve.client.client import Client
 from dnc_serve.client.watch.guard import SECRET_HEADER
 from dnc_serve.model.export import export
 from dnc_serve.model.pretrained import path as pretrained
-from dnc_serve.model.weights import load_model
+from dnc_serve.model.weights import load_model, task_of
 from tests.client.watch.asking import site
 from tests.programs import program
 from tests.server_process import ServerProcess
@@ -25,7 +25,8 @@ CHROMIUM_FLAGS = (
 @pytest.fixture(scope="package")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("artifact")
-    export(load_model(pretrained("copy")), folder)
+    run = pretrained("copy")
+    export(load_model(run), folder, task=task_of(run))
     return folder
 
 

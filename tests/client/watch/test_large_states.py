@@ -9,7 +9,7 @@ from selenium.webdriver import Chrome
 
 from dnc_serve.client.client import Client
 from dnc_serve.client.watch.guard import SECRET_HEADER
-from dnc_serve.client.watch.site import MAX_CELLS, SHOWN
+from dnc_serve.client.watch.site import MAX_CELLS
 from dnc_serve.handler.api.views import thin
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.export import export
@@ -17,6 +17,7 @@ from tests.client.watch.asking import request, site
 from tests.client.watch.test_page import Page
 from tests.server_process import ServerProcess
 
+SHOWN = ("memory", "usage_vector", "write_weights", "read_weights", "precedence", "link_matrix")
 SLOTS, WORD, INPUTS = 2048, 8, 4
 # Of a frame or a look: two arrays of at most MAX_CELLS numbers, weightings and gates.
 MAX_LOOK_BYTES = 4 * (2 * MAX_CELLS + 5 * SLOTS)

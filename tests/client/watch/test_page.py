@@ -1,10 +1,13 @@
 """The page in a real Chromium, before a real server."""
 
 from collections.abc import Callable, Iterator
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -52,6 +55,23 @@ class Page:
         """The numbers of a heatmap, as the page holds them."""
         script = f"return Array.from(document.getElementById('{figure}').heatmap.values)"
         return np.array(self.browser.execute_script(script), np.float32)
+
+    def column(self, strip: str, position: int) -> Any:
+        """What a strip over time shows of a position."""
+        script = (
+            "const {values, rows, columns, timeline} = document.getElementById(arguments[0]).heatmap;"
+            "const place = timeline.columnOf(arguments[1]) - timeline.first;"
+            "return Array.from({length: rows}, (_, row) => values[row * columns + place])"
+        )
+        return np.array(self.browser.execute_script(script, strip, position), np.float32)
+
+    def seen(self, strip: str) -> Any:
+        """The positions of which a strip shows something."""
+        script = (
+            "const {timeline, shown} = document.getElementById(arguments[0]).heatmap;"
+            "return shown.filter(Boolean).map(({position}) => position)"
+        )
+        return self.browser.execute_script(script, strip)
 
     def gates(self) -> list[float]:
         """The gates and read modes of the moment that is shown."""
@@ -124,9 +144,9 @@ def test_what_a_client_streams_is_shown_as_the_dump_has_it(page: Page, client: C
     assert written.tobytes() == dump["write_weights"].tobytes()
     assert precedence.tobytes() == dump["precedence"].tobytes()
     assert read.tobytes() == dump["read_weights"].tobytes()
-    strip = page.values("read-0").reshape(64, -1)
-    assert strip[:, -1].tobytes() == dump["read_weights"].tobytes()
-    gates = page.values("gates").reshape(6, -1)[:, -1]
+    page.until(lambda: not np.isnan(page.column("read-0", 13)).any())
+    assert page.column("read-0", 13).tobytes() == dump["read_weights"].tobytes()
+    gates = page.column("gates", 13)
     assert np.all((gates >= 0) & (gates <= 1))
     assert gates[3:].sum() == pytest.approx(1, abs=1e-5)  # the read modes
 
@@ -195,32 +215,87 @@ def test_where_nothing_was_asked_of_memory_the_page_says_so(page: Page, client: 
     assert page.text("#gates-shown").endswith("No timestep has led here since all was new.")
 
 
-def test_strips_are_true_to_time(page: Page, client: Client) -> None:
+def test_strips_are_filled_from_the_journal(page: Page, client: Client) -> None:
     inputs = episode(11)
     with client.session("strips") as session:
-        page.open("/session/strips")
-        page.until(lambda: page.shows(0))
-        for position in (1, 2, 3):
-            session.step(inputs[position - 1 : position])
-            page.until(lambda position=position: page.shows(position))  # type: ignore[misc]
-        session.step(inputs[3:10])
-        page.until(lambda: page.shows(10))
-        at = {position: session.dump(["read_weights"], position)["read_weights"][0] for position in (2, 3, 10)}
-        strip = page.values("read-0").reshape(64, -1)
-        assert strip[:, -1].tobytes() == at[10].tobytes()
-        assert strip[:, -8].tobytes() == at[3].tobytes()
-        assert strip[:, -9].tobytes() == at[2].tobytes()
-        assert np.isnan(strip[:, -7:-1]).all(), "positions 4 to 9 were not seen"
-        page.find("#read-0 canvas").send_keys(Keys.ARROW_RIGHT)  # the first column
-        assert "before the first position" in page.text("#read-0 .readout")
-        # What comes faster than frames do gets columns that stand for several positions.
-        for start in range(10, 910, 45):
-            session.step(np.tile(inputs, (4, 1))[:45])
-            page.until(lambda position=start + 45: page.shows(position))  # type: ignore[misc]
-    assert "50 positions a column" in page.text("#read-0 .axis.columns")
-    strip = page.values("read-0").reshape(64, -1)
-    assert not np.isnan(strip[:, -17:]).any()
-    assert np.isnan(strip[:, :-19]).all(), "the session has had 910 timesteps only"
+        outputs = session.step(inputs[:7])
+        session.reset()
+        outputs = np.concatenate([outputs, session.step(inputs[7:])])
+        page.open("/session/strips?position=4")
+        page.until(lambda: page.shows(4))
+        page.until(lambda: page.seen("read-0") == list(range(1, 14)))
+        for position in (1, 7, 8, 13):
+            assert page.column("inputs-over-time", position).tobytes() == inputs[position - 1].tobytes()
+            assert page.column("outputs-over-time", position).tobytes() == outputs[position - 1].tobytes()
+        for position in (3, 8):
+            dump = session.dump(position=position)
+            assert page.column("write-0", position).tobytes() == dump["write_weights"].tobytes()
+            assert page.column("usage", position).tobytes() == dump["usage_vector"].tobytes()
+        assert len(page.browser.find_elements(By.CSS_SELECTOR, "#usage .reset")) == 1
+        # What is stepped while one looks at the past comes in too.
+        for _ in session.stream(np.tile(inputs, (47, 1))[:600].reshape(12, 50, 10)):
+            pass
+        page.find("#live").click()
+        page.until(lambda: page.seen("read-0") == list(range(494, 614)))
+        page.find("#span").send_keys("600")
+        page.until(lambda: page.seen("read-0") == [*range(20, 611, 5), 613])
+        assert page.text("#read-0 .axis.columns").split("\n")[1] == "5 positions a column →"
+        assert page.column("read-0", 400).tobytes() == session.dump(["read_weights"], 400)["read_weights"].tobytes()
+
+
+def test_a_read_leads_to_the_write_that_it_found(page: Page, client: Client, tmp_path: Path) -> None:
+    with client.session("traced") as session:
+        session.step(episode(12))
+        written = {int(session.dump(["write_weights"], at)["write_weights"].argmax()): at for at in range(1, 8)}
+        slot = int(session.dump(["read_weights"], 10)["read_weights"].argmax())
+    page.open("/session/traced")
+    page.until(lambda: page.find(f"#trace .reading[data-position='10'][data-slot='{slot}']")).click()
+    page.until(lambda: page.shows(written[slot]))
+    said = f"Slot {slot}, read at position 10, was written at position {written[slot]}."
+    page.until(lambda: page.text("#past-note") == said)
+    page.find("#live").click()
+    page.until(lambda: page.shows(13))
+    page.find("#read-0 canvas").send_keys(
+        Keys.ARROW_RIGHT, *[Keys.ARROW_RIGHT] * 9, *[Keys.ARROW_DOWN] * slot, Keys.ENTER
+    )
+    page.until(lambda: page.text("#past-note") == said)
+    # The address names session and position, and the link opens them in a tab that knows no secret yet.
+    assert page.browser.current_url.endswith(f"/session/traced?position={written[slot]}")
+    link = page.find("#link").get_attribute("href")
+    page.browser.execute_script("sessionStorage.clear()")
+    page.browser.get("about:blank")
+    page.browser.get(link)
+    page.until(lambda: page.shows(written[slot]))
+
+
+def test_pictures_and_numbers_are_saved(page: Page, client: Client, tmp_path: Path) -> None:
+    with client.session("saved") as session:
+        outputs, memory = session.step(episode(13)), session.dump(["memory"])["memory"]
+    page.browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    page.open("/session/saved")
+    page.until(lambda: page.seen("outputs-over-time") == list(range(1, 14)))
+    for figure in ("memory", "outputs-over-time"):
+        page.find(f"#{figure} [aria-label$=CSV]").click()
+    page.find("#history-png").click()
+    whole = page.until(lambda: Image.open(tmp_path / "What-saved-remembers.png"))
+    assert whole.width == 1200
+    assert len(whole.getcolors(1 << 24)) > 50
+    page.until(lambda: (tmp_path / "Memory.csv").exists() and (tmp_path / "Outputs.csv").exists())
+    saved = np.loadtxt(tmp_path / "Memory.csv", delimiter=",", dtype=np.float32)
+    assert saved.tobytes() == memory.tobytes()
+    over_time = np.loadtxt(tmp_path / "Outputs.csv", delimiter=",", dtype=np.float32, skiprows=1)
+    assert over_time[:, 0].tolist() == list(range(1, 14))
+    assert over_time[:, 1:].tobytes() == outputs.tobytes()
+
+
+def test_it_plays_what_was(page: Page, client: Client) -> None:
+    with client.session("played") as session:
+        session.step(episode(14))
+    page.open("/session/played?position=11")
+    page.until(lambda: page.shows(11))
+    page.find("#play").click()
+    page.until(lambda: page.shows(13) and page.find("#live").get_attribute("aria-pressed") == "true")
+    assert page.text("#play") == "Play"
 
 
 def test_a_reset_empties_the_picture(page: Page, client: Client) -> None:
@@ -290,31 +365,65 @@ def test_it_keeps_up_with_a_fast_stream(page: Page, client: Client) -> None:
         assert page.values("memory").tobytes() == session.dump(["memory"])["memory"].tobytes()
 
 
-def test_a_session_that_is_not_there_is_said_so(page: Page) -> None:
+def test_a_session_that_is_not_there_has_its_own_view(page: Page, client: Client) -> None:
     page.open("/session/nobody")
-    assert "nobody" in page.until(lambda: page.text("#connection.lost"))
+    assert page.text("h1") == "There is no session nobody"
+    assert page.text("#connection") == "connected"
     page.browser.get_log("browser")  # the browser itself reports the 404
+    page.find("#create").click()
+    page.until(lambda: page.shows(0))
+    client.session("nobody").delete()
+    page.until(lambda: "ended" in page.text("#past-note"))
+    assert page.text("#connection") == "connected"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_phone(page: Page, client: Client, scheme: str) -> None:
-    client.session("phone").close()
+VIEWS = ("/", "/session/views", "/session/views?position=4", "/session/nobody", "/compare?a=views&b=views&pb=3")
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+def test_all_can_be_read_and_used_by_everyone(page: Page, client: Client, scheme: str, width: int) -> None:
+    """On a laptop and on a phone, in the light and in the dark, with a screen reader: as far as axe-core tells."""
+    with client.session("views") as session:
+        if not session.position:
+            session.step(episode(15))
     browser = page.browser
-    phone = {"width": 390, "height": 800, "deviceScaleFactor": 2, "mobile": True}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    size = {"width": width, "height": 720, "deviceScaleFactor": 1, "mobile": width < 1000}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     scheme_feature = {"name": "prefers-color-scheme", "value": scheme}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme_feature]})
     try:
-        for view in ("/", "/session/phone", "/compare?a=phone&b=phone"):
+        for view in VIEWS:
             page.open(view)
             page.until(lambda: page.text("#connection") == "connected")
             page.find("h1")
+            if "views" in view and "session" in view:
+                page.until(lambda: page.seen("read-0") == list(range(1, 14)))
             assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth"), view
+            checked = axe(browser)
+            assert checked["violations"] == [], view
+            assert len(checked["passes"]) > 10
         ground = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
         assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
+        if width == 1280:
+            page.open("/session/views")
+            page.until(lambda: page.shows(13))
+            for selector in ("#memory canvas", "#tell", "#recall", "#pattern", "#trace svg"):
+                assert page.find(selector).rect["y"] + page.find(selector).rect["height"] <= 720, selector
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+        browser.get_log("browser")  # the browser itself reports the 404
+
+
+def axe(browser: Chrome) -> dict[str, list[Any]]:
+    """What axe-core finds in the page: rules that are violated, with the elements, and rules that are kept."""
+    browser.execute_script((resources.files("axe_core_python") / "axe.min.js").read_text())
+    found: dict[str, list[Any]] = browser.execute_async_script(
+        "const done = arguments[0];"
+        "axe.run().then(({violations, passes}) => done({passes: passes.map(({id}) => id), violations:"
+        " violations.map(({id, nodes}) => [id, nodes.map(({target, failureSummary}) => [target, failureSummary])])}))"
+    )
+    return found
 
 
 def test_a_killed_server_shows_as_lost_and_heals(page: Page, client: Client, server: ServerProcess) -> None:

@@ -58,6 +58,9 @@ def test_a_step_can_forget_first(ask: Any) -> None:
         ("api/sessions/wrong/memory?position=x", None, 400, "BAD_REQUEST"),
         ("api/sessions/wrong/memory?position=-1", None, 400, "BAD_REQUEST"),
         ("api/sessions/wrong/memory?position=7", None, 409, "STEP_GAP"),
+        ("api/sessions/wrong/past?after=0&until=7&every=1", None, 409, "STEP_GAP"),
+        ("api/sessions/wrong/past?after=0&until=x&every=1", None, 400, "BAD_REQUEST"),
+        ("api/inputs?name=a.csv", {"no": "csv"}, 400, "BAD_REQUEST"),
     ],
 )
 def test_refusals_keep_their_reason(ask: Any, path: str, body: Any, status: int, reason: str) -> None:
