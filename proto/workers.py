@@ -12,8 +12,7 @@ from hashlib import blake2b
 def owner_of(session_id: str, workers: int) -> int:
     """The number of the worker that has the session, of so many.
 
-    The number that a worker draws is BLAKE2b, 8 bytes of digest, unkeyed, of the id in UTF-8, hashed with the worker's
-    number as 8 little-endian bytes of salt, and read as a big-endian number.
+    `Workers` in the contract says what a worker draws; the highest wins.
     """
     name = session_id.encode(errors="surrogatepass")
     return max(

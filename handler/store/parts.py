@@ -109,8 +109,8 @@ def _groups(source: SQLiteStore, heads: Iterator[Head]) -> Iterator[list[tuple[H
 def _copy(source: SQLiteStore, head: Head) -> Iterator[Mutation]:
     """What makes the session elsewhere as it is here: its end, or its head, records and snapshots.
 
-    Where records are lost, the head still says how many there were, so that whoever reads the session finds some missing
-    instead of a session that ends too early.
+    Where records are lost, the head still says how many there were, so that whoever reads the session finds some
+    missing instead of a session that ends too early.
     """
     if head.ended:
         yield Begin(head)
@@ -162,7 +162,7 @@ def main(arguments: Sequence[str]) -> None:
     """Ends with the number of the moved on standard output, or with the reason on standard error."""
     state_dir, workers = arguments
     try:
-        print(move(Path(state_dir), int(workers)))
+        sys.stdout.write(f"{move(Path(state_dir), int(workers))}\n")
     except Exception as exc:  # what a start is told in one line
         sys.exit(" ".join(str(exc).split()) or type(exc).__name__)
 
