@@ -1,6 +1,7 @@
 """Real servers to measure, on free ports: ours, of any version, and an empty echo."""
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,8 @@ from dnc_serve.handler.runtime.artifact import resolve_artifact
 
 MODEL = "copy"
 ROOT = Path(__file__).parent.parent
-WORKER_MARK = "model_service_worker"  # in the command line of TorchServe's workers
+# In the command line of a worker that TorchServe has started, or `dnc serve` itself.
+WORKER = re.compile(r"model_service_worker|handler\.plain\.worker")
 # Which settings are ports may differ from one version to the next: each makes its command by itself.
 COMMAND = """
 import json, sys
@@ -39,12 +41,15 @@ class Served:
     def __init__(self, server: ChildServer, model: str, nr_cells: int | None, state_dir: Path) -> None:
         self.state_dir = state_dir
         self.root = psutil.Process(server.process.pid)
-        self.worker = next(each for each in tree(self.root) if WORKER_MARK in " ".join(each.cmdline()))
+        workers = [each for each in tree(self.root) if WORKER.search(" ".join(each.cmdline()))]
+        self.worker = workers[0]
         with Client(server.addresses["grpc"]) as client:
             self.model = client.model()
-        self.endpoint = Server(server.addresses["grpc"], self.model.input_size, pids=(self.worker.pid,))
+        self.endpoint = Server(
+            server.addresses["grpc"], self.model.input_size, pids=tuple(each.pid for each in workers)
+        )
         pids = tuple(each.pid for each in tree(self.root))
-        self.torchserve = replace(self.endpoint, address=server.addresses["torchserve-grpc"], pids=pids)
+        self.torchserve = replace(self.endpoint, address=server.addresses.get("torchserve-grpc", ""), pids=pids)
         # As it found it.
         self.artifact = str(resolve_artifact(model, nr_cells, state_dir / "artifacts", state_dir / "unpacked"))
         self._metrics = server.addresses["metrics"]

@@ -85,7 +85,11 @@ class Calls:
     async def model(self) -> ModelInfo:
         """What the server serves; asked for once."""
         if self._model is None:
-            self._model = ModelInfo.from_wire(await self.unary("GetModel", pb.GetModelRequest(), self.hosts.route("")))
+            route = self.hosts.route("")
+            answer = await self.unary("GetModel", pb.GetModelRequest(), route)
+            if answer.HasField("workers"):
+                await self.hosts.workers.learn(route.target, answer.workers)
+            self._model = ModelInfo.from_wire(answer)
         return self._model
 
     async def unary(self, method: str, request: Any, route: Route, session_id: str | None = None) -> Any:

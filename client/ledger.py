@@ -125,6 +125,11 @@ class Ledger:
         return len(self._entries) - self._settled
 
     @property
+    def is_under_way(self) -> bool:
+        """Whether something has been sent on the present connection and not been answered."""
+        return self._confirmed < self._sent
+
+    @property
     def settled_position(self) -> int:
         """The position up to which everything has been answered."""
         return self._entries[self._settled].start if self.unsettled else self.position

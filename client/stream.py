@@ -14,7 +14,8 @@ from dnc_serve.client.calls import Calls, is_silence
 from dnc_serve.client.errors import ClientClosed, DeadlineExceeded, DncError, Draining, Unavailable, from_status
 from dnc_serve.client.ledger import Entry, Ledger
 from dnc_serve.client.recovery import MakeAgain, Recovery
-from dnc_serve.client.transport import Hosts, Metadata, Route
+from dnc_serve.client.transport import Hosts, Route
+from dnc_serve.client.workers import Metadata
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 # How long a stream that is closed may take to answer what it has read.
@@ -188,6 +189,11 @@ class Delivery(Recovery):
             self._try_later(self._loss)
             return
         stream = self._stream
+        if stream is not None and stream.target != self.route.target:  # the session's own worker was found
+            if self.ledger.is_under_way:
+                return
+            self._move()
+            stream = None
         if stream is None:
             try:
                 stream = self._stream = self._open_stream(self.route, self._session_id)
@@ -264,6 +270,12 @@ class Delivery(Recovery):
             return None
         stream.members.pop(self._session_id, None)
         return None if stream.members else stream
+
+    def _move(self) -> None:
+        """Leaves the stream, on which nothing is under way."""
+        stream = self._left()
+        if stream is not None:
+            stream.close_soon()
 
     def _drop_stream(self) -> None:
         """Leaves the stream for another one; if nobody else uses it, it ends."""

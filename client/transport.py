@@ -20,12 +20,12 @@ from dnc_serve.client import errors
 from dnc_serve.client.checks import token_fault
 from dnc_serve.client.errors import ClientClosed, DncError, SessionMoved, Unauthenticated, Unavailable
 from dnc_serve.client.tls import HANDSHAKE_FAULTS, TLS, closed_by
+from dnc_serve.client.workers import Metadata, Workers
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 from dnc_serve.proto.targets import channel_options, check_target, is_loopback, place_of, proxy_of
 
 logger = logging.getLogger(__name__)
 
-Metadata = tuple[tuple[str, str], ...]
 Stub = dnc_pb2_grpc.DncServiceStub
 Token = str | Callable[[], str]
 
@@ -68,6 +68,7 @@ class Hosts:
         self.answered: set[str] = set()  # servers that ever did
         self._token = token
         self._channels: dict[str, grpc.aio.Channel] = {}
+        self.workers = Workers(self.stub, self.metadata)
         if token is not None and self.tls is None:
             for target in self.targets:
                 if (proxy := proxy_of(target)) is not None:
@@ -93,6 +94,7 @@ class Hosts:
 
     async def close(self) -> None:
         self.unusable = self.unusable or "the client was closed"
+        self.workers.close()
         for channel in self._channels.values():
             await channel.close()
 
@@ -112,7 +114,8 @@ class Hosts:
 
     def route(self, key: str) -> "Route":
         """The way of one session's calls; all clients with the same targets begin at the same one."""
-        return Route(sorted(self.targets, key=lambda target: hashlib.blake2b(f"{target}|{key}".encode()).digest()))
+        targets = sorted(self.targets, key=lambda target: hashlib.blake2b(f"{target}|{key}".encode()).digest())
+        return Route(targets, key, self.workers)
 
     @asynccontextmanager
     async def translated(self, target: str) -> AsyncIterator[None]:
@@ -168,19 +171,24 @@ class Hosts:
 class Route:
     """Which server a session's calls go to now."""
 
-    def __init__(self, targets: Sequence[str]) -> None:
+    def __init__(self, targets: Sequence[str], session_id: str, workers: Workers) -> None:
         self._targets = tuple(targets)
+        self._session_id = session_id
+        self._workers = workers
         self._now = 0
         self.owner = ""  # where only a proxy among the targets can lead
 
     @property
     def target(self) -> str:
-        return self._targets[self._now]
+        """The server, or that of its workers which has the session."""
+        return self._workers.address(self._targets[self._now], self._session_id)
 
     def go_on(self, away_from: str) -> None:
-        """That server did not answer: the next one is tried."""
+        """That server did not answer: the next one is tried, or in the place of a worker the server as a whole."""
         self.owner = ""
-        if self.target == away_from:
+        if self._workers.lost(self._targets[self._now], away_from):
+            return
+        if self._targets[self._now] == away_from:
             self._now = (self._now + 1) % len(self._targets)
 
     def follow(self, moved: SessionMoved) -> DncError:

@@ -5,10 +5,10 @@ The class takes no value from the environment or a file: `load_config` of `setti
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, ByteSize, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dnc_serve.handler.addresses import host_port, is_loopback, parse_host, split_address
@@ -20,6 +20,7 @@ STORES = ("redis", "rediss", "unix")
 # More of them would wait for the interpreter's lock more than step.
 MOST_STEP_THREADS = 8
 MAX_SOCKET_LENGTH = 107  # as the system has it
+MOST_WORKERS = 64
 COMPILED = "compiled"  # the folder of row kernels in the state folder
 
 
@@ -45,6 +46,19 @@ def _device(value: str) -> str:
     if not (value in ("auto", "cpu", "cuda") or (kind == "cuda" and separator and index.isdecimal())):
         raise ValueError("expected auto, cpu, cuda or cuda:INDEX")
     return value
+
+
+def _workers(value: Any) -> Any:
+    if value == "auto":
+        # Of each worker's cores, one has its endpoints and journal, another steps.
+        return max(1, min(MOST_WORKERS, len(os.sched_getaffinity(0)) // 2))
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = 0
+    if isinstance(value, bool | float) or not 1 <= number <= MOST_WORKERS:
+        raise ValueError(f"expected auto, or a number from 1 to {MOST_WORKERS}")
+    return number
 
 
 def _absolute(path: Path) -> Path:
@@ -204,6 +218,11 @@ class ServeConfig(BaseSettings):
         default="torchserve",
         description="what starts and watches the worker: torchserve, or plain (`dnc serve` itself, without Java)",
     )
+    workers: Annotated[int, BeforeValidator(_workers)] = Field(
+        default=1,
+        description="processes that share the machine's sessions, behind one address: a number, or auto (by cores); "
+        "with the plain runtime",
+    )
     grace_s: Seconds = Field(default=20.0, description="seconds from the first SIGTERM to the end of all processes")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least level that is logged"
@@ -228,12 +247,32 @@ class ServeConfig(BaseSettings):
                 f"host is {self.host!r}; expected a loopback address (127.0.0.1, ::1, localhost), or tls_certificate "
                 "with tokens or tls_client_ca, or insecure, which allows an unprotected endpoint"
             )
+        if self.workers > 1 and self.runtime != "plain":
+            raise ValueError(
+                f"workers is {self.workers} and runtime is {self.runtime!r}; expected plain, because TorchServe hands "
+                "each call to any of its workers, and a session is in one"
+            )
+        if self.workers > 1 and self.store != "sqlite":
+            raise ValueError(
+                f"workers is {self.workers}; expected 1 with a shared store: start several servers instead, each with "
+                "its address"
+            )
+        for name in ("http_port", "listen"):
+            if self.workers > 1 and getattr(self, name) not in (None, ""):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r} and workers is {self.workers}; expected 1, because what comes "
+                    "in there is not passed on to the worker that has the session"
+                )
         own = [name for name in PORTS if getattr(self, name)]
         for name in own:
             for other in own[: own.index(name)]:
                 if getattr(self, name) == getattr(self, other):
                     raise ValueError(f"{name} is {getattr(self, name)}; expected another port than that of {other}")
         return self
+
+    def share(self) -> "ServeConfig":
+        """The settings of one of the workers: each has its share of what the machine may hold, rounded up."""
+        return self.model_copy(update={name: -(-getattr(self, name) // self.workers) for name in SHARED})
 
     @property
     def ports(self) -> tuple[str, ...]:
@@ -259,6 +298,11 @@ class ServeConfig(BaseSettings):
 
 
 PORTS = tuple(name for name in ServeConfig.model_fields if name == "port" or name.endswith("_port"))
+# What a machine's workers have together. Streams are not among it: a client's may all come in at one of them.
+SHARED = (
+    "step_threads", "max_sessions", "slots", "host_bytes", "max_tombstones", "max_queued_chunks_total",
+    "max_queued_bytes", "history_bytes",
+)  # fmt: skip
 TORCHSERVE_PORTS = tuple(name for name in PORTS if name.startswith("torchserve_"))
 
 

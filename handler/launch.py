@@ -8,6 +8,8 @@ from dnc_serve.handler.runtime.artifact import resolve_artifact
 from dnc_serve.handler.runtime.contract import Runtime
 from dnc_serve.handler.runtime.events import Stops
 from dnc_serve.handler.runtime.files import check_files
+from dnc_serve.handler.runtime.fleet import Fleet
+from dnc_serve.handler.runtime.layout import lay_out
 from dnc_serve.handler.runtime.parent import adopt_orphans
 from dnc_serve.handler.runtime.ports import check_ports
 from dnc_serve.handler.runtime.progress import Progress
@@ -26,16 +28,28 @@ def serve(config: ServeConfig, stops: Stops, say: Callable[[str], None]) -> int:
         progress.awaits("the model to be exported")
         artifact = resolve_artifact(config.model, config.nr_cells, config.state_dir / "artifacts", folder)
         check_ports(config)
-        supervisor = Supervisor(_runtime(config, artifact, folder), config, folder, stops.events)
+        progress.awaits("sessions to be moved to their workers")
+        lay_out(config)
+        supervisor: Supervisor | Fleet
+        if config.workers == 1:
+            supervisor = Supervisor(_runtime(config, artifact, folder), config, folder, stops.events)
+        else:
+            supervisor = _fleet(config, artifact, folder, stops)
         try:
             supervisor.start(progress)
             progress.end()
-            say(supervisor.ready_line())
+            say("ready " + " ".join(f"{name}={address}" for name, address in supervisor.addresses.items()))
             return supervisor.watch()
         except Stopped:
             return 0
         finally:
             supervisor.end()
+
+
+def _fleet(config: ServeConfig, artifact: Path, folder: Path, stops: Stops) -> Fleet:
+    from dnc_serve.handler.plain.runtime import PlainRuntime
+
+    return Fleet(lambda own, name: PlainRuntime(artifact, own, name), config, folder, stops.events)
 
 
 def _runtime(config: ServeConfig, artifact: Path, folder: Path) -> Runtime:

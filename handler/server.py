@@ -21,6 +21,7 @@ import torch
 import uvloop
 
 from dnc_serve.handler.api.access import Access
+from dnc_serve.handler.api.door import Door
 from dnc_serve.handler.api.inference_service import InferenceService
 from dnc_serve.handler.api.listener import SERVING, Listener
 from dnc_serve.handler.api.logs import ChunkLog
@@ -31,6 +32,8 @@ from dnc_serve.handler.api.scrapes import Scrapes
 from dnc_serve.handler.api.self_test import self_test
 from dnc_serve.handler.api.sequences import Sequences
 from dnc_serve.handler.api.service import DncService
+from dnc_serve.handler.api.shared_service import SharedService
+from dnc_serve.handler.api.siblings import Siblings
 from dnc_serve.handler.config import TOKENS_VARIABLE, ServeConfig
 from dnc_serve.handler.engine.engine import Engine
 from dnc_serve.handler.engine.journal import Journal
@@ -40,13 +43,16 @@ from dnc_serve.handler.engine.runner_choice import choose_runner
 from dnc_serve.handler.engine.session_table import SessionTable
 from dnc_serve.handler.errors import ServeError, StoreUnavailable
 from dnc_serve.handler.metrics import Metrics
+from dnc_serve.handler.place import Place
 from dnc_serve.handler.store import empty, make_store
+from dnc_serve.handler.store.parts import part_folder
 from dnc_serve.handler.tracing import make_tracing
 from dnc_serve.model.artifact import load_artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2
 
 logger = logging.getLogger(__name__)
 
+LOOPBACK = "127.0.0.1"
 Result = TypeVar("Result")
 
 # How long a thread waits for the interpreter, the loop for TorchServe's endpoint, or what comes back from the model for
@@ -66,8 +72,9 @@ class Addresses:
 class DncServer:
     """Serves one artifact; the methods may be called from any thread but the server's own."""
 
-    def __init__(self, config: ServeConfig, artifact: Path, device: str) -> None:
+    def __init__(self, config: ServeConfig, artifact: Path, device: str, place: Place | None = None) -> None:
         self._config = config
+        self._place = place
         self._artifact_folder = artifact
         self._device = device
         self._loop = uvloop.new_event_loop()
@@ -113,10 +120,10 @@ class DncServer:
         torch.set_num_threads(1)
         artifact = load_artifact(self._artifact_folder, self._device, torchscript=config.code != "program")
         runner = choose_runner(artifact, self._device, config.code, [config.compiled_dir])
-        listener = self._listener = Listener(config)
+        listener = self._listener = Listener(config, self._place)
         listener.bind()
         self._cleanup.push_async_callback(listener.close, 0)
-        store = make_store(config, config.advertise or listener.address)
+        store = make_store(config, config.advertise or listener.address, self._folder())
         await self._loop.run_in_executor(None, store.open)
         self._cleanup.callback(store.close)
         tracing = make_tracing(config.otlp_endpoint)
@@ -134,14 +141,18 @@ class DncServer:
         elif not store.shared:
             await self._loop.run_in_executor(None, store.sync)
             await self._loop.run_in_executor(None, engine.register_all)
-        self._operations = Operations(engine, artifact, secrets.token_hex(8), self._metrics)
-        self._access = Access(config.tokens, os.environ.get(TOKENS_VARIABLE, ""))
+        siblings = None if self._place is None else Siblings(self._place)
+        self._operations = Operations(engine, artifact, secrets.token_hex(8), self._metrics, siblings)
+        self._access = Access(config.tokens, os.environ.get(TOKENS_VARIABLE, ""), config.workers)
         self._streams = OpenStreams(config.max_streams)
-        self._service = DncService(self._operations, self._access, self._streams)
+        self._service = DncService(self._operations, self._access, self._streams, siblings)
         sequences = Sequences(self._operations)
-        inference = InferenceService(self._operations, self._access, self._streams, sequences)
-        await listener.open(self._service, inference)
-        await self_test(listener.private_address, self._operations, self._access)
+        inference = InferenceService(self._operations, self._access, self._streams, sequences, siblings)
+        if siblings is None:
+            await listener.open(self._service, inference)
+        else:
+            await self._open_among(siblings, inference)
+        await self_test(listener.private_address, self._operations, self._access, self._place)
         listener.close_private()
         maintenance = Maintenance(engine, self._access.refresh)
         metrics_address = self._open_metrics(engine, maintenance)
@@ -160,6 +171,21 @@ class DncServer:
         self._cleanup.push_async_callback(server.close)
         await server.open()
         return server.address
+
+    def _folder(self) -> Path:
+        """Where this worker's sessions are."""
+        place, state_dir = self._place, self._config.state_dir
+        return state_dir if place is None else part_folder(state_dir, place.worker, place.workers)
+
+    async def _open_among(self, siblings: Siblings, inference: InferenceService) -> None:
+        """Opens the endpoints of one of several workers."""
+        place = siblings.place
+        self._cleanup.push_async_callback(siblings.close)
+        door = Door(place, self._service, inference, self._operations.count_of)
+        self._cleanup.push_async_callback(door.close, 0)
+        await door.open()
+        await self._listener.open(SharedService(self._service, siblings), inference)
+        place.tell(self._listener.address)
 
     def _open_metrics(self, engine: Engine, maintenance: Maintenance) -> str:
         config, metrics = self._config, self._metrics
@@ -181,7 +207,9 @@ class DncServer:
         ).set(1)
         runner = engine.runner
         metrics.model_info.labels(config.model, engine.digest, runner.kind, runner.note, str(runner.device)).set(1)
-        scrapes = Scrapes(config.host, config.metrics_port, metrics.registry)
+        # Of several workers, `dnc serve` shows what all of them count, which it asks them for.
+        host = config.host if self._place is None else LOOPBACK
+        scrapes = Scrapes(host, config.metrics_port, metrics.registry)
         self._cleanup.callback(scrapes.stop)
         return scrapes.address
 

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import count, islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -101,19 +102,22 @@ def run_loop(work: Coroutine[Any, Any, Result]) -> Result:
         return runner.run(work)
 
 
-def stream_load(server: Server, load: Load, span: Span, prefix: str = "s", keep: bool = True) -> Figures:
-    """What the callers see, of sessions named `prefix` and a number, which are deleted afterwards unless kept.
+def stream_load(
+    server: Server, load: Load, span: Span, prefix: str = "s", keep: bool = True, named: Callable[[str], bool] = bool
+) -> Figures:
+    """What the callers see, of sessions named `prefix` and a number, of those that `named` lets be; they are deleted
+    afterwards unless kept.
 
     Raises DncError, and RuntimeError for a chunk that was refused or applied other than once.
     """
-    return run_loop(_stream_load(server, load, span, prefix, keep))
+    names = islice(filter(named, (f"{prefix}{index}" for index in count())), load.sessions)
+    return run_loop(_stream_load(server, load, span, list(names), keep))
 
 
-async def _stream_load(server: Server, load: Load, span: Span, prefix: str, keep: bool) -> Figures:
+async def _stream_load(server: Server, load: Load, span: Span, names: Sequence[str], keep: bool) -> Figures:
     hosts = Hosts(server.address, server.token, server.tls)
     channel: Any = hosts.channel(server.address)
     stub, metadata = dnc_pb2_grpc.DncServiceStub(channel), hosts.metadata()
-    names = [f"{prefix}{index}" for index in range(load.sessions)]
 
     async def sessions() -> list[pb.Session]:
         """As they stand; they are made where they aren't there."""

@@ -76,6 +76,7 @@ class Grant:
     max_sessions: int | None = None
     max_state_bytes: int | None = None
     max_timesteps_per_second: float | None = None
+    workers: int = 1  # each of which lets an equal part of them in
     expires: datetime | None = None
     revoked: bool = False
     _timesteps: float = field(default=0.0, repr=False)  # in the bucket
@@ -145,6 +146,8 @@ class Grant:
         rate = self.max_timesteps_per_second
         if rate is None:
             return
+        share = "" if self.workers == 1 else f", to each of {self.workers} workers an equal part of them"
+        rate /= self.workers
         now = time.monotonic()
         # The bucket holds a whole chunk at least, however long, and may go below zero for one.
         self._timesteps = min(rate * BURST_SECONDS, self._timesteps + (now - self._filled_at) * rate)
@@ -152,9 +155,9 @@ class Grant:
         if self._timesteps <= 0:
             raise ServeError(
                 "RATE_LIMIT",
-                f"{self.owner!r} may send {rate:g} timesteps a second",
+                f"{self.owner!r} may send {self.max_timesteps_per_second:g} timesteps a second{share}",
                 retry_after_s=-self._timesteps / rate + 0.05,
-                limit=rate,
+                limit=self.max_timesteps_per_second,
             )
         self._timesteps -= timesteps
 
@@ -177,7 +180,8 @@ def read_tokens(text: str, origin: str) -> list[Token]:
 class Access:
     """Finds out what a caller may do. Without tokens everybody may do everything, as one owner."""
 
-    def __init__(self, tokens_file: str = "", tokens_text: str = "") -> None:
+    def __init__(self, tokens_file: str = "", tokens_text: str = "", workers: int = 1) -> None:
+        self._workers = workers
         self._path = Path(tokens_file) if tokens_file else None
         self._stamp: tuple[int, int] | None = None
         self._grants: dict[bytes, Grant] = {}  # by the token's SHA-256
@@ -252,11 +256,11 @@ class Access:
             digest = bytes.fromhex(token.sha256)
             grant = before.get(digest)
             if grant is None or grant.owner != token.name:
-                grant = Grant(token.name)
+                grant = Grant(token.name, workers=self._workers)
                 if (known := buckets.get(token.name)) is not None:  # a rotation does not fill the bucket
                     grant._timesteps, grant._filled_at = known._timesteps, known._filled_at
                 elif token.max_timesteps_per_second is not None:
-                    grant._timesteps = token.max_timesteps_per_second * BURST_SECONDS
+                    grant._timesteps = token.max_timesteps_per_second / self._workers * BURST_SECONDS
             expires = token.expires
             grant.expires = expires.replace(tzinfo=UTC) if expires is not None and expires.tzinfo is None else expires
             grant.read_only = token.read_only

@@ -11,7 +11,7 @@ import grpc
 from dnc_serve.handler.api.access import Access
 from dnc_serve.handler.api.logs import log_answer, log_refusal
 from dnc_serve.handler.api.operations import Caller, Operations
-from dnc_serve.handler.api.status import code_of, status_of
+from dnc_serve.handler.api.status import DETAILS, code_of, status_of
 from dnc_serve.handler.errors import ServeError
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,6 @@ async def answer(
         refused = ServeError("INTERNAL", "the server made a mistake; its log says which")
     log_refusal(request, refused)
     operations.metrics.errors.labels(refused.reason).inc()
-    details = (("grpc-status-details-bin", status_of(refused).SerializeToString()),)
+    details = ((DETAILS, status_of(refused).SerializeToString()),)
     await context.abort(code_of(refused), refused.message, details)
     return None

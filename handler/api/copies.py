@@ -3,6 +3,8 @@
 import hashlib
 import json
 import secrets
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 from dnc_serve.handler.api.blob import SessionBlob, decode_blob
 from dnc_serve.handler.api.operations import Caller, Operations
@@ -11,6 +13,18 @@ from dnc_serve.handler.engine.session import Session, check_id
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.store.records import Damaged, decode_snapshot
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
+
+
+class ForkedState(NamedTuple):
+    """What a fork begins with."""
+
+    position: int
+    experience: int
+    state: Float32  # [S]
+
+
+StateAt = Callable[[int | None], Awaitable[ForkedState]]
+"""The state of a fork's source, at the present or an earlier position."""
 
 
 class Copies:
@@ -28,30 +42,47 @@ class Copies:
     async def fork(self, request: pb.ForkSessionRequest, caller: Caller) -> pb.ForkSessionResponse:
         """An independent copy under another id; repeated, it changes nothing."""
         source = await self._operations.known(request.session_id, caller)
-        fork_id = check_id(request.fork_session_id)
-        await self._engine.ownership.adopt(fork_id, caller.owner)
         if request.HasField("incarnation"):
             source.check_incarnation(request.incarnation)
+
+        async def state_at(position: int | None) -> ForkedState:
+            seen = await self._operations.seen(source, position, caller)
+            assert seen.state is not None
+            return ForkedState(seen.head.position, seen.head.experience, seen.state)
+
+        return await self.fork_of(source.incarnation, state_at, request, caller)
+
+    async def fork_of(
+        self, incarnation: int, state_at: StateAt, request: pb.ForkSessionRequest, caller: Caller
+    ) -> pb.ForkSessionResponse:
+        """The same, of a source that may be in another worker."""
+        fork_id = check_id(request.fork_session_id)
+        await self._engine.ownership.adopt(fork_id, caller.owner)
         position = request.position if request.HasField("position") else None
         if position is not None:
-            made = self._made(fork_id, caller, _origin(fork_id, source.incarnation, position))
+            made = self._made(fork_id, caller, _origin(fork_id, incarnation, position))
             if made is not None:
                 return pb.ForkSessionResponse(session=await self._operations.descriptions.session(made), created=False)
-        seen = await self._operations.seen(source, position, caller)
-        assert seen.state is not None
-        origin = _origin(fork_id, source.incarnation, seen.head.position)
-        fork, created = await self._copy(
-            fork_id, caller, origin, seen.state, seen.head.position, seen.head.experience
-        )  # fmt: skip
+        seen = await state_at(position)
+        origin = _origin(fork_id, incarnation, seen.position)
+        fork, created = await self._copy(fork_id, caller, origin, seen.state, seen.position, seen.experience)
         return pb.ForkSessionResponse(session=await self._operations.descriptions.session(fork), created=created)
 
+    def read(self, blob: bytes) -> ForkedState:
+        """What an export has of a source in another worker."""
+        read = decode_blob(blob, self._engine.digest, self._engine.layout)
+        return ForkedState(read.position, read.experience, read.state)
+
     async def export_blob(self, request: pb.ExportSessionRequest, caller: Caller) -> bytes:
-        """The blob of a session as it stands; also of one that belongs to another model, if its snapshot is up to
-        date."""
+        """The blob of a session as it stands, or stood; also of one that belongs to another model, if its snapshot is
+        up to date."""
         session = await self._operations.known(request.session_id, caller)
-        if session.digest != self._engine.digest:
+        if request.HasField("incarnation"):
+            session.check_incarnation(request.incarnation)
+        position = request.position if request.HasField("position") else None
+        if session.digest != self._engine.digest and position in (None, session.position):
             return await self._export_foreign(session)
-        seen = await self._operations.seen(session, None, caller)
+        seen = await self._operations.seen(session, position, caller)
         assert seen.state is not None
         return SessionBlob(
             session.session_id, session.digest, seen.head.position, seen.head.experience, seen.fingerprint, seen.state

@@ -4,12 +4,15 @@ import json
 from contextlib import suppress
 from importlib.metadata import version
 
+from dnc_serve.handler.addresses import host_port, split_address
 from dnc_serve.handler.api.arrays import data_type, encode_array, wire_type
 from dnc_serve.handler.clock import CLOCK
+from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.engine.engine import Engine
 from dnc_serve.handler.engine.requests import Applied
 from dnc_serve.handler.engine.session import Session
 from dnc_serve.handler.errors import StoreUnavailable
+from dnc_serve.handler.place import Place
 from dnc_serve.handler.store.contract import Head
 from dnc_serve.model.artifact import Artifact
 from dnc_serve.model.rows import TensorSpec
@@ -21,7 +24,8 @@ _TIERS = {"slot": pb.TIER_SLOT, "host": pb.TIER_HOST, "store": pb.TIER_STORE}
 class Descriptions:
     """In the messages of the contract."""
 
-    def __init__(self, engine: Engine, artifact: Artifact, server_epoch: str) -> None:
+    def __init__(self, engine: Engine, artifact: Artifact, server_epoch: str, place: Place | None = None) -> None:
+        self._place = place
         self._engine = engine
         self._artifact = artifact
         self._server_epoch = server_epoch
@@ -50,6 +54,7 @@ class Descriptions:
             max_chunk_timesteps=config.max_chunk_timesteps,
             max_in_flight_chunks=min(config.reply_window_chunks, config.max_queued_chunks),
             tile_rows=engine.runner.row_counts,
+            workers=None if self._place is None else _workers(self._place, config),
         )
 
     async def session(self, session: Session) -> pb.Session:
@@ -105,6 +110,14 @@ class Descriptions:
 
 def _spec(spec: TensorSpec) -> pb.TensorSpec:
     return pb.TensorSpec(shape=spec.shape, data_type=data_type(spec))
+
+
+def _workers(place: Place, config: ServeConfig) -> pb.Workers:
+    """Where each worker listens alone; `advertise` names the host, or else that is the one that was asked."""
+    host = split_address(config.advertise)[0] if config.advertise else ""
+    ports = [address.rpartition(":")[2] for address in place.addresses()]
+    addresses = [(host_port(host, int(port)) if host else f":{port}") if port else "" for port in ports]
+    return pb.Workers(machine=place.machine, number=place.worker, addresses=addresses)
 
 
 def _field(artifact: Artifact, name: str) -> pb.StateField:

@@ -11,6 +11,7 @@ from dnc_serve.handler.api.inference_stream import InferenceStream
 from dnc_serve.handler.api.operations import Caller, Operations
 from dnc_serve.handler.api.ordered_stream import OpenStreams
 from dnc_serve.handler.api.sequences import Sequences
+from dnc_serve.handler.api.siblings import Siblings, as_called, passed_on
 from dnc_serve.proto.inference import inference_pb2 as pb
 from dnc_serve.proto.inference import inference_pb2_grpc
 
@@ -22,7 +23,15 @@ ENDPOINT = "inference"
 class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
     """Answers what clients of Triton ask a server of sequences."""
 
-    def __init__(self, operations: Operations, access: Access, streams: OpenStreams, sequences: Sequences) -> None:
+    def __init__(
+        self,
+        operations: Operations,
+        access: Access,
+        streams: OpenStreams,
+        sequences: Sequences,
+        siblings: Siblings | None = None,
+    ) -> None:
+        self._siblings = siblings
         self._operations = operations
         self._access = access
         self._streams = streams
@@ -82,12 +91,19 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         return await self._answer(context, request, statistics)
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse | None:
+        if (owner := self._sequences.owner_of(request, self._siblings)) is not None:
+            assert self._siblings is not None
+            call = self._siblings.inference(owner).ModelInfer(request, **as_called(context))
+            answered: pb.ModelInferResponse | None = await passed_on(call, owner, context)
+            return answered
         return await self._answer(context, request, lambda caller: self._sequences.infer(request, caller))
 
     async def ModelStreamInfer(self, request_iterator: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
         async def serve(caller: Caller) -> None:
             with self._streams.open() as register:
-                stream = InferenceStream(self._operations, self._sequences, caller, context, self._streams)
+                stream = InferenceStream(
+                    self._operations, self._sequences, caller, context, self._streams, self._siblings
+                )
                 register(stream)
                 await stream.serve()
 

@@ -1,5 +1,7 @@
 """The stream of Triton's protocol: chunks of one or many sequences, answered in order for each."""
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -8,6 +10,7 @@ from dnc_serve.handler.api.operations import Caller, Operations
 from dnc_serve.handler.api.ordered_stream import FEW_UNANSWERED, OpenStreams, OrderedStream
 from dnc_serve.handler.api.sequences import Sequences
 from dnc_serve.handler.api.session_queue import PendingReply
+from dnc_serve.handler.api.siblings import Siblings, as_called, refusal_of
 from dnc_serve.handler.engine.session import Session
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.proto.inference import inference_pb2 as pb
@@ -28,8 +31,11 @@ class InferenceStream(OrderedStream):
         caller: Caller,
         context: "grpc.aio.ServicerContext[Any, Any]",
         streams: OpenStreams,
+        siblings: Siblings | None = None,
     ) -> None:
         super().__init__(operations, caller, context, streams)
+        self._siblings = siblings
+        self._as_called = as_called(context)
         self._sequences = sequences
         self._why_leaving = ""
 
@@ -61,7 +67,12 @@ class InferenceStream(OrderedStream):
             return
         pending = self._join(session_id, message.id, message.ByteSize() + self._sequences.answer_bytes(message))
 
+        owner = self._sequences.owner_of(message, self._siblings)
+
         async def submit() -> Session | None:
+            if owner is not None:
+                self._pass_on(owner, message, pending, done)
+                return None
             more_to_come = self._unanswered > FEW_UNANSWERED
             asked = self._sequences.read(message)
             session, pending.request = await self._sequences.submit(
@@ -79,6 +90,30 @@ class InferenceStream(OrderedStream):
             self._queues.reply(pending, pb.ModelStreamInferResponse(infer_response=answer).SerializeToString())
 
         await self._take(pending, submit)
+
+    def _pass_on(
+        self,
+        owner: int,
+        message: pb.ModelInferRequest,
+        pending: PendingReply,
+        done: Callable[[pb.ModelInferResponse | None, ServeError | None], None],
+    ) -> None:
+        """Has another worker answer, once it has answered what came before for the sequence."""
+        assert self._siblings is not None
+        stub = self._siblings.inference(owner)
+
+        async def ask() -> None:
+            try:
+                done(await stub.ModelInfer(message, **self._as_called), None)
+            except grpc.aio.AioRpcError as error:
+                done(None, refusal_of(error, owner))
+
+        def start() -> None:
+            task = asyncio.ensure_future(ask())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        self._queues.start_when_first(pending, start)
 
     def _refusal(self, pending: PendingReply, error: ServeError) -> bytes:
         refusal = pb.ModelStreamInferResponse(error_message=error.message)

@@ -10,11 +10,12 @@ from urllib.parse import quote
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from dnc_serve.handler.addresses import host_port, why_not_free
+from dnc_serve.handler.addresses import host_port, split_address, why_not_free
 from dnc_serve.handler.api.readable import ReadableServer
 from dnc_serve.handler.api.reflection import add_reflection
 from dnc_serve.handler.api.transport import Certificates
 from dnc_serve.handler.config import ServeConfig
+from dnc_serve.handler.place import Place
 from dnc_serve.proto.dnc.v1 import dnc_pb2, dnc_pb2_grpc
 from dnc_serve.proto.inference import inference_pb2, inference_pb2_grpc
 
@@ -33,11 +34,14 @@ MAX_FOLDER_LENGTH = 100
 class Listener:
     """Binds first, opens when there is something to serve, and says that it serves when that was proven."""
 
-    def __init__(self, config: ServeConfig) -> None:
+    def __init__(self, config: ServeConfig, place: Place | None = None) -> None:
         self._config = config
+        self._place = place
         self._server = grpc.aio.server(
             options=[
-                ("grpc.so_reuseport", 0),  # two servers would otherwise share a port silently
+                # Two servers would otherwise share a port silently. A machine's workers do it on purpose: a connection
+                # comes in at any that listens, and where one is down, at the others.
+                ("grpc.so_reuseport", int(place is not None)),
                 ("grpc.max_receive_message_length", int(config.max_message_bytes)),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_metadata_size", 16 << 10),
@@ -54,21 +58,9 @@ class Listener:
 
     def bind(self) -> None:
         """Takes the port; raises OSError if somebody else has it."""
-        config = self._config
-        address = host_port(config.host, config.port)
-        try:
-            if config.tls_certificate:
-                port = self._server.add_secure_port(address, Certificates(config).credentials())
-            else:
-                port = self._server.add_insecure_port(address)
-        except RuntimeError as exc:
-            reason = why_not_free(config.host, config.port)
-            raise OSError(
-                f"the streaming endpoint can't listen at {address} (host, port): {reason.strerror if reason else exc}"
-            ) from exc
-        self.address = host_port(config.host, port)
-        if config.listen:
-            self._bind_socket(Path(config.listen.removeprefix("unix:")))
+        self.address = host_port(self._config.host, self._listen(self._config.port))
+        if self._config.listen:
+            self._bind_socket(Path(self._config.listen.removeprefix("unix:")))
         # The self-test comes in through a socket that only this user can open, and that is removed afterwards.
         self._private_folder = tempfile.mkdtemp(prefix="dnc-")
         if len(self._private_folder) > MAX_FOLDER_LENGTH:
@@ -78,6 +70,19 @@ class Listener:
             )
         self.private_address = f"unix:{quote(self._private_folder)}/endpoint"
         self._server.add_insecure_port(self.private_address)
+
+    def _listen(self, port: int) -> int:
+        config = self._config
+        address = host_port(config.host, port)
+        try:
+            if config.tls_certificate:
+                return self._server.add_secure_port(address, Certificates(config).credentials())
+            return self._server.add_insecure_port(address)
+        except RuntimeError as exc:
+            reason = why_not_free(config.host, port)
+            raise OSError(
+                f"the streaming endpoint can't listen at {address} (host, port): {reason.strerror if reason else exc}"
+            ) from exc
 
     def _bind_socket(self, path: Path) -> None:
         """Takes a socket's place, unless somebody listens there: gRPC would take it from a server that lives."""
@@ -98,7 +103,12 @@ class Listener:
     async def open(
         self, service: dnc_pb2_grpc.DncServiceServicer, inference: inference_pb2_grpc.GRPCInferenceServiceServicer
     ) -> None:
-        """Answers calls; the health service says NOT_SERVING still."""
+        """Answers calls; the health service says NOT_SERVING still.
+
+        The port that a machine's workers share is opened no sooner: before, connections would only wait in it.
+        """
+        if self._place is not None:
+            self._listen(split_address(self._place.address)[1])
         readable = ReadableServer(self._server)
         dnc_pb2_grpc.add_DncServiceServicer_to_server(service, readable)
         inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, readable)

@@ -4,6 +4,7 @@ An endpoint decodes bytes, finds out who calls, and calls these; refusals are ra
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from dnc_serve.handler.api.access import Grant
 from dnc_serve.handler.api.arrays import decode_inputs
 from dnc_serve.handler.api.descriptions import Descriptions, chunk_result
+from dnc_serve.handler.api.siblings import Siblings
 from dnc_serve.handler.api.views import Shown, checked_names, thinned, whole
 from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.engine.engine import Engine
@@ -52,11 +54,16 @@ class Caller:
 class Operations:
     """What a caller may ask for."""
 
-    def __init__(self, engine: Engine, artifact: Artifact, server_epoch: str, metrics: Metrics) -> None:
+    def __init__(
+        self, engine: Engine, artifact: Artifact, server_epoch: str, metrics: Metrics, siblings: Siblings | None = None
+    ) -> None:
         self.engine = engine
+        self._siblings = siblings
+        self._begins: Counter[str] = Counter()  # by owner: sessions that are counted before the table has them
         self.metrics = metrics
         self.draining = False
-        self.descriptions = Descriptions(engine, artifact, server_epoch)
+        place = siblings.place if siblings is not None else None
+        self.descriptions = Descriptions(engine, artifact, server_epoch, place)
         self.artifact = artifact
 
     # Sessions.
@@ -285,15 +292,34 @@ class Operations:
             if engine.ownership.shared:
                 others = await engine.ownership.begin(session, grant.most_others(engine.row_bytes))
             else:
-                others = engine.table.count_of(caller.owner)
+                others = await self._others(caller)
             grant.check_new_session(others, engine.row_bytes)
             caller.may_have_changed = lambda: True
+            if engine.table.find(session_id) is not None:  # another call was faster, while the workers were asked
+                raise ServeError("SESSION_EXISTS", f"session {session_id!r} exists already", session_id=session_id)
             self.engine.lifecycle.begin(session, state, lambda error: resolve(None, error))
         except ServeError:
             self.engine.ownership.ended(session)
             raise
         await begun
         return session
+
+    async def _others(self, caller: Caller) -> int:
+        """How many sessions the caller has beside a new one, at all workers. Of two that begin at once at different
+        ones, each counts the other."""
+        owner = caller.owner
+        if self._siblings is None or caller.grant.most_others(self.engine.row_bytes) is None:
+            return self.engine.table.count_of(owner)
+        self._begins[owner] += 1
+        try:
+            elsewhere = await self._siblings.count_of(owner)
+            return elsewhere + self.count_of(owner) - 1
+        finally:
+            self._begins[owner] -= 1
+
+    def count_of(self, owner: str) -> int:
+        """How many sessions a token has at this worker."""
+        return self.engine.table.count_of(owner) + self._begins[owner]
 
     async def _do(self, session: Session, caller: Caller, make: Callable[[Done], Request]) -> Any:
         future = self.engine.loop.create_future()

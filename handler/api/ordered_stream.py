@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
@@ -38,6 +38,16 @@ MAX_SESSIONS = 16_384
 LOOK_AGAIN_S = 0.02
 
 
+class Client(Protocol):
+    """What is read and written: a gRPC context, or what stands in its place between workers."""
+
+    async def read(self) -> Any:
+        """A message, a refusal of one that could not be read, or EOF."""
+
+    async def write(self, message: Any, /) -> None:
+        """Takes an encoded answer."""
+
+
 class OpenStreams:
     """The streams that are open, bounded in number."""
 
@@ -47,9 +57,9 @@ class OpenStreams:
         self._count = 0
 
     @contextmanager
-    def open(self) -> "Iterator[Callable[[OrderedStream], None]]":
-        """A place for one more stream; raises QUEUE_FULL if there is none."""
-        if self._count >= self._at_most:
+    def open(self, bounded: bool = True) -> "Iterator[Callable[[OrderedStream], None]]":
+        """A place for one more stream; raises QUEUE_FULL if there is none, unless it has one at another worker."""
+        if bounded and self._count >= self._at_most:
             raise ServeError(
                 "QUEUE_FULL",
                 f"{self._count} streams are open, at most {self._at_most} may be: close sessions that nobody uses, let "
@@ -57,7 +67,7 @@ class OpenStreams:
                 retry_after_s=1.0,
                 limit=self._at_most,
             )
-        self._count += 1
+        self._count += bounded
         mine: list[OrderedStream] = []
 
         def register(stream: OrderedStream) -> None:
@@ -68,7 +78,7 @@ class OpenStreams:
             yield register
         finally:
             self._open.difference_update(mine)
-            self._count -= 1
+            self._count -= bounded
 
     @property
     def share_bytes(self) -> int:
@@ -97,7 +107,7 @@ class OrderedStream(ABC):
         self,
         operations: Operations,
         caller: Caller,
-        context: "grpc.aio.ServicerContext[Any, Any]",
+        context: Client,
         streams: OpenStreams,
     ) -> None:
         self._streams = streams

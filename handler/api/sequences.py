@@ -11,6 +11,7 @@ from typing import Any
 
 from dnc_serve.handler.api.operations import Caller, Operations, settle
 from dnc_serve.handler.api.ordered_stream import FEW_UNANSWERED
+from dnc_serve.handler.api.siblings import Siblings
 from dnc_serve.handler.api.tensors import check_outputs, parameter, read_input, tensors_of
 from dnc_serve.handler.engine.requests import Applied, Chunk, Delete, Done
 from dnc_serve.handler.engine.session import Session, check_id
@@ -71,6 +72,16 @@ class Sequences:
                 "ID: the parameter sequence_id",
             )
         return check_id(named)
+
+    def owner_of(self, request: pb.ModelInferRequest | ServeError, siblings: Siblings | None) -> int | None:
+        """The other worker that has a request's sequence; None for one of this worker, or that is refused here."""
+        if siblings is None or isinstance(request, ServeError):
+            return None
+        try:
+            session_id = self.session_id(request)
+        except ServeError:
+            return None
+        return None if siblings.place.owns(session_id) else siblings.place.owner_of(session_id)
 
     def answer_bytes(self, request: pb.ModelInferRequest) -> int:
         """About how large the answer to a request will be."""

@@ -3,17 +3,20 @@
 Unary calls answer a refusal with a `google.rpc.Status` in the trailer; streams (see `stream.py`) answer it in-band.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from dnc_serve.handler.api.access import Access
 from dnc_serve.handler.api.answering import Context, answer
 from dnc_serve.handler.api.blob import check_size
 from dnc_serve.handler.api.copies import Copies
 from dnc_serve.handler.api.dumps import dump_parts
+from dnc_serve.handler.api.forks import fork_from_sibling
 from dnc_serve.handler.api.operations import PART_BYTES, Caller, Operations
-from dnc_serve.handler.api.ordered_stream import OpenStreams
+from dnc_serve.handler.api.ordered_stream import Client, OpenStreams
 from dnc_serve.handler.api.replay import replay
+from dnc_serve.handler.api.siblings import Siblings
 from dnc_serve.handler.api.stream import SessionStream
 from dnc_serve.handler.api.watch import Feeds, watch
 from dnc_serve.handler.errors import ServeError
@@ -23,11 +26,21 @@ from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 Answer = TypeVar("Answer")
 
 
+class Between(Client, Protocol):
+    """What stands between a client's stream and this worker's part of it."""
+
+    async def until_answered(self, serving: "asyncio.Task[None]") -> None:
+        """Returns when this part and all others are served."""
+
+
 class DncService(dnc_pb2_grpc.DncServiceServicer):
     """Answers calls at the streaming endpoint."""
 
-    def __init__(self, operations: Operations, access: Access, streams: OpenStreams) -> None:
-        self._operations = operations
+    def __init__(
+        self, operations: Operations, access: Access, streams: OpenStreams, siblings: Siblings | None = None
+    ) -> None:
+        self._siblings = siblings
+        self.operations = operations
         self._copies = Copies(operations)
         self._access = access
         self._feeds = Feeds(operations.engine, operations.artifact)
@@ -36,64 +49,79 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
     async def CreateSession(
         self, request: pb.CreateSessionRequest, context: Context
     ) -> pb.CreateSessionResponse | None:
-        return await self._answer(context, request, lambda caller: self._operations.create_session(request, caller))
+        return await self.answer(context, request, lambda caller: self.operations.create_session(request, caller))
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse | None:
-        return await self._answer(context, request, lambda caller: self._operations.get_session(request, caller))
+        return await self.answer(context, request, lambda caller: self.operations.get_session(request, caller))
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse | None:
-        return await self._answer(context, request, lambda caller: self._operations.list_sessions(request, caller))
+        return await self.answer(context, request, lambda caller: self.operations.list_sessions(request, caller))
 
     async def DeleteSession(
         self, request: pb.DeleteSessionRequest, context: Context
     ) -> pb.DeleteSessionResponse | None:
-        return await self._answer(context, request, lambda caller: self._operations.delete_session(request, caller))
+        return await self.answer(context, request, lambda caller: self.operations.delete_session(request, caller))
 
     async def Step(self, request: pb.StepRequest, context: Context) -> pb.StepResponse | None:
-        return await self._answer(context, request, lambda caller: self._operations.step(request, caller))
+        return await self.answer(context, request, lambda caller: self.operations.step(request, caller))
 
     async def ResetSession(self, request: pb.ResetSessionRequest, context: Context) -> pb.ResetSessionResponse | None:
-        return await self._answer(context, request, lambda caller: self._operations.reset_session(request, caller))
+        return await self.answer(context, request, lambda caller: self.operations.reset_session(request, caller))
 
     async def ForkSession(self, request: pb.ForkSessionRequest, context: Context) -> pb.ForkSessionResponse | None:
-        return await self._answer(context, request, lambda caller: self._copies.fork(request, caller))
+        async def fork(caller: Caller) -> pb.ForkSessionResponse:
+            siblings = self._siblings
+            if siblings is None or siblings.place.owns(request.session_id):
+                return await self._copies.fork(request, caller)
+            return await fork_from_sibling(self._copies, siblings, request, caller, context)
+
+        return await self.answer(context, request, fork)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse | None:
         async def get_model(caller: Caller) -> pb.GetModelResponse:
-            return self._operations.descriptions.model()
+            return self.operations.descriptions.model()
 
-        return await self._answer(context, request, get_model)
+        return await self.answer(context, request, get_model)
 
     async def Stream(self, request_iterator: AsyncIterator[pb.StreamRequest], context: Context) -> None:
-        async def serve(caller: Caller) -> None:
-            with self._streams.open() as register:
-                stream = SessionStream(self._operations, caller, context, self._streams)
-                register(stream)
-                await stream.serve()
+        await self.serve_stream(context)
 
-        await self._answer(context, None, serve, "stream")
+    async def serve_stream(self, context: Any, switch: "Between | None" = None, *, bounded: bool = True) -> None:
+        """Serves a stream, or what the switch leaves this worker of it. It counts as open unless another worker counts
+        it."""
+
+        async def serve(caller: Caller) -> None:
+            with self._streams.open(bounded) as register:
+                stream = SessionStream(self.operations, caller, switch or context, self._streams)
+                register(stream)
+                if switch is None:
+                    await stream.serve()
+                else:
+                    await switch.until_answered(asyncio.ensure_future(stream.serve()))
+
+        await self.answer(context, None, serve, "stream")
 
     async def DumpMemory(self, request: pb.DumpMemoryRequest, context: Context) -> None:
         async def dump(caller: Caller) -> None:
-            seen, arrays = await self._operations.dump(request.dump, caller)
+            seen, arrays = await self.operations.dump(request.dump, caller)
             for part in dump_parts(request.dump, seen, arrays):
                 await context.write(pb.DumpMemoryResponse(part=part))
 
-        await self._answer(context, request, dump)
+        await self.answer(context, request, dump)
 
     async def WatchMemory(self, request: pb.WatchMemoryRequest, context: Context) -> None:
         async def send(caller: Caller) -> None:
-            async for frame in watch(self._operations, self._feeds, request, caller):
+            async for frame in watch(self.operations, self._feeds, request, caller):
                 await context.write(frame)
 
-        await self._answer(context, request, send, "watch")
+        await self.answer(context, request, send, "watch")
 
     async def ReplaySession(self, request: pb.ReplaySessionRequest, context: Context) -> None:
         async def send(caller: Caller) -> None:
-            async for timestep in replay(self._operations, request, caller):
+            async for timestep in replay(self.operations, request, caller):
                 await context.write(timestep)
 
-        await self._answer(context, request, send)
+        await self.answer(context, request, send)
 
     async def ExportSession(self, request: pb.ExportSessionRequest, context: Context) -> None:
         async def export(caller: Caller) -> None:
@@ -102,7 +130,7 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
                 part = blob[offset : offset + PART_BYTES]
                 await context.write(pb.ExportSessionResponse(total_bytes=len(blob), data=part))
 
-        await self._answer(context, request, export)
+        await self.answer(context, request, export)
 
     async def ImportSession(
         self, request_iterator: AsyncIterator[pb.ImportSessionRequest], context: Context
@@ -111,7 +139,7 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
             session_id, blob = await self._collect(request_iterator)
             return await self._copies.import_blob(session_id, blob, caller)
 
-        return await self._answer(context, None, import_session)
+        return await self.answer(context, None, import_session)
 
     async def _collect(self, parts: AsyncIterator[pb.ImportSessionRequest]) -> tuple[str, bytes]:
         """The blob, whose size is checked before anything is kept."""
@@ -122,7 +150,7 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
                 raise part
             if first:
                 session_id, total, first = part.session_id, part.total_bytes, False
-                check_size(total, self._operations.engine.layout.size)
+                check_size(total, self.operations.engine.layout.size)
             blob += part.data
             if len(blob) > total:
                 break
@@ -130,7 +158,7 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
             raise ServeError("BAD_BLOB", f"{len(blob)} bytes came, {total} were announced", expected=total)
         return session_id, bytes(blob)
 
-    async def _answer(
+    async def answer(
         self, context: Context, request: Any, call: Callable[[Caller], Awaitable[Answer]], endpoint: str = "unary"
     ) -> Answer | None:
-        return await answer(self._operations, self._access, context, request, call, endpoint)
+        return await answer(self.operations, self._access, context, request, call, endpoint)

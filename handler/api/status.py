@@ -33,6 +33,9 @@ def http_status_of(error: ServeError) -> int:
     return HTTP_STATUS.get(code_of(error).value[0], 500)
 
 
+DETAILS = "grpc-status-details-bin"  # the trailer that carries the status
+
+
 def code_of(error: ServeError) -> StatusCode:
     """The gRPC code that carries a refusal."""
     return REASONS[error.reason]
@@ -47,6 +50,18 @@ def status_of(error: ServeError) -> status_pb2.Status:
         delay.FromMilliseconds(int(error.retry_after_s * 1000))
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
     return status_pb2.Status(code=code_of(error).value[0], message=error.message, details=details)
+
+
+def error_of(status: status_pb2.Status) -> ServeError:
+    """The inverse: what another worker of this server refuses."""
+    reason, metadata, retry_after_s = "INTERNAL", {}, None
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    for detail in status.details:
+        if detail.Unpack(info):
+            reason, metadata = info.reason, dict(info.metadata)
+        elif detail.Unpack(retry):
+            retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
+    return ServeError(reason, status.message, retry_after_s=retry_after_s, **metadata)
 
 
 def _packed(message: Any) -> any_pb2.Any:

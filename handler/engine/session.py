@@ -153,13 +153,7 @@ class Session:
     def check_incarnation(self, incarnation: int | None) -> None:
         """Raises SESSION_REPLACED for a request to an earlier session of this id."""
         if incarnation is not None and incarnation != self.incarnation:
-            raise ServeError(
-                "SESSION_REPLACED",
-                f"session {self.session_id!r} is not the one you knew: it was created or imported anew",
-                expected_position=self.position,
-                incarnation=self.incarnation,
-                got=incarnation,
-            )
+            raise replaced(self.session_id, self.position, self.incarnation, incarnation)
 
     def judge_chunk(self, chunk: Chunk) -> "Verdict | Reply":
         """Whether a chunk is to be applied, or the reply that it got when it was.
@@ -271,3 +265,14 @@ class Verdict(Enum):
     APPLY = "apply"
     DUPLICATE = "duplicate"
     ASK_STORE = "ask the store"  # whether it was applied before, and what it was answered
+
+
+def replaced(session_id: str, position: int, incarnation: int, got: int) -> ServeError:
+    """What a request to an earlier session of the id is told."""
+    return ServeError(
+        "SESSION_REPLACED",
+        f"session {session_id!r} is not the one you knew: it was created or imported anew",
+        expected_position=position,
+        incarnation=incarnation,
+        got=got,
+    )

@@ -16,13 +16,14 @@ MODULE = "dnc_serve.handler.plain.worker"
 class PlainRuntime:
     """Nothing between `dnc serve` and the worker: no Java, no ports but the worker's own."""
 
-    name = "the worker"
+    orphans = False
     port_settings: tuple[str, ...] = ()
     worker_patience_s = 900.0  # loading a model, however large
     # A day at the longest delay between two, as long as TorchServe would go on: a store that is down may come back.
     restarts = 24 * 3600 // 10
 
-    def __init__(self, artifact: Path, run_folder: Path) -> None:
+    def __init__(self, artifact: Path, run_folder: Path, name: str = "the worker") -> None:
+        self.name = name
         self._artifact = artifact
         self._run_folder = run_folder
 

@@ -25,6 +25,10 @@ class Runtime(Protocol):
     def restarts(self) -> int:
         """How often in a row the child may end before it is given up."""
 
+    @property
+    def orphans(self) -> bool:
+        """Whether the child starts others, which may outlive it."""
+
     def start(self, config: ServeConfig, on_line: OnLine, on_end: OnEnd) -> Child:
         """Starts the child. Raises FileNotFoundError for what isn't installed."""
 

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import queue
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -57,9 +58,20 @@ class Stopped(Exception):
 
 
 class Supervisor:
-    """Keeps one child of a runtime, and through it one worker, running."""
+    """Keeps one child of a runtime, and through it one worker, running.
 
-    def __init__(self, runtime: Runtime, config: ServeConfig, folder: Path, events: "queue.SimpleQueue[Event]") -> None:
+    `mark` is what lines of the log say beside what they do: which worker it is, where there are several.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        config: ServeConfig,
+        folder: Path,
+        events: "queue.SimpleQueue[Event]",
+        mark: Mapping[str, int] | None = None,
+    ) -> None:
+        self._mark = dict(mark or {})
         self._runtime = runtime
         self._requested = config
         self._config = config
@@ -94,8 +106,9 @@ class Supervisor:
         self._write_config()
         self._up = True
 
-    def ready_line(self) -> str:
-        """All addresses, as `name=host:port`."""
+    @property
+    def addresses(self) -> dict[str, str]:
+        """All endpoints, once it has started."""
         assert self._worker is not None
         addresses = {
             "grpc": self._worker.grpc,
@@ -106,7 +119,7 @@ class Supervisor:
             addresses["inference-http"] = self._worker.http
         if self._config.listen:
             addresses["socket"] = self._config.listen
-        return "ready " + " ".join(f"{name}={address}" for name, address in addresses.items())
+        return addresses
 
     def _launch(self, progress: Progress) -> None:
         self._config = with_free_ports(self._requested, self._runtime.port_settings)
@@ -203,12 +216,12 @@ class Supervisor:
                     return self._stop()
                 case WorkerReady():
                     self._worker, up_since, down_since = event, now, None
-                    logger.info("a worker serves again", extra={"worker_pid": event.pid})
+                    logger.info("a worker serves again", extra={"worker_pid": event.pid, **self._mark})
                 case WorkerFailed(cause=cause):
-                    logger.error("a worker could not start again: %s", cause)
+                    logger.error("a worker could not start again: %s", cause, extra=self._mark)
                 case WorkerGone():
                     if self._worker is not None:
-                        logger.warning("the worker ended", extra={"pid": self._worker.pid})
+                        logger.warning("the worker ended", extra={"pid": self._worker.pid, **self._mark})
                     self._worker, up_since = None, None
                     down_since = down_since or now
                 case ChildEnded(child) if child is self._child:
@@ -289,6 +302,8 @@ class Supervisor:
         if self._child is not None:
             self._child.kill()
             self._child = None
+        if not self._runtime.orphans:
+            return
         left = psutil.Process().children(recursive=True)
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -309,7 +324,7 @@ class Supervisor:
             self._events.put(LoadFailed(child))
         # Until the server is up, a failure is told once and in one line: what leads to it is for whoever debugs.
         if self._up or str(line.get("logger")).startswith("dnc_serve") or self._config.log_level == "debug":
-            pass_on(line, self._config.log_level)
+            pass_on({**line, **self._mark}, self._config.log_level)
 
     def _on_end(self, child: Child) -> None:
         self._events.put(ChildEnded(child))

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.place import Place
 from dnc_serve.handler.runtime.control import ControlLine
 from dnc_serve.handler.runtime.logs import configure_logs
 from dnc_serve.handler.runtime.parent import die_with, watch
-from dnc_serve.handler.runtime.worker_config import own_run_folder, worker_config
+from dnc_serve.handler.runtime.worker_config import own_run_folder, worker_config, worker_place
 
 if TYPE_CHECKING:
     from dnc_serve.handler.server import DncServer
@@ -42,20 +43,22 @@ class Worker:
             self._control.listen(self.drain, self._end)
         try:
             config = worker_config(run_folder)
-            self._start(config, artifact, choose_device)
+            self._start(config, worker_place(run_folder), artifact, choose_device)
         except Exception as exc:
             if self._control is not None:
                 self._control.failed(_cause(exc))
             raise
         return config
 
-    def _start(self, config: ServeConfig, artifact: Path, choose_device: Callable[[str], str]) -> None:
+    def _start(
+        self, config: ServeConfig, place: Place | None, artifact: Path, choose_device: Callable[[str], str]
+    ) -> None:
         configure_logs(config.log_level, sys.stdout)  # which whoever started this process passes on to its own log
         # Here, not above: torch takes seconds, and a failing import is a cause to be told like any other.
         from dnc_serve.handler.server import DncServer
 
         device = choose_device(config.device)
-        server = DncServer(config, artifact, device)
+        server = DncServer(config, artifact, device, place)
         addresses = server.start()
         self._server = server
         logger.info("serving", extra={"grpc": addresses.grpc, "metrics": addresses.metrics, "device": device})

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from dnc_serve.handler.config import ServeConfig
+from dnc_serve.handler.place import Place, read_place
 from dnc_serve.handler.settings import load_config
 
 RUN_FOLDER_VARIABLE = "DNC_SERVE_RUN_FOLDER"
@@ -14,6 +15,11 @@ def own_run_folder() -> Path | None:
     """The run folder, if this worker was started under `dnc serve`."""
     folder = os.environ.get(RUN_FOLDER_VARIABLE)
     return Path(folder) if folder else None
+
+
+def worker_place(run_folder: Path | None) -> Place | None:
+    """Where the worker stands among several."""
+    return None if run_folder is None else read_place(run_folder)
 
 
 def worker_config(run_folder: Path | None) -> ServeConfig:

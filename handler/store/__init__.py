@@ -9,15 +9,17 @@ from dnc_serve.handler.store.contract import End, Store
 SPILL_FOLDER = "spill"
 
 
-def make_store(config: ServeConfig, owner: str) -> Store:
+def make_store(config: ServeConfig, owner: str, folder: Path | None = None) -> Store:
     """The store of a server, not opened yet.
 
     With durability off nothing is recorded: states that find no room in memory go to a store of their own, and what an
-    earlier run recorded is left alone. `owner` is the address that a shared store sends clients of our sessions to.
+    earlier run recorded is left alone. `owner` is the address that a shared store sends clients of our sessions to;
+    `folder` is a worker's part of the state folder.
     """
+    folder = folder or config.state_dir
     if config.durability == "off":
-        return open_store("sqlite", config.state_dir / SPILL_FOLDER)
-    return open_store(config.store, config.state_dir, owner=owner, lease_s=config.lease_s)
+        return open_store("sqlite", folder / SPILL_FOLDER)
+    return open_store(config.store, folder, owner=owner, lease_s=config.lease_s)
 
 
 def empty(store: Store) -> None:

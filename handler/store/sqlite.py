@@ -210,6 +210,12 @@ class SQLiteStore:
             if part < _ROWS:
                 return forgotten
 
+    def forget(self, session_ids: Sequence[str]) -> None:
+        """Drops sessions, living or ended, as if they had never been: they are in another file now."""
+        with self._guard(), self._writing:
+            self._require_sound()
+            self._writer.forget(session_ids)
+
     def _tidy(self, closing: bool = False) -> None:
         """A failure here is no reason to say that what was committed is not synced."""
         if time.monotonic() < self._tidy_at:

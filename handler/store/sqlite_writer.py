@@ -187,6 +187,22 @@ class SQLiteWriter:
         self.log_bytes += len(leaving) * PAGE_BYTES
         return len(leaving)
 
+    def forget(self, session_ids: Sequence[str]) -> None:
+        """Drops sessions and leaves no tombstones."""
+        self._changed = {}
+        self._grown = self._dead = 0
+        with self._connection as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            for session_id in session_ids:
+                if (former := self._standing(session_id)) is not None:
+                    self._clear(former)
+                    connection.execute("DELETE FROM sessions WHERE key = ?", (former.session.key,))
+        for session_id in session_ids:
+            self.sessions.standings.pop(session_id, None)
+        self.sessions.size_bytes += self._grown
+        self.dead_bytes += self._dead
+        self.log_bytes += len(session_ids) * PAGE_BYTES
+
     def _begin(self, head: Head, snapshot: Snapshot | None) -> None:
         former = self._standing(head.session_id)
         if former is not None:

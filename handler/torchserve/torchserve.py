@@ -98,6 +98,7 @@ def properties(config: ServeConfig, run_folder: Path, worker_port: int) -> str:
 class TorchServeRuntime:
     """TorchServe, which starts the worker, and starts it again when it dies."""
 
+    orphans = True
     name = "TorchServe"
     port_settings = TORCHSERVE_PORTS
     # It starts a dead worker again by itself; if none is back after this long, TorchServe is what is started again.

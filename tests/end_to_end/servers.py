@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from dnc_serve.client.cli.child_server import serve_command
+from dnc_serve.handler.runtime.worker_config import RUN_FOLDER_VARIABLE
 from tests.folders import temp_folder
 from tests.ports import own_port
 
@@ -44,6 +45,16 @@ class Server:
 
     def worker(self) -> psutil.Process:
         return next(process for process in self.descendants() if WORKER.search(" ".join(process.cmdline())))
+
+    def worker_of(self, number: int) -> psutil.Process:
+        """One of several."""
+        return next(
+            process
+            for process in self.descendants()
+            if process.status() != psutil.STATUS_ZOMBIE  # one that was killed before
+            and WORKER.search(" ".join(process.cmdline()))
+            and Path(process.environ()[RUN_FOLDER_VARIABLE]).name == str(number)
+        )
 
     def stop(self) -> int:
         """SIGTERM, and the exit code."""

@@ -478,10 +478,14 @@ class ReplaySessionResponse(_message.Message):
     def __init__(self, position: _Optional[int] = ..., experience: _Optional[int] = ..., inputs: _Optional[_Union[Array, _Mapping]] = ..., outputs: _Optional[_Union[Array, _Mapping]] = ..., arrays: _Optional[_Mapping[str, WatchedArray]] = ...) -> None: ...
 
 class ExportSessionRequest(_message.Message):
-    __slots__ = ("session_id",)
+    __slots__ = ("session_id", "incarnation", "position")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
     session_id: str
-    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+    incarnation: int
+    position: int
+    def __init__(self, session_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., position: _Optional[int] = ...) -> None: ...
 
 class ExportSessionResponse(_message.Message):
     __slots__ = ("total_bytes", "data")
@@ -534,7 +538,7 @@ class StateField(_message.Message):
     def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., parts: _Optional[int] = ..., experience: bool = ...) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("name", "config_json", "model_digest", "artifact", "fingerprint", "device", "state_bytes", "server_epoch", "server_version", "durability", "max_chunk_timesteps", "max_in_flight_chunks", "tile_rows", "artifact_note", "inputs", "outputs", "state", "derived", "debug_bytes", "task")
+    __slots__ = ("name", "config_json", "model_digest", "artifact", "fingerprint", "device", "state_bytes", "server_epoch", "server_version", "durability", "max_chunk_timesteps", "max_in_flight_chunks", "tile_rows", "artifact_note", "inputs", "outputs", "state", "derived", "debug_bytes", "task", "workers")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
     MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -555,6 +559,7 @@ class GetModelResponse(_message.Message):
     DERIVED_FIELD_NUMBER: _ClassVar[int]
     DEBUG_BYTES_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
     name: str
     config_json: str
     model_digest: str
@@ -575,7 +580,18 @@ class GetModelResponse(_message.Message):
     derived: _containers.RepeatedScalarFieldContainer[str]
     debug_bytes: int
     task: str
-    def __init__(self, name: _Optional[str] = ..., config_json: _Optional[str] = ..., model_digest: _Optional[str] = ..., artifact: _Optional[str] = ..., fingerprint: _Optional[str] = ..., device: _Optional[str] = ..., state_bytes: _Optional[int] = ..., server_epoch: _Optional[str] = ..., server_version: _Optional[str] = ..., durability: _Optional[str] = ..., max_chunk_timesteps: _Optional[int] = ..., max_in_flight_chunks: _Optional[int] = ..., tile_rows: _Optional[_Iterable[int]] = ..., artifact_note: _Optional[str] = ..., inputs: _Optional[_Union[TensorSpec, _Mapping]] = ..., outputs: _Optional[_Union[TensorSpec, _Mapping]] = ..., state: _Optional[_Iterable[_Union[StateField, _Mapping]]] = ..., derived: _Optional[_Iterable[str]] = ..., debug_bytes: _Optional[int] = ..., task: _Optional[str] = ...) -> None: ...
+    workers: Workers
+    def __init__(self, name: _Optional[str] = ..., config_json: _Optional[str] = ..., model_digest: _Optional[str] = ..., artifact: _Optional[str] = ..., fingerprint: _Optional[str] = ..., device: _Optional[str] = ..., state_bytes: _Optional[int] = ..., server_epoch: _Optional[str] = ..., server_version: _Optional[str] = ..., durability: _Optional[str] = ..., max_chunk_timesteps: _Optional[int] = ..., max_in_flight_chunks: _Optional[int] = ..., tile_rows: _Optional[_Iterable[int]] = ..., artifact_note: _Optional[str] = ..., inputs: _Optional[_Union[TensorSpec, _Mapping]] = ..., outputs: _Optional[_Union[TensorSpec, _Mapping]] = ..., state: _Optional[_Iterable[_Union[StateField, _Mapping]]] = ..., derived: _Optional[_Iterable[str]] = ..., debug_bytes: _Optional[int] = ..., task: _Optional[str] = ..., workers: _Optional[_Union[Workers, _Mapping]] = ...) -> None: ...
+
+class Workers(_message.Message):
+    __slots__ = ("machine", "number", "addresses")
+    MACHINE_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    machine: str
+    number: int
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, machine: _Optional[str] = ..., number: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Call(_message.Message):
     __slots__ = ("create_session", "get_session", "list_sessions", "delete_session", "step", "reset_session", "fork_session", "dump_memory", "export_session", "import_session", "get_model", "token")
