@@ -303,6 +303,8 @@ SHARED = (
     "step_threads", "max_sessions", "slots", "host_bytes", "max_tombstones", "max_queued_chunks_total",
     "max_queued_bytes", "history_bytes",
 )  # fmt: skip
+# The largest answer by TorchServe; beyond its own limit it drops the connection to its worker.
+TORCHSERVE_MAX_BYTES = 256 * 2**20
 TORCHSERVE_PORTS = tuple(name for name in PORTS if name.startswith("torchserve_"))
 
 

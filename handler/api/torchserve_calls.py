@@ -16,13 +16,12 @@ from google.rpc import code_pb2
 
 from dnc_serve.handler.api.call_json import call_from_json, to_json
 from dnc_serve.handler.api.status import HTTP_STATUS, status_of
+from dnc_serve.handler.config import TORCHSERVE_MAX_BYTES
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
-# Also TorchServe's own limit, beyond which it drops the connection to its worker.
-MAX_RESPONSE_BYTES = 256 * 2**20
 HTTP_BODY = "body"  # how TorchServe names the body of an HTTP request
 
 Row = dict[str, Any]
@@ -106,10 +105,11 @@ def _encoded(result: pb.CallResult, as_json: bool, context: Any, index: int) -> 
     except Exception:
         logger.exception("an answer could not be written")
         return _encoded_error(ServeError("INTERNAL", "the answer could not be written"), as_json, context, index)
-    if len(encoded) > MAX_RESPONSE_BYTES:
+    if len(encoded) > TORCHSERVE_MAX_BYTES:
         too_large = ServeError(
             "STATE_TOO_LARGE",
-            f"the answer takes {len(encoded)} bytes, expected at most {MAX_RESPONSE_BYTES}: use the streaming endpoint",
+            f"the answer takes {len(encoded)} bytes, expected at most {TORCHSERVE_MAX_BYTES}:"
+            " use the streaming endpoint",
         )
         return _encoded_error(too_large, as_json, context, index)
     context.set_response_content_type(index, "application/json" if as_json else "application/x-protobuf")

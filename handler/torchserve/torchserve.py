@@ -12,8 +12,7 @@ from importlib.resources import as_file, files
 from importlib.util import find_spec
 from pathlib import Path
 
-from dnc_serve.handler.api.torchserve_calls import MAX_RESPONSE_BYTES
-from dnc_serve.handler.config import TORCHSERVE_PORTS, ServeConfig
+from dnc_serve.handler.config import TORCHSERVE_MAX_BYTES, TORCHSERVE_PORTS, ServeConfig
 from dnc_serve.handler.runtime import parent
 from dnc_serve.handler.runtime.causes import JAVA, MODEL_LOG
 from dnc_serve.handler.runtime.child import Child, Line, OnEnd, OnLine, StartFailed, own_record
@@ -81,7 +80,7 @@ def properties(config: ServeConfig, run_folder: Path, worker_port: int) -> str:
         "default_response_timeout": config.response_timeout_s,
         "job_queue_size": JOB_QUEUE_SIZE,
         "max_request_size": min(config.max_message_bytes * REQUEST_FACTOR, 2**31 - 1),
-        "max_response_size": MAX_RESPONSE_BYTES,
+        "max_response_size": TORCHSERVE_MAX_BYTES,
         # The handler tells valid JSON from invalid itself; TorchServe would log a stack trace.
         "decode_input_request": "false",
         "disable_system_metrics": "true",

@@ -162,7 +162,6 @@ BAD_BODIES = {
     "flat": ({"step": {"session_id": "bad", "inputs": [1, 2]}}, "BAD_SHAPE"),
     "no timestep": ({"step": {"session_id": "bad", "inputs": []}}, "BAD_SHAPE"),
     "text": ({"step": {"session_id": "bad", "inputs": [["a", "b", "c", "d", "e"]]}}, "BAD_DTYPE"),
-    "truth": ({"step": {"session_id": "bad", "inputs": [[True] * INPUT_SIZE]}}, "BAD_DTYPE"),
     "long id": ({"create_session": {"session_id": "x" * 10_000}}, "BAD_ID"),
     "odd id": ({"create_session": {"session_id": "a\nb"}}, "BAD_ID"),
 }

@@ -105,7 +105,7 @@ def test_a_server_that_fails_still_answers_every_row() -> None:
 
 
 def test_an_answer_too_large_for_torchserve_is_refused(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "MAX_RESPONSE_BYTES", 500)
+    monkeypatch.setattr(native, "TORCHSERVE_MAX_BYTES", 500)
     answers, asked = ask(door, [{"body": b'{"dump_memory": {"session_id": "native"}}'}], {"content-type": JSON})
     assert json.loads(answers[0])["status"]["details"][0]["reason"] == "STATE_TOO_LARGE"
     assert asked.get_response_status(0)[0] == 429
