@@ -5,10 +5,12 @@ All of it may be used from several threads. Where one was used, no child of a fo
 """
 
 import asyncio
+import atexit
 import os
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
 from typing import Any, Literal, Self, TypeVar, overload
 
 from dnc_serve.client.arrays import Array
@@ -24,16 +26,73 @@ from dnc_serve.client.transport import DEFAULT_TARGET, Token, check_process
 Result = TypeVar("Result")
 
 
-class LoopThread:
-    """An event loop in a thread of its own; runs coroutines for any number of other threads."""
+class _Loops:
+    """Event loops in threads of their own, each for one client at a time.
+
+    They are closed at the interpreter's exit, not with their client: gRPC wakes any loop of the process for what
+    arrives, and a call of a closed loop that ends late raises in another client's, which loses what came with it.
+    """
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._idle: list[asyncio.AbstractEventLoop] = []
+        self._threads: dict[asyncio.AbstractEventLoop, threading.Thread] = {}
+        self._ends = False
+        atexit.register(self._end)
+        os.register_at_fork(after_in_child=self._idle.clear)  # threads don't come along through a fork
+
+    def take(self) -> asyncio.AbstractEventLoop:
+        """A loop that runs, and that nobody else uses."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            loop = asyncio.new_event_loop()
+        self._threads[loop] = threading.Thread(target=loop.run_forever, name="dnc-client", daemon=True)
+        self._threads[loop].start()
+        return loop
+
+    def give_back(self, loop: asyncio.AbstractEventLoop, pid: int) -> None:
+        """Ends what still runs on the loop, which is then free for another client."""
+        if os.getpid() != pid:
+            return
+        freed = asyncio.run_coroutine_threadsafe(self._free(loop), loop)
+        if self._threads[loop] is not threading.current_thread():  # else it was dropped by what runs on it
+            futures.wait([freed], timeout=5.0)
+            if self._ends:
+                self._close(loop)
+
+    async def _free(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Lets all tasks come to their end, so that none is destroyed under way."""
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._idle.append(loop)
+
+    def _end(self) -> None:
+        self._ends = True  # clients that are still open give theirs back after this
+        while self._idle:
+            self._close(self._idle.pop())
+
+    def _close(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.run_coroutine_threadsafe(loop.shutdown_asyncgens(), loop).add_done_callback(
+            lambda _: loop.call_soon_threadsafe(loop.stop)
+        )
+        self._threads[loop].join(timeout=5.0)
+        if not loop.is_running():
+            loop.close()
+
+
+_loops = _Loops()
+
+
+class LoopThread:
+    """An event loop in a thread, for one client; runs coroutines for any number of other threads."""
+
+    def __init__(self) -> None:
+        self._loop = _loops.take()
         self._pid = os.getpid()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="dnc-client", daemon=True)
-        self._thread.start()
         # Also at the interpreter's exit, if nobody stops it before.
-        self._finalizer = weakref.finalize(self, _stop, self._loop, self._thread, self._pid)
+        self._finalizer = weakref.finalize(self, _loops.give_back, self._loop, self._pid)
 
     def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """The coroutine's result; it is cancelled if the waiting thread is interrupted. Raises ClientClosed."""
@@ -336,24 +395,3 @@ class Multiplex(_Opener):
         by_async = {session._session: session for session in inputs}
         stepped = self._thread.run(self._multiplex.step({own: inputs[session] for own, session in by_async.items()}))
         return {session: stepped[own] for own, session in by_async.items()}
-
-
-def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, pid: int) -> None:
-    if os.getpid() != pid:
-        return  # the thread did not come along through the fork
-    asyncio.run_coroutine_threadsafe(_wind_up(loop), loop)
-    if thread is threading.current_thread():
-        return  # dropped by what runs on it
-    thread.join(timeout=5.0)
-    if not loop.is_running():
-        loop.close()
-
-
-async def _wind_up(loop: asyncio.AbstractEventLoop) -> None:
-    """Lets all tasks come to their end, so that none is destroyed under way."""
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await loop.shutdown_asyncgens()
-    loop.stop()

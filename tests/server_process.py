@@ -3,9 +3,11 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from tests.ports import own_port
+from tests.waiting import frozen
 
 REPOSITORY = Path(__file__).parents[1]
 STOP_TIMEOUT_S = 120.0
@@ -45,9 +47,9 @@ class ServerProcess:
         """SIGTERM: it drains."""
         self._end(lambda process: process.terminate())
 
-    def signal(self, number: int) -> None:
+    def frozen(self) -> AbstractContextManager[None]:
         assert self._process is not None
-        self._process.send_signal(number)
+        return frozen(self._process.pid)
 
     def _end(self, how: Callable[["subprocess.Popen[str]"], None]) -> None:
         if self._process is None:

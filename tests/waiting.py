@@ -4,8 +4,13 @@ The time is a net under a test that would hang. It decides nothing, so a busy ma
 """
 
 import asyncio
+import contextlib
+import os
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+import psutil
 
 PATIENCE_S = 240.0
 LOOK_AGAIN_S = 0.01
@@ -25,3 +30,14 @@ async def until(holds: Callable[[], object], what: object) -> None:
     while not holds():
         assert time.monotonic() < deadline, f"not within {PATIENCE_S:.0f} s: {what}"
         await asyncio.sleep(LOOK_AGAIN_S)
+
+
+@contextlib.contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """The process stands still meanwhile; some of its threads may run on for a while after the signal was sent."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED, f"process {pid} stands still")
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import random
-import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -168,10 +167,10 @@ async def disturb(servers: list[ServerProcess], redis: RedisServer, streams: lis
     servers[0].kill()
     await progress()  # the others took its sessions over
     await asyncio.to_thread(servers[0].start)
-    servers[1].signal(signal.SIGSTOP)
-    await asyncio.sleep(SHORT_LEASE_S + 1.0)
-    await progress()
-    servers[1].signal(signal.SIGCONT)  # it wakes, and must find out that its time is over
+    with servers[1].frozen():
+        await asyncio.sleep(SHORT_LEASE_S + 1.0)
+        await progress()
+    # it wakes, and must find out that its time is over
     await progress()
     await asyncio.to_thread(servers[2].terminate)  # it is rolled: drained, ended, and started anew
     await progress()

@@ -2,13 +2,11 @@
 another's."""
 
 import hashlib
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -329,13 +327,8 @@ class Process:
         self.process.kill()
         self.process.wait()
 
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        os.kill(self.process.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(self.process.pid, signal.SIGCONT)
+    def frozen(self) -> AbstractContextManager[None]:
+        return frozen(self.process.pid)
 
 
 def test_a_server_that_was_frozen_shows_no_old_positions(

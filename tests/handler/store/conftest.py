@@ -1,8 +1,6 @@
 """Both stores behind one fixture, and a real Redis for the second."""
 
 import contextlib
-import os
-import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +16,7 @@ from dnc_serve.handler.store.contract import Append, Begin, Head, Keep, Record, 
 from tests.folders import memory_folder
 from tests.ports import own_port
 from tests.programs import program
-from tests.waiting import PATIENCE_S, wait_until
+from tests.waiting import PATIENCE_S, frozen, wait_until
 
 LEASE_S = 2.0
 SAFE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
@@ -72,14 +70,9 @@ class RedisServer:
             self._process.wait()
             self._process = None
 
-    @contextlib.contextmanager
-    def frozen(self) -> Iterator[None]:
+    def frozen(self) -> contextlib.AbstractContextManager[None]:
         assert self._process is not None
-        os.kill(self._process.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(self._process.pid, signal.SIGCONT)
+        return frozen(self._process.pid)
 
 
 @contextlib.contextmanager
