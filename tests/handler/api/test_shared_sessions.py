@@ -19,6 +19,7 @@ from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 from tests.handler.door import TIMEOUT, Door, chunk, error_info, open_door, refused
 from tests.handler.harness import random_inputs
 from tests.handler.store.conftest import RedisServer
+from tests.waiting import frozen
 
 LEASE_S = 2.0
 
