@@ -18,7 +18,7 @@ from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.engine import tile_runner
 from dnc_serve.handler.engine.state_rows import StateRows
 from dnc_serve.handler.engine.tile_runner import TileRunner
-from dnc_serve.model.artifact import Artifact, load_artifact
+from dnc_serve.model.artifact import Artifact
 from tests.handler.harness import random_inputs, running_engine
 
 
@@ -166,16 +166,3 @@ async def test_what_computed_a_record_and_is_not_at_hand_is_replaced_and_said(
         assert found.fingerprint == tiles.fingerprint
         assert found.replayed_elsewhere
         assert harness.metrics.registry.get_sample_value("dnc_replayed_elsewhere_total") == 1
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_tiles_on_a_gpu_agree_with_each_other_and_nearly_with_the_cpu(artifact_folder: Path, tiles: TileRunner) -> None:
-    on_gpu = TileRunner(load_artifact(artifact_folder, "cuda"), "cuda")
-    assert len(on_gpu.row_counts) > 1
-    given = [random_inputs(row, 1 + row) for row in range(13)]
-    outputs = []
-    for runner in (on_gpu, tiles):
-        rows = StateRows(26, runner.layout, runner.device)
-        outputs.append(np.concatenate(runner.step(rows, range(13), range(13, 26), given)[0]))
-    assert np.abs(outputs[0] - outputs[1]).max() <= 1e-4
