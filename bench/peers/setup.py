@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 import venv
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def perf_analyzer(cache: Path) -> list[str]:
     if _starts([str(program)]):
         return [str(program)]
     if not root.is_dir():
-        _unpack_libraries(folder / "debs", root)
+        unpack_debian(LIBRARIES, folder / "debs", root)
     libraries = root / "usr" / "lib" / "x86_64-linux-gnu"
     command = [str(libraries / "ld-linux-x86-64.so.2"), "--library-path", str(libraries), str(program)]
     if _starts(command):
@@ -67,8 +68,8 @@ def _starts(command: list[str]) -> bool:
     return subprocess.run([*command, "--version"], capture_output=True, check=False).returncode == 0
 
 
-def _unpack_libraries(debs: Path, root: Path) -> None:
-    """From the mirror that this system's packages come from."""
+def unpack_debian(packages: Iterable[str], debs: Path, root: Path) -> None:
+    """Packages of Debian's next release into a folder, from the mirror that this system's packages come from."""
     more = Path("/etc/apt/sources.list.d")
     sources = [Path("/etc/apt/sources.list"), *more.glob("*.sources"), *more.glob("*.list")]  # the system's own first
     text = "\n".join(one.read_text() for one in sources if one.is_file())
@@ -87,7 +88,7 @@ def _unpack_libraries(debs: Path, root: Path) -> None:
     }
     apt = ["apt-get", "-qq", *(f"-o{name}={value}" for name, value in options.items())]
     subprocess.run([*apt, "update"], check=True, timeout=INSTALL_TIMEOUT_S)
-    names = [f"{name}/{NEXT_RELEASE}" for name in LIBRARIES]
+    names = [f"{name}/{NEXT_RELEASE}" for name in packages]
     subprocess.run([*apt, "download", *names], check=True, cwd=debs, timeout=INSTALL_TIMEOUT_S)
     for deb in debs.glob("*.deb"):
         subprocess.run(["dpkg", "-x", str(deb), str(root)], check=True)

@@ -2,13 +2,12 @@
 
 import asyncio
 import socket
-import ssl
-from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
 
 from dnc_serve.handler.addresses import host_port
+from dnc_serve.handler.api.transport import Certificates
 from dnc_serve.handler.config import ServeConfig
 
 GRACE_S = 1
@@ -31,15 +30,13 @@ class HttpServer:
             place = host_port(config.host, port)
             raise OSError(f"the HTTP endpoint can't listen at {place} (host, http_port): {exc.strerror}") from exc
         self.address = host_port(config.host, self._socket.getsockname()[1])
-        tls: dict[str, Any] = {}
-        if config.tls_certificate:
-            tls = {"ssl_certfile": config.tls_certificate, "ssl_keyfile": config.tls_key}
-        if config.tls_client_ca:
-            tls |= {"ssl_ca_certs": config.tls_client_ca, "ssl_cert_reqs": ssl.CERT_REQUIRED}
         settings = uvicorn.Config(
             application, lifespan="off", log_config=None, access_log=False, server_header=False, ws="none",
-            timeout_graceful_shutdown=GRACE_S, **tls,
+            timeout_graceful_shutdown=GRACE_S,
         )  # fmt: skip
+        settings.load()
+        if config.tls_certificate:
+            settings.ssl = Certificates(config).context()
         self._server = uvicorn.Server(settings)
         self._serving: asyncio.Task[None] | None = None
 

@@ -23,6 +23,8 @@ VERSION = "1"
 # Answers of sequences that have ended, for whoever asks again because the answer didn't arrive.
 MAX_LAST_ANSWERS = 1024
 MAX_LAST_ANSWER_BYTES = 16 << 10
+# Within which calls of different sequences may be stepped together: several times what all of them take.
+JUST_NOW_S = 0.02
 # What a first chunk is refused with that meets another session than the one that it began.
 _ANOTHER = ("STEP_CONFLICT", "REPLY_GONE", "SESSION_REPLACED", "MODEL_MISMATCH", "CORRUPT_STATE")
 
@@ -49,6 +51,7 @@ class Sequences:
         self.name = model.name.rstrip("/").rpartition("/")[2].removesuffix(".mar")
         self.input, self.output = tensors_of(model)
         self._under_way = 0  # calls, without those on streams
+        self._latest: OrderedDict[str, float] = OrderedDict()  # sequences that called, the last ones, and when
         self._last_answers: OrderedDict[bytes, pb.ModelInferResponse] = OrderedDict()
 
     def check_model(self, name: str, version: str) -> None:
@@ -151,8 +154,7 @@ class Sequences:
         answered, asked = self._engine.loop.create_future(), self.read(request)
         self._under_way += 1
         try:
-            # gRPC hands calls over one by one: where there are many, they are stepped together.
-            crowded = self._under_way > FEW_UNANSWERED
+            crowded = self._under_way > FEW_UNANSWERED or self._calls_of_many(asked.session_id)
             _, chunk = await self.submit(asked, caller, settle(answered), more_to_come=crowded)
             caller.may_have_changed = lambda: chunk.written
             try:
@@ -163,6 +165,18 @@ class Sequences:
             return answer
         finally:
             self._under_way -= 1
+
+    def _calls_of_many(self, session_id: str) -> bool:
+        """Whether more than a few sequences have called just now. gRPC hands calls over one by one, and so few are ever
+        under way where each is stepped at once; where there are many, they are stepped together."""
+        now, latest = self._engine.loop.time(), self._latest
+        latest[session_id] = now
+        latest.move_to_end(session_id)
+        if len(latest) <= FEW_UNANSWERED:
+            return False
+        if len(latest) > FEW_UNANSWERED + 1:
+            latest.popitem(last=False)
+        return now - next(iter(latest.values())) < JUST_NOW_S
 
     async def _begin(self, asked: SequenceRequest, chunk: Chunk, caller: Caller) -> Session | None:
         """The new session of a sequence that starts, where its first chunk is to be applied.

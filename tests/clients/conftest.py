@@ -44,6 +44,11 @@ class ForeignClient:
         self._process.wait()
 
 
+def triton_client(kind: str, address: str) -> ForeignClient:
+    """One of the kinds that `triton_client.py` lists."""
+    return ForeignClient(sys.executable, "-m", "tests.clients.triton_client", kind, address, "copy")
+
+
 @pytest.fixture(scope="session")
 def server(artifact_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:  # noqa: F811
     """One for all tests, which may kill it and start it again, and name sequences of their own."""
@@ -57,13 +62,12 @@ def server(artifact_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture
 def triton(server: ServerProcess) -> Iterator[Callable[[str], ForeignClient]]:
-    """Makes clients of the kinds that `triton_client.py` lists."""
+    """Makes clients of Triton."""
     with ExitStack() as stack:
 
         def make(kind: str) -> ForeignClient:
             address = f"127.0.0.1:{HTTP_PORT}" if kind == "http" else server.address
-            command = (sys.executable, "-m", "tests.clients.triton_client", kind, address, "copy")
-            client = ForeignClient(*command)
+            client = triton_client(kind, address)
             stack.callback(client.close)
             return client
 

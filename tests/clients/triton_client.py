@@ -9,8 +9,10 @@ import json
 import queue
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
+import grpc
 import numpy as np
 
 Request = dict[str, Any]
@@ -32,6 +34,11 @@ def options_of(request: Request) -> dict[str, Any]:
         "request_id": request.get("id", ""),
         "parameters": request.get("parameters"),
     }
+
+
+def headers_of(requests: list[Request]) -> dict[str, str] | None:
+    """A stream has those of its first request."""
+    return requests[0].get("headers")
 
 
 def answer_of(result: Any) -> Answer:
@@ -66,7 +73,9 @@ def sync(address: str, model: str) -> Callable[[list[Request]], list[Answer]]:
     import tritonclient.grpc as module
 
     client = module.InferenceServerClient(address)
-    return one_by_one(lambda one: client.infer(model, inputs_of(module, one), **options_of(one)))
+    return one_by_one(
+        lambda one: client.infer(model, inputs_of(module, one), headers=headers_of([one]), **options_of(one))
+    )
 
 
 def http(address: str, model: str) -> Callable[[list[Request]], list[Answer]]:
@@ -78,20 +87,48 @@ def http(address: str, model: str) -> Callable[[list[Request]], list[Answer]]:
 
 def stream(address: str, model: str) -> Callable[[list[Request]], list[Answer]]:
     import tritonclient.grpc as module
+    from tritonclient.utils import InferenceServerException
 
     client = module.InferenceServerClient(address)
-    came: queue.Queue[Answer] = queue.Queue()
-    client.start_stream(lambda result, error: came.put(refusal_of(error) if error else answer_of(result)))
+    streams: list[tuple[dict[str, str] | None, queue.Queue[Answer]]] = []  # the present one: its headers and answers
+
+    def start(headers: dict[str, str] | None) -> None:
+        came: queue.Queue[Answer] = queue.Queue()
+        client.start_stream(
+            lambda result, error: came.put(refusal_of(error) if error else answer_of(result)), headers=headers
+        )
+        streams.append((headers, came))
+
+    def stop(at_once: bool) -> None:
+        client.stop_stream(cancel_requests=at_once)
+        streams.clear()
 
     def answer(requests: list[Request]) -> list[Answer]:
-        for one in requests:
-            final = one.get("final", False)
-            client.async_stream_infer(
-                model, inputs_of(module, one), enable_empty_final_response=final, **options_of(one)
-            )
-        return [came.get() for _ in requests]
+        headers = headers_of(requests)
+        if streams and streams[0][0] != headers:
+            stop(at_once=True)
+        if not streams:
+            start(headers)
+        came = streams[0][1]
+        with suppress(InferenceServerException):  # it has ended meanwhile, and told why as an answer
+            for one in requests:
+                final = one.get("final", False)
+                client.async_stream_infer(
+                    model, inputs_of(module, one), enable_empty_final_response=final, **options_of(one)
+                )
+        answers = [came.get()]
+        while len(answers) < len(requests) and not broken(answers[-1]):
+            answers.append(came.get())
+        if broken(answers[-1]):
+            stop(at_once=False)
+        return answers
 
     return answer
+
+
+def broken(answer: Answer) -> bool:
+    """Whether the stream has ended with it: what is refused on a stream that lives has no status."""
+    return answer.get("status") is not None
 
 
 def aio(address: str, model: str) -> Callable[[list[Request]], list[Answer]]:
@@ -103,8 +140,11 @@ def aio(address: str, model: str) -> Callable[[list[Request]], list[Answer]]:
                 yield {"model_name": model, "inputs": inputs_of(module, one), **options_of(one)}
 
         async with module.InferenceServerClient(address) as client:
-            answers = client.stream_infer(messages())
-            return [refusal_of(error) if error else answer_of(result) async for result, error in answers]
+            answers = client.stream_infer(messages(), headers=headers_of(requests))
+            try:
+                return [refusal_of(error) if error else answer_of(result) async for result, error in answers]
+            except grpc.RpcError as error:  # the stream itself
+                return [{"error": error.details(), "status": str(error.code())}]
 
     return lambda requests: asyncio.run(answer(requests))
 

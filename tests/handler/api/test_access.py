@@ -1,9 +1,12 @@
 """Who may come in: tokens and TLS, through the real door."""
 
+import contextlib
 import hashlib
 import logging
+import ssl
 import time
 from collections.abc import Iterator
+from http.client import HTTPSConnection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -244,3 +247,53 @@ def test_mutual_tls(artifact_folder: Path, tmp_path: Path) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             model_over(door.addresses.grpc, grpc.ssl_channel_credentials(root))
         assert caught.value.code() is StatusCode.UNAVAILABLE
+
+
+def over_http(address: str, ca: bytes, *certificate: Path) -> int:
+    """The status of a call over HTTP, on a connection of its own."""
+    context = ssl.create_default_context(cadata=ca.decode())
+    if certificate:
+        context.load_cert_chain(*certificate)
+    with contextlib.closing(HTTPSConnection(address, context=context, timeout=TIMEOUT)) as connection:
+        connection.request("GET", "/v2/health/live")
+        return connection.getresponse().status
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])  # clients of an address name no server
+def test_a_certificate_is_renewed_over_http_too(artifact_folder: Path, tmp_path: Path, host: str) -> None:
+    authority = Authority(tmp_path)
+    with open_door(artifact_folder, tmp_path / "state", http_port=0, **authority.settings()) as door:
+        address = door.addresses.http.replace("127.0.0.1", host)
+        former = authority.ca_path.read_bytes()
+        assert over_http(address, former) == 200
+        key = (tmp_path / "key.pem").read_bytes()
+        (tmp_path / "key.pem").write_bytes(b"half")  # a renewal that is half done changes nothing
+        assert over_http(address, former) == 200
+        (tmp_path / "key.pem").write_bytes(key)
+        renewed = Authority(tmp_path)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            over_http(address, former)
+        assert over_http(address, renewed.ca_path.read_bytes()) == 200
+
+
+def test_mutual_tls_over_http_and_its_authority_is_renewed(artifact_folder: Path, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    settings = {**authority.settings(), "tls_client_ca": str(authority.ca_path)}
+
+    def certificate_of(authority: Authority, name: str) -> tuple[Path, Path]:
+        issued, files = authority.ca.issue_cert(name), (tmp_path / f"{name}.pem", tmp_path / f"{name}-key.pem")
+        files[0].write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
+        issued.private_key_pem.write_to_path(files[1])
+        return files
+
+    former = certificate_of(authority, "former")
+    with open_door(artifact_folder, tmp_path / "state", http_port=0, **settings) as door:
+        address, ca = door.addresses.http, authority.ca_path.read_bytes()
+        assert over_http(address, ca, *former) == 200
+        with pytest.raises(OSError):  # an alert, or the connection's end
+            over_http(address, ca)
+        renewed = Authority(tmp_path)
+        ca = renewed.ca_path.read_bytes()
+        assert over_http(address, ca, *certificate_of(renewed, "present")) == 200
+        with pytest.raises(OSError):
+            over_http(address, ca, *former)
