@@ -32,12 +32,18 @@ async def until(holds: Callable[[], object], what: object) -> None:
         await asyncio.sleep(LOOK_AGAIN_S)
 
 
+def freeze(pid: int) -> None:
+    """Returns when the process stands still: some of its threads may run on for a while after the signal was sent."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED, f"process {pid} stands still")
+
+
 @contextlib.contextmanager
 def frozen(pid: int) -> Iterator[None]:
-    """The process stands still meanwhile; some of its threads may run on for a while after the signal was sent."""
-    os.kill(pid, signal.SIGSTOP)
+    """The process stands still meanwhile."""
     try:
-        wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED, f"process {pid} stands still")
+        freeze(pid)
         yield
     finally:
-        os.kill(pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)

@@ -362,12 +362,12 @@ def test_a_killed_worker_takes_nobody_else_s_sessions_along(small_artifact: Path
             talk.send(name, 0)
             assert talk.receive().chunk.position == 3
         killed = server.worker_of(1)
-        killed.suspend()  # so that it reads, and answers nothing
-        talk.send(other, 3, request_id=1)
-        talk.send(other, 6, request_id=2, pipelined=True)
-        talk.send(mine, 3)
-        assert talk.receive().chunk.session_id == mine
-        killed.kill()
+        with frozen(killed.pid):  # it reads, and answers nothing
+            talk.send(other, 3, request_id=1)
+            talk.send(other, 6, request_id=2, pipelined=True)
+            talk.send(mine, 3)
+            assert talk.receive().chunk.session_id == mine
+            killed.kill()
         for request_id in (1, 2):
             lost = talk.receive().error
             assert (lost.session_id, lost.request_id) == (other, request_id)
