@@ -19,7 +19,7 @@ from dnc_serve.handler.runtime.probe import health
 from tests.end_to_end.servers import Server, running
 from tests.folders import temp_folder
 from tests.handler.harness import INPUT_SIZE, OUTPUT_SIZE
-from tests.waiting import PATIENCE_S, wait_until
+from tests.waiting import PATIENCE_S, freeze, wait_until
 
 
 def step(server: Server, session_id: str, timesteps: int = 1) -> int:
@@ -192,7 +192,7 @@ def test_nothing_outlives_a_killed_dnc_serve(runtime: str, small_artifact: Path,
 def test_a_second_signal_kills(runtime: str, small_artifact: Path, tmp_path: Path) -> None:
     with running(small_artifact, tmp_path, "--runtime", runtime, "--grace-s", "10000") as server:
         processes = server.descendants()
-        server.worker().suspend()  # it won't drain
+        freeze(server.worker().pid)  # it won't drain
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: '"stopping"' in server.log, "the stop begins")
         server.process.send_signal(signal.SIGTERM)
@@ -203,7 +203,7 @@ def test_a_second_signal_kills(runtime: str, small_artifact: Path, tmp_path: Pat
 def test_the_grace_time_ends_a_worker_that_hangs(runtime: str, small_artifact: Path, tmp_path: Path) -> None:
     with running(small_artifact, tmp_path, "--runtime", runtime, "--grace-s", "4") as server:
         processes = server.descendants()
-        server.worker().suspend()
+        freeze(server.worker().pid)
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait() == 1
     assert not [process for process in processes if process.is_running()]

@@ -27,7 +27,7 @@ from tests.end_to_end.servers import Server, running
 from tests.end_to_end.test_serve import failed_start, step
 from tests.handler.door import chunk, error_info, outputs_of, refused, whole
 from tests.handler.harness import INPUT_SIZE
-from tests.waiting import PATIENCE_S, wait_until
+from tests.waiting import PATIENCE_S, frozen, wait_until
 
 TWO = ("--runtime", "plain", "--workers", "2")
 _names = count()
