@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 # Tests wait for servers half of the time: three processes keep two cores busy.
 PARALLEL ?= --numprocesses 3 --dist worksteal
 
-.PHONY: help demo serve test test-long test-proof lint format types proto bench install clean
+.PHONY: help demo serve test test-long test-proof lint format types proto bench install gpu gpu-wheels clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -65,6 +65,22 @@ proto: $(READY) ## regenerate the code of the contract
 
 bench: $(READY) ## the measured numbers, side by side in one run
 	$(BIN)/python -m bench.serving
+
+# A machine with a GPU may have no network: `make gpu-wheels` here, and the folder goes along with the checkout.
+GPU_PYTHON ?= 3.12
+GPU_WHEELS ?= build/gpu-wheels
+GPU_DEVICE ?= cuda
+
+gpu-wheels: $(READY) ## what `make gpu` needs beside torch, as wheels in build/
+	$(BIN)/pip download --quiet --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) \
+		--constraint constraints.txt --requirement bench/gpu.txt --dest $(GPU_WHEELS)
+
+gpu: ## on a machine with a GPU and torch, without a network: tests on it, and its table in docs/performance.md
+	$(PYTHON) -m venv --system-site-packages build/gpu
+	build/gpu/bin/pip install --quiet --no-index --find-links $(GPU_WHEELS) --no-deps --requirement bench/gpu.txt
+	build/gpu/bin/pip install --quiet --no-index --no-deps --no-build-isolation --editable .
+	TEST_DEVICE=$(GPU_DEVICE) build/gpu/bin/pytest tests/handler/test_gpu.py
+	build/gpu/bin/python -m bench.gpu --device $(GPU_DEVICE) --docs docs
 
 clean: ## everything that was made
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
