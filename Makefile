@@ -77,7 +77,7 @@ gpu-wheels: $(READY) ## what `make gpu` needs beside torch, as wheels in build/
 
 gpu: ## on a machine with a GPU and torch, without a network: tests on it, and its table in docs/performance.md
 	$(PYTHON) -m venv --system-site-packages build/gpu
-	build/gpu/bin/pip install --quiet --no-index --find-links $(GPU_WHEELS) --no-deps --requirement bench/gpu.txt
+	build/gpu/bin/pip install --quiet --upgrade --no-index --find-links $(GPU_WHEELS) --no-deps --requirement bench/gpu.txt
 	build/gpu/bin/pip install --quiet --no-index --no-deps --no-build-isolation --editable .
 	TEST_DEVICE=$(GPU_DEVICE) build/gpu/bin/pytest tests/handler/test_gpu.py
 	build/gpu/bin/python -m bench.gpu --device $(GPU_DEVICE) --docs docs
