@@ -57,6 +57,7 @@ format: $(READY) ## let ruff lay out the code
 # An editable install is invisible to type checkers: they see the packages through links.
 types: $(READY) ## mypy, strict
 	mkdir -p build/types/dnc_serve
+	ln -sfn ../../../package/__init__.py ../../../package/py.typed build/types/dnc_serve
 	for part in model handler proto client; do ln -sfn ../../../$$part build/types/dnc_serve/$$part; done
 	$(BIN)/mypy -p dnc_serve.model -p dnc_serve.handler -p dnc_serve.client
 

@@ -7,11 +7,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import dnc_serve
 from dnc_serve.client import Client
 from dnc_serve.client.arrays import Float32
 from dnc_serve.client.cli import main
@@ -42,7 +44,7 @@ def dnc(*arguments: str, stdin: bytes = b"") -> "subprocess.CompletedProcess[byt
 def test_help_lists_the_commands(capsys: Capture) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"    {name} " in shown for name in installed())
+    assert all(re.search(rf"^    {name}\b", shown, re.MULTILINE) for name in installed())
     assert {"serve", "step", "reset", "dump", "sessions", "demo", "health"} <= set(installed()) <= set(COMMANDS)
 
 
@@ -222,6 +224,25 @@ def test_sessions_are_listed_copied_and_ended(tmp_path: Path, capsys: Capture) -
     captured = capsys.readouterr()
     assert captured.out.splitlines() == [f"session cli-{name} deleted" for name in "abc"]
     assert "never-made" in captured.err
+
+
+def test_model(address: str, capsys: Capture) -> None:
+    assert main(["model"]) == 0
+    shown = capsys.readouterr().out
+    with Client(address) as client:
+        model = client.model()
+    assert f"{model.name}\n" in shown and model.digest in shown
+    assert f"float32[{INPUT_SIZE}] → float32[{OUTPUT_SIZE}]\n" in shown
+    assert re.search(r"^  memory +float32 \[12, 6\]  experience$", shown, re.MULTILINE)
+    assert main(["model", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["digest"], told["inputs"]) == (model.digest, {"shape": [INPUT_SIZE], "dtype": "float32"})
+
+
+def test_version(capsys: Capture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"dnc {dnc_serve.__version__}\n"
+    assert dnc_serve.__version__ == version("dnc-serve")
 
 
 def test_health(capsys: Capture) -> None:
