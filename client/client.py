@@ -262,6 +262,7 @@ class Session(_Closing):
 
     @property
     def id(self) -> str:
+        """What it is called on the server."""
         return self._session.id
 
     @property
