@@ -122,6 +122,18 @@ def test_a_name_that_belies_its_content_is_refused(tmp_path: Path, capsys: Captu
     assert "array.csv: is a .npy file" in capsys.readouterr().err
 
 
+def test_a_header_is_no_timestep_and_the_file_may_come_first(tmp_path: Path, capsys: Capture) -> None:
+    inputs, bare, headed = random_inputs(8, 3), tmp_path / "bare.csv", tmp_path / "headed.csv"
+    bare.write_text(as_csv(inputs))
+    headed.write_text("a,b,c,d,e\n" + as_csv(inputs))
+    assert main(["step", "bare", str(bare)]) == 0
+    plain = capsys.readouterr().out
+    assert main(["step", str(headed), "headed"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == plain
+    assert captured.err.startswith("session headed: 3 timesteps")
+
+
 def test_options_may_stand_between_arguments(tmp_path: Path, capsys: Capture) -> None:
     assert main(["step", "between", "--chunk", "2", _csv(tmp_path, 3), "-o", str(tmp_path / "out.npy")]) == 0
     assert main(["dump", "between", "memory", "--position", "2", "usage_vector"]) == 0
