@@ -33,7 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _overview(arguments)
     help, configure, run = _command(command)
     parser = Parser(prog=f"dnc {command}", description=help)
-    configure(parser)
+    try:
+        configure(parser)
+    except ImportError as error:  # of `dnc serve`, where only the client is installed
+        print(f"dnc {command}: {error}; it needs more: pip install 'dnc-serve[serve]'", file=sys.stderr)
+        return 1
     args = parser.parse_args(arguments[1:])
     try:
         code = run(args)

@@ -251,6 +251,16 @@ def test_model(address: str, capsys: Capture) -> None:
     assert (told["digest"], told["inputs"]) == (model.digest, {"shape": [INPUT_SIZE], "dtype": "float32"})
 
 
+def test_what_is_not_installed_is_told_and_the_rest_is_completed() -> None:
+    hidden = "import sys; sys.modules['pydantic'] = None; from dnc_serve.client.cli import main; sys.exit(main({}))"
+    serve = [sys.executable, "-c", hidden.format(["serve", "--help"])]
+    done = subprocess.run(serve, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith("; it needs more: pip install 'dnc-serve[serve]'\n") and done.stderr.count("\n") == 1
+    completion = [sys.executable, "-c", hidden.format(["completion", "bash"])]
+    assert "--lockstep" in subprocess.run(completion, capture_output=True, text=True, check=True).stdout
+
+
 def test_version(capsys: Capture) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"dnc {dnc_serve.__version__}\n"
