@@ -16,6 +16,7 @@ from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 import dnc_serve.client
 import dnc_serve.model
@@ -39,6 +40,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for page, text in pages().items():
         files.append(File.generated(config, page, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Files beside this folder are linked to in the repository, and only named in the site."""
+
+    def named(link: re.Match[str]) -> str:
+        if not (ROOT / link["file"]).exists():
+            logger.warning("%s links to %s, which isn't there", page.file.src_uri, link["file"])
+        return link["text"]
+
+    return re.sub(r"\[(?P<text>[^]]+)\]\(\.\./(?P<file>[^)#]+)[^)]*\)", named, markdown)
 
 
 def pages() -> dict[str, str]:
