@@ -72,6 +72,7 @@ docs: $(READY) build/types ## the site of documentation, in build/site: no broke
 EPOCH = $(shell git log -1 --format=%ct)
 
 wheel: $(READY) ## a wheel, in dist/
+	rm -rf build/lib build/bdist*
 	SOURCE_DATE_EPOCH=$(EPOCH) $(BIN)/python -m build --wheel --outdir dist . >/dev/null
 
 # setuptools gives files of the archive the present date, so it is packed again.
