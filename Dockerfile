@@ -18,6 +18,7 @@ RUN python3 -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['
         print(*(d for d in n if not d.startswith('dnc-serve')), sep='\n')" > requirements.txt \
     && pip install --constraint constraints.txt --requirement requirements.txt
 COPY README.md LICENSE ./
+COPY package package
 COPY proto proto
 COPY model model
 COPY handler handler

@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 # Tests wait for servers half of the time: three processes keep two cores busy.
 PARALLEL ?= --numprocesses 3 --dist worksteal
 
-.PHONY: help demo serve test test-long test-proof lint format types proto bench install gpu gpu-wheels clean
+.PHONY: help demo serve test test-long test-proof lint format types proto bench install gpu gpu-wheels docs wheel sdist clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -54,11 +54,35 @@ format: $(READY) ## let ruff lay out the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# An editable install is invisible to type checkers: they see the packages through links.
-types: $(READY) ## mypy, strict
+# An editable install is invisible to type checkers and to what reads the source: they see the packages through links.
+build/types: pyproject.toml
 	mkdir -p build/types/dnc_serve
+	ln -sfn ../../../package/__init__.py ../../../package/py.typed build/types/dnc_serve
 	for part in model handler proto client; do ln -sfn ../../../$$part build/types/dnc_serve/$$part; done
+	@touch $@
+
+types: $(READY) build/types ## mypy, strict
 	$(BIN)/mypy -p dnc_serve.model -p dnc_serve.handler -p dnc_serve.client
+
+docs: $(READY) build/types ## the site of documentation, in build/site: no broken link, no public name without a word
+	$(BIN)/pip install --quiet --constraint constraints.txt --group docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+# The same bytes each time: all dates are the commit's.
+EPOCH = $(shell git log -1 --format=%ct)
+
+wheel: $(READY) ## a wheel, in dist/
+	rm -rf build/lib build/bdist*
+	SOURCE_DATE_EPOCH=$(EPOCH) $(BIN)/python -m build --wheel --outdir dist . >/dev/null
+
+# setuptools gives files of the archive the present date, so it is packed again.
+sdist: $(READY) ## the source as one file, in dist/
+	$(BIN)/python -m build --sdist --outdir build/sdist . >/dev/null
+	cd build/sdist && tar -xzf dnc_serve-*.tar.gz && rm dnc_serve-*.tar.gz
+	mkdir -p dist && cd build/sdist && for source in dnc_serve-*; do \
+		tar -c --sort=name --mtime=@$(EPOCH) --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw,a-s $$source \
+			| gzip -9n > ../../dist/$$source.tar.gz; done
+	rm -r build/sdist
 
 proto: $(READY) ## regenerate the code of the contract
 	PYTHON=$(BIN)/python proto/generate.sh

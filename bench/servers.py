@@ -49,7 +49,7 @@ class Served:
             server.addresses["grpc"], self.model.input_size, pids=tuple(each.pid for each in workers)
         )
         pids = tuple(each.pid for each in tree(self.root))
-        self.torchserve = replace(self.endpoint, address=server.addresses.get("torchserve-grpc", ""), pids=pids)
+        self.torchserve = replace(self.endpoint, address=server.addresses.get("torchserve", ""), pids=pids)
         # As it found it.
         self.artifact = str(resolve_artifact(model, nr_cells, state_dir / "artifacts", state_dir / "unpacked"))
         self._metrics = server.addresses["metrics"]

@@ -37,6 +37,9 @@ class TensorSpec:
     shape: tuple[int, ...]
     dtype: str
 
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
+
     @property
     def size(self) -> int:
         """How many numbers."""

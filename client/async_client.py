@@ -38,6 +38,9 @@ class Opener:
         self.calls = calls
         self.handles: WeakSet[AsyncSession] = WeakSet()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.calls.hosts}>"
+
     async def __aenter__(self) -> Self:
         return self
 

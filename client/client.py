@@ -175,6 +175,10 @@ class _Opener(_Closing):
         self._thread = thread
         self._opener = opener
 
+    def __repr__(self) -> str:
+        closed = ", closed" if self._thread.stopped else ""
+        return f"<{type(self).__name__} of {self._opener.calls.hosts}{closed}>"
+
     def session(
         self,
         id: str | None = None,
@@ -248,6 +252,9 @@ class Session(_Closing):
         self._thread = thread
         self._session = session
 
+    def __repr__(self) -> str:
+        return f"<Session {self.id!r}, {self._session.standing}>"
+
     def close(self) -> None:
         """Leaves the session; on the server it stays as it is. A handle that is dropped is left too."""
         if self._thread.is_here:
@@ -255,6 +262,7 @@ class Session(_Closing):
 
     @property
     def id(self) -> str:
+        """What it is called on the server."""
         return self._session.id
 
     @property

@@ -53,6 +53,10 @@ class ModelInfo(_OfAMessage):
     tile_rows: tuple[int, ...]
     debug_bytes: int  # of the debug arrays of a timestep
 
+    def __repr__(self) -> str:
+        what = f"{self.name}: {self.inputs} → {self.outputs}, {self.state_bytes} bytes a session"
+        return f"<ModelInfo {what}, {self.artifact} on {self.device}, digest {self.digest[:12]}…>"
+
     @property
     def input_size(self) -> int:
         """Numbers that a timestep takes."""
@@ -115,6 +119,10 @@ class SessionInfo(_OfAMessage):
     replayed_elsewhere: bool  # a replay had to use another artifact
     fingerprint: str
 
+    def __repr__(self) -> str:
+        standing = f"position {self.position}, experience {self.experience}"
+        return f"<SessionInfo {self.id!r}, {standing}, {self.state_bytes} bytes in {self.tier}>"
+
     @classmethod
     def from_wire(cls, message: pb.Session) -> Self:
         return cls._copied(
@@ -132,8 +140,12 @@ class MemoryLook(_OfAMessage):
     arrays: dict[str, NDArray[np.float32]]  # the first axis counts memories, or layers
     full_shapes: dict[str, tuple[int, ...]]  # that they were thinned from
 
+    def __repr__(self) -> str:
+        arrays = ", ".join(f"{name} {list(shape)}" for name, shape in self.full_shapes.items())
+        return f"<{type(self).__name__} at position {self.position}: {arrays}>"
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class MemoryFrame(MemoryLook):
     """One look at a session's memory while it works."""
 

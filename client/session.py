@@ -159,6 +159,16 @@ class AsyncSession:
     def __await__(self) -> Generator[Any, None, Self]:
         return self.open().__await__()
 
+    def __repr__(self) -> str:
+        return f"<AsyncSession {self.id!r}, {self.standing}>"
+
+    @property
+    def standing(self) -> str:
+        """Where it stands, in words."""
+        if self._delivery is None:
+            return "not open"
+        return f"position {self.position}, experience {self.experience}" + ("" if self in self._handles else ", left")
+
     @property
     def position(self) -> int:
         """Timesteps that were consumed and answered."""

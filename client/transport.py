@@ -76,6 +76,9 @@ class Hosts:
                 elif not is_loopback(target):
                     logger.warning("a token is sent without TLS to %s", target)
 
+    def __str__(self) -> str:
+        return ", ".join(self.targets)
+
     def stub(self, target: str) -> Stub:
         """The calls of one server. Raises ClientClosed."""
         return Stub(self.channel(target))

@@ -1,6 +1,7 @@
 """`dnc serve`, from its settings to its exit code."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dnc_serve.handler.config import ServeConfig
@@ -16,12 +17,15 @@ from dnc_serve.handler.runtime.progress import Progress
 from dnc_serve.handler.runtime.run_folder import run_folder
 from dnc_serve.handler.runtime.supervisor import Stopped, Supervisor
 
+logger = logging.getLogger(__name__)
 
-def serve(config: ServeConfig, stops: Stops, say: Callable[[str], None]) -> int:
-    """Serves until stopped; returns the exit code. `say` gets the line that begins with `ready`.
+
+def serve(config: ServeConfig, stops: Stops, ready: Callable[[Mapping[str, str]], None]) -> int:
+    """Serves until stopped; returns the exit code. `ready` is told the addresses of all endpoints, by their names.
 
     Raises StartFailed, ModelError, FileUnusable, AddressUnusable, FileNotFoundError for what isn't installed.
     """
+    logger.info("starting", extra={"model": config.model, "state_dir": str(config.state_dir)})
     check_files(config)
     adopt_orphans()
     with run_folder() as folder, Progress() as progress:
@@ -38,7 +42,7 @@ def serve(config: ServeConfig, stops: Stops, say: Callable[[str], None]) -> int:
         try:
             supervisor.start(progress)
             progress.end()
-            say("ready " + " ".join(f"{name}={address}" for name, address in supervisor.addresses.items()))
+            ready(supervisor.addresses)
             return supervisor.watch()
         except Stopped:
             return 0

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +19,7 @@ import grpc
 import torch
 import uvloop
 
+from dnc_serve import __version__
 from dnc_serve.handler.api.access import Access
 from dnc_serve.handler.api.door import Door
 from dnc_serve.handler.api.inference_service import InferenceService
@@ -202,9 +202,7 @@ class DncServer:
         metrics.journal_bytes.set_function(lambda: maintenance.journal_bytes)
         metrics.queued.set_function(lambda: engine.queued)
         metrics.streams.set_function(lambda: len(self._streams))
-        metrics.build_info.labels(
-            version("dnc-serve"), torch.__version__, platform.python_version(), grpc.__version__
-        ).set(1)
+        metrics.build_info.labels(__version__, torch.__version__, platform.python_version(), grpc.__version__).set(1)
         runner = engine.runner
         metrics.model_info.labels(config.model, engine.digest, runner.kind, runner.note, str(runner.device)).set(1)
         # Of several workers, `dnc serve` shows what all of them count, which it asks them for.

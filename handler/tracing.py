@@ -6,10 +6,10 @@ it, the wait in the queue, the ticks, and the journal. Chunks without one cost n
 
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from dnc_serve import __version__
 from dnc_serve.handler.engine.observer import Committed, Observer
 from dnc_serve.handler.engine.requests import Applied, Chunk
 from dnc_serve.handler.engine.session import Session
@@ -27,7 +27,7 @@ class Tracing(Observer):
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         self._provider = provider
-        self._tracer = provider.get_tracer("dnc_serve", version("dnc-serve"))
+        self._tracer = provider.get_tracer("dnc_serve", __version__)
         self._in_span = trace.set_span_in_context
         self._propagator = TraceContextTextMapPropagator()
         # Chunks keep times of the performance counter; spans want those of the wall clock.

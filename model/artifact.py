@@ -53,6 +53,10 @@ class Artifact:
     layout: RowLayout
     tick: Tick
 
+    def __repr__(self) -> str:
+        what = f"{self.folder}: {self.inputs} → {self.outputs}, {4 * self.layout.size} bytes a session"
+        return f"<{type(self).__name__} {what}, on {self.device}, digest {self.digest[:12]}…>"
+
     @property
     def digest(self) -> str:
         """Two models with the same digest have states of the same meaning: a session may go from one to the other."""

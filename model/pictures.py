@@ -1,7 +1,9 @@
-"""A DNC's memory as heatmaps: in a Visdom server, for TensorBoard, or as PNG files; and curves for TensorBoard."""
+"""A DNC's memory as heatmaps: in a Visdom server, for TensorBoard or MLflow, or as PNG files; and curves."""
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +27,9 @@ VISDOM_HINT = (
 
 class Gallery(ABC):
     """A place where heatmaps are shown; close it, or use it as a context."""
+
+    def begin(self, name: str, parameters: Mapping[str, Any]) -> None:  # noqa: B027  most have no place for it
+        """A training of this name begins, or goes on, with these parameters."""
 
     @abstractmethod
     def show(self, iteration: int, heatmaps: Mapping[str, Heatmap]) -> None:
@@ -105,6 +110,60 @@ class TensorBoardGallery(Gallery):
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+class MlflowGallery(Gallery):
+    """Parameters, curves and images as a run of MLflow, where its own variables say: MLFLOW_TRACKING_URI and others.
+
+    With MLFLOW_RUN_ID it goes on with that run. Raises ModuleNotFoundError with a hint if mlflow is missing, and
+    ConnectionError if the run can't be kept.
+    """
+
+    MOST_KEPT = 1000  # values; a server would rather have a few large batches
+
+    def __init__(self) -> None:
+        try:
+            import mlflow
+        except ModuleNotFoundError as exc:
+            raise ModuleNotFoundError("mlflow isn't installed; pip install 'dnc-serve[mlflow]'") from exc
+        self._mlflow: Any = mlflow
+        self._run_id = ""
+        self._kept: list[Any] = []
+
+    def begin(self, name: str, parameters: Mapping[str, Any]) -> None:
+        with self._failures():
+            self._run_id = self._mlflow.start_run(run_name=name).info.run_id
+            self._mlflow.log_params(parameters)
+
+    def plot(self, iteration: int, scalars: Mapping[str, float]) -> None:
+        now = int(time.time() * 1000)
+        self._kept += [self._mlflow.entities.Metric(name, value, now, iteration) for name, value in scalars.items()]
+        if len(self._kept) >= self.MOST_KEPT:
+            self._send()
+
+    def show(self, iteration: int, heatmaps: Mapping[str, Heatmap]) -> None:
+        with self._failures():
+            for name, values in heatmaps.items():
+                self._mlflow.log_image(enlarged(coloured(values)), f"memory/{iteration:07d}-{name}.png")
+        self._send()
+
+    def close(self) -> None:
+        if self._run_id:
+            self._send()
+            self._mlflow.end_run()
+
+    def _send(self) -> None:
+        with self._failures():
+            while self._kept:
+                self._mlflow.MlflowClient().log_batch(self._run_id, metrics=self._kept[: self.MOST_KEPT])
+                del self._kept[: self.MOST_KEPT]
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except self._mlflow.exceptions.MlflowException as exc:
+            raise ConnectionError(f"MLflow at {self._mlflow.get_tracking_uri()}: {exc}") from exc
 
 
 class PngGallery(Gallery):

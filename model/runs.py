@@ -33,6 +33,14 @@ class Plan:
     recipe: Recipe
     command: Sequence[str]
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """All that it says, by one name each, for a table of runs."""
+        recipe = self.recipe.to_dict()
+        model = {f"model.{name}": value for name, value in recipe.pop("model").items()}
+        options = {f"task.{name}": value for name, value in asdict(self.task).items()}
+        return {"task": self.task.argument, **recipe, **model, **options}
+
     def write(self, folder: Path, **facts: Any) -> None:
         """Writes `training.json`; `facts` are further plain values for the reader."""
         values = {

@@ -6,6 +6,7 @@ The time is a net under a test that would hang. It decides nothing, so a busy ma
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -47,3 +48,13 @@ def frozen(pid: int) -> Iterator[None]:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
+
+
+def shown_until(terminal: int, expected: bytes) -> bytes:
+    """What appears on a terminal until this does, and some of what follows."""
+    shown, deadline = b"", time.monotonic() + PATIENCE_S
+    while expected not in shown:
+        ready, _, _ = select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))
+        assert ready, (expected, shown)
+        shown += os.read(terminal, 4096)
+    return shown

@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.argument_default = argparse.SUPPRESS
     parser.epilog = f"graph:\n{graph.DETAILS}"
-    parser.add_argument("demo", nargs="?", choices=DEMOS, default="copy", help="which one (copy)")
+    parser.add_argument("demo", nargs="?", choices=tuple(DEMOS), default="copy", help="which one (copy)")
     parser.add_argument("--seed", type=int, help="copy, recall, crash: for the same bits again")
     parser.add_argument("--plot", type=path, metavar="FILE", help="recall, graph: a picture of what was found where")
     parser.add_argument("--model", metavar="MODEL", help="another model of that task (the bundled one); crash: any")

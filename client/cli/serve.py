@@ -3,10 +3,14 @@
 import argparse
 import logging
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from dnc_serve.client.cli.files import reason
 from dnc_serve.client.cli.parser import path
+
+if TYPE_CHECKING:
+    from dnc_serve.handler.config import ServeConfig
 
 HELP = "serve a model until Ctrl-C or SIGTERM"
 NEEDS = "serving needs more: pip install 'dnc-serve[serve]'"
@@ -67,11 +71,22 @@ def run(args: argparse.Namespace) -> int:
     for sentence in misspelt:
         logging.getLogger(__name__).warning(sentence)
     try:
-        return serve(loaded.config, stops, lambda line: print(line, flush=True))
+        return serve(loaded.config, stops, lambda addresses: _tell(loaded.config, addresses))
     except (StartFailed, ModelError, FileUnusable, AddressUnusable, OSError) as exc:
         return _refuse(exc, 1)
     except ImportError as exc:  # of a runtime
         return _refuse(f"{exc}; {NEEDS}", 1)
+
+
+def _tell(config: "ServeConfig", addresses: Mapping[str, str]) -> None:
+    """The line for programs; on a terminal also what to do with the address."""
+    lines = ["ready " + " ".join(f"{name}={address}" for name, address in addresses.items())]
+    if sys.stdout.isatty():
+        grpc = addresses["grpc"]
+        token, tls = ", token=…" if config.tokens else "", ", tls=TLS(…)" if config.tls_certificate else ""
+        lines.append(f'python: Client("{grpc}"{token}{tls}).session("my-session").step(inputs)')
+        lines.append(f"look:   dnc watch --target {grpc}")
+    print("\n".join(lines), flush=True)
 
 
 def _refuse(why: Exception | str, code: int) -> int:

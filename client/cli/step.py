@@ -4,6 +4,7 @@ import argparse
 import itertools
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from dnc_serve.client.arrays import Array
 from dnc_serve.client.cli.connection import add_connection, add_session, connect
@@ -18,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_session(parser)
     parser.add_argument(
         "inputs", nargs="?", type=filled, default=STANDARD, metavar="FILE",
-        help="CSV with one timestep a line, or .npy [T, *shape]; standard input if left out",
+        help="CSV with one timestep a line, a header or none, or .npy [T, *shape]; standard input if left out",
     )  # fmt: skip
     parser.add_argument(
         "-o",
@@ -38,6 +39,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     try:
+        if Path(args.session).is_file() and not Path(args.inputs).is_file() and args.inputs != STANDARD:
+            args.session, args.inputs = args.inputs, args.session  # the one that is a file can only be FILE
         source = Source(args.inputs)
         as_npy = args.output.endswith(".npy") or (args.output == STANDARD and source.is_npy)
         if as_npy and args.output == STANDARD and sys.stdout.isatty():

@@ -1,4 +1,4 @@
-"""Timesteps in files: CSV with one timestep a line, or `.npy` with an array [T, *shape]."""
+"""Timesteps in files: CSV with one timestep a line, under a header or not, or `.npy` with an array [T, *shape]."""
 
 import contextlib
 import csv
@@ -100,6 +100,9 @@ class Source:
             for line, fields in enumerate(csv.reader(text), 1):
                 if not fields:
                     continue
+                if not width and _is_header(fields):
+                    width = len(fields)
+                    continue
                 rows.append([self._number(line, field) for field in fields])
                 width = width or len(fields)
                 if len(fields) != width:
@@ -122,6 +125,15 @@ class Source:
         if not math.isfinite(value):
             raise BadFile(f"{self.name}:{line}: {field.strip()!r} is not finite; expected a number")
         return value
+
+
+def _is_header(fields: list[str]) -> bool:
+    """Whether none of a first line's fields is a number."""
+    for field in fields:
+        with contextlib.suppress(ValueError):
+            float(field)
+            return False
+    return True
 
 
 @contextlib.contextmanager

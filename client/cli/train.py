@@ -98,6 +98,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("pictures of the memory, and curves")
     group.add_argument("--pictures-every", type=int, default=500, metavar="N", help="iterations (default 500)")
     group.add_argument("--visdom", metavar="URL", help="show them in a Visdom server, such as http://localhost:8097")
+    group.add_argument(
+        "--log", choices=("mlflow",), help="keep them, curves and parameters as a run of MLflow (MLFLOW_TRACKING_URI)"
+    )
     group.add_argument("--tensorboard", type=path, metavar="DIR", help="write them, and curves, for TensorBoard")
     group.add_argument("--png", type=path, metavar="DIR", help="write them as PNG files")
 
@@ -140,6 +143,8 @@ def _train(args: argparse.Namespace) -> int:
         galleries = [open_things.enter_context(gallery) for gallery in _galleries(args)]
         run = open_things.enter_context(_open_run(args))
         interrupt = open_things.enter_context(Interrupt())
+        for gallery in galleries:
+            gallery.begin(run.folder.name, run.plan.parameters)
         bar = open_things.enter_context(ProgressBar(run.training, run.plan.task.unit))
 
         def each(progress: Any) -> None:
@@ -222,7 +227,7 @@ def _task_options(pairs: list[str]) -> dict[str, Any]:
 def _galleries(args: argparse.Namespace) -> "list[Gallery]":
     from urllib.parse import urlsplit
 
-    from dnc_serve.model.pictures import PngGallery, TensorBoardGallery, VisdomGallery
+    from dnc_serve.model.pictures import MlflowGallery, PngGallery, TensorBoardGallery, VisdomGallery
 
     galleries: list[Gallery] = []
     if args.visdom:
@@ -230,6 +235,8 @@ def _galleries(args: argparse.Namespace) -> "list[Gallery]":
         if not url.scheme or not url.hostname:
             raise ValueError(f"--visdom is {args.visdom!r}; expected a URL such as http://localhost:8097")
         galleries.append(VisdomGallery(f"{url.scheme}://{url.hostname}", url.port or 8097))
+    if args.log:
+        galleries.append(MlflowGallery())
     if args.tensorboard:
         galleries.append(TensorBoardGallery(args.tensorboard))
     if args.png:

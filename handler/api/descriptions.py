@@ -2,8 +2,8 @@
 
 import json
 from contextlib import suppress
-from importlib.metadata import version
 
+from dnc_serve import __version__
 from dnc_serve.handler.addresses import host_port, split_address
 from dnc_serve.handler.api.arrays import data_type, encode_array, wire_type
 from dnc_serve.handler.clock import CLOCK
@@ -49,7 +49,7 @@ class Descriptions:
             device=str(engine.runner.device),
             state_bytes=engine.row_bytes,
             server_epoch=self._server_epoch,
-            server_version=version("dnc-serve"),
+            server_version=__version__,
             durability=config.durability,
             max_chunk_timesteps=config.max_chunk_timesteps,
             max_in_flight_chunks=min(config.reply_window_chunks, config.max_queued_chunks),

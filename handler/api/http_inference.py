@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from importlib.metadata import version
 from typing import Any
 
 from google.protobuf import json_format
@@ -13,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from dnc_serve import __version__
 from dnc_serve.handler.api.access import Access
 from dnc_serve.handler.api.http_calls import HttpCalls, described
 from dnc_serve.handler.api.http_messages import JSON_LENGTH, answer_of, read_request
@@ -62,7 +62,7 @@ class HttpInference:
 
     async def _server(self, request: Request, caller: Caller) -> Response:
         extensions = [*HTTP_EXTENSIONS]
-        return JSONResponse({"name": "dnc-serve", "version": version("dnc-serve"), "extensions": extensions})
+        return JSONResponse({"name": "dnc-serve", "version": __version__, "extensions": extensions})
 
     async def _metadata(self, request: Request, caller: Caller) -> Response:
         self._check_model(request)

@@ -1,9 +1,9 @@
 """The service of Triton's protocol, at the streaming endpoint's own port."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from importlib.metadata import version
 from typing import Any, TypeVar
 
+from dnc_serve import __version__
 from dnc_serve.handler.api.access import Access
 from dnc_serve.handler.api.answering import Context, answer
 from dnc_serve.handler.api.inference_models import EXTENSIONS, model_config, model_metadata, model_statistics
@@ -60,7 +60,7 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ServerMetadataRequest, context: Context
     ) -> pb.ServerMetadataResponse | None:
         async def metadata(caller: Caller) -> pb.ServerMetadataResponse:
-            return pb.ServerMetadataResponse(name="dnc-serve", version=version("dnc-serve"), extensions=EXTENSIONS)
+            return pb.ServerMetadataResponse(name="dnc-serve", version=__version__, extensions=EXTENSIONS)
 
         return await self._answer(context, request, metadata)
 

@@ -1,8 +1,8 @@
 """The HTTP endpoint in OpenAPI 3.1."""
 
-from importlib.metadata import version
 from typing import Any
 
+from dnc_serve import __version__
 from dnc_serve.handler.api.sequences import Sequences
 from dnc_serve.handler.api.tensors import NUMPY_DATATYPES, Tensor
 from dnc_serve.proto.dnc.v1 import dnc_pb2
@@ -38,7 +38,7 @@ def openapi(sequences: Sequences) -> Schema:
     model_path = "/v2/models/{model}"
     return {
         "openapi": "3.1.0",
-        "info": {"title": "dnc-serve", "version": version("dnc-serve"), "license": {"name": "Apache-2.0"}},
+        "info": {"title": "dnc-serve", "version": __version__, "license": {"name": "Apache-2.0"}},
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
             "schemas": _schemas(sequences),

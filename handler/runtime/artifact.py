@@ -15,6 +15,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+from dnc_serve import __version__
 from dnc_serve.handler.runtime.environment import child_environment
 
 # As `dnc_serve.model.artifact`, `.program` and `.weights` call them; not imported, because torch takes seconds and
@@ -90,7 +91,7 @@ def _refuse_cells(model: str, nr_cells: int | None) -> None:
 
 
 def _exported(run: Path, nr_cells: int | None, cache: Path) -> Path:
-    key = hashlib.sha256(f"{version('dnc-serve')} {version('torch')} {nr_cells}".encode())
+    key = hashlib.sha256(f"{__version__} {version('torch')} {nr_cells}".encode())
     for name in (WEIGHTS_FILE, CONFIG_FILE):
         if not (run / name).is_file():
             raise ModelError(f"{run / name} doesn't exist; expected a folder that `dnc train` wrote")

@@ -116,7 +116,7 @@ class Supervisor:
             **self._runtime.addresses(self._config),
         }
         if self._worker.http:
-            addresses["inference-http"] = self._worker.http
+            addresses["inference"] = self._worker.http
         if self._config.listen:
             addresses["socket"] = self._config.listen
         return addresses

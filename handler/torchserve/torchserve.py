@@ -148,7 +148,7 @@ class TorchServeRuntime:
         """Its own endpoints, as the `ready` line names them."""
         return {
             "http": f"{LOOPBACK}:{config.torchserve_http_port}",
-            "torchserve-grpc": f"{LOOPBACK}:{config.torchserve_grpc_port}",
+            "torchserve": f"{LOOPBACK}:{config.torchserve_grpc_port}",
             "management": f"{LOOPBACK}:{config.torchserve_management_port}",
         }
 

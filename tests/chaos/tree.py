@@ -20,7 +20,7 @@ PORT_FLAGS = {
     "grpc": "--port",
     "metrics": "--metrics-port",
     "http": "--torchserve-http-port",
-    "torchserve-grpc": "--torchserve-grpc-port",
+    "torchserve": "--torchserve-grpc-port",
     "management": "--torchserve-management-port",
 }
 Victim = Literal["worker", "java", "tree"]

@@ -285,6 +285,22 @@ def test_lists_looks_and_ends(client: Client) -> None:
     assert (client.model().input_size, client.model().output_size) == (INPUT_SIZE, OUTPUT_SIZE)
 
 
+def test_things_say_what_they_are(client: Client, address: str) -> None:
+    assert repr(client) == f"<Client of {address}>"
+    with client.session("said") as session:
+        session.step(random_inputs(1, 3))
+        assert repr(session) == "<Session 'said', position 3, experience 0>"
+        assert repr(session.info()).startswith("<SessionInfo 'said', position 3, experience 0, ")
+        assert "memory [1, 12, 6]" in repr(session.look(["memory"]))
+    assert repr(session) == "<Session 'said', position 3, experience 0, left>"
+    assert repr(client.model()).startswith(f"<ModelInfo {client.model().name}: float32[{INPUT_SIZE}] → ")
+    with client.multiplex() as multiplex:
+        assert repr(multiplex) == f"<Multiplex of {address}>"
+    client.close()
+    assert repr(client) == f"<Client of {address}, closed>"
+    assert repr(AsyncClient("elsewhere:1").session("unopened")) == "<AsyncSession 'unopened', not open>"
+
+
 def test_watching(client: Client) -> None:
     with client.session() as session:
         frames = session.watch(["memory"], max_frames_per_second=100)

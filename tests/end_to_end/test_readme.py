@@ -53,13 +53,8 @@ def test_training_and_export(tmp_path: Path) -> None:
 
 
 def test_the_library() -> None:
-    import torch
-
-    names: dict[str, object] = {"inputs": torch.zeros(2, 3, 64), "x": torch.zeros(2, 64)}
-    source = block(README.name, "python", "DNC(")
-    before, _, step = source.rpartition("output, state = ")
-    exec(before, names)
-    exec("state = dnc.initial_state(2)\noutput, state = " + step, names)
+    names: dict[str, object] = {}
+    exec(block(README.name, "python", "DNC("), names)
     assert names["output"].shape == (2, 64)  # type: ignore[attr-defined]
 
 

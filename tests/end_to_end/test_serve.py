@@ -2,6 +2,8 @@
 
 import json
 import os
+import pty
+import re
 import signal
 import socket
 import subprocess
@@ -19,7 +21,7 @@ from dnc_serve.handler.runtime.probe import health
 from tests.end_to_end.servers import Server, running
 from tests.folders import temp_folder
 from tests.handler.harness import INPUT_SIZE, OUTPUT_SIZE
-from tests.waiting import PATIENCE_S, freeze, wait_until
+from tests.waiting import PATIENCE_S, freeze, shown_until, wait_until
 
 
 def step(server: Server, session_id: str, timesteps: int = 1) -> int:
@@ -48,7 +50,7 @@ def failed_start(model: Path | str, tmp_path: Path, *flags: str, **env: str) -> 
 
 
 def test_ready_line_names_addresses_that_answer(server: Server, runtime: str) -> None:
-    torchserve_s = ["http", "torchserve-grpc", "management"] if runtime == "torchserve" else []
+    torchserve_s = ["http", "torchserve", "management"] if runtime == "torchserve" else []
     assert list(server.addresses) == ["grpc", "metrics", *torchserve_s]
     for address in server.addresses.values():
         host, _, port = address.rpartition(":")
@@ -85,6 +87,24 @@ def test_log_is_json_lines_and_quiet_per_call(server: Server) -> None:
     assert server.log == before
     for line in before.splitlines():
         assert {"time", "level", "logger", "message"} <= set(json.loads(line))
+
+
+def test_on_a_terminal_it_speaks_to_people(small_artifact: Path, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    command = serve_command(small_artifact, tmp_path / "state", "--runtime", "plain")
+    environment = {**os.environ, "TMPDIR": str(temp_folder(tmp_path)), "NO_COLOR": "1"}
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        shown = shown_until(ours, b"dnc watch --target").decode()
+        process.send_signal(signal.SIGTERM)
+        shown += shown_until(ours, b"stopped\r\n").decode()
+        os.close(ours)
+    lines = shown.splitlines()
+    assert re.fullmatch(rf"\d\d:\d\d:\d\d info  starting  model={small_artifact}  state_dir=.*", lines[0])
+    [ready] = [number for number, line in enumerate(lines) if line.startswith("ready grpc=")]
+    [grpc] = re.findall(r"grpc=(\S+)", lines[ready])
+    assert lines[ready + 1] == f'python: Client("{grpc}").session("my-session").step(inputs)'
+    assert lines[ready + 2] == f"look:   dnc watch --target {grpc}"
 
 
 def test_two_servers_side_by_side(server: Server, runtime: str, small_run: Path, tmp_path: Path) -> None:
@@ -159,7 +179,7 @@ def test_http_and_a_socket_come_back_where_clients_know_them(
         assert server.addresses["socket"] == f"unix:{place}"
 
         def answers() -> bool:
-            connection = HTTPConnection(server.addresses["inference-http"])
+            connection = HTTPConnection(server.addresses["inference"])
             try:
                 connection.request("GET", "/v2/health/ready")
                 if connection.getresponse().status != 200:

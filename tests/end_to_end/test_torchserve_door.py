@@ -25,7 +25,7 @@ pytestmark = pytest.mark.parametrize("runtime", ["torchserve"], indirect=True)
 
 @pytest.fixture(scope="module")
 def predictions(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorchServeClient]:
-    client = TorchServeClient(server.addresses["torchserve-grpc"], tmp_path_factory.mktemp("proto"))
+    client = TorchServeClient(server.addresses["torchserve"], tmp_path_factory.mktemp("proto"))
     yield client
     client.channel.close()
 

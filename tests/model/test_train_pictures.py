@@ -1,5 +1,6 @@
 """The memory as pictures: the same heatmaps in Visdom, TensorBoard and PNG files."""
 
+import csv
 import importlib.util
 import subprocess
 import sys
@@ -113,3 +114,37 @@ def test_without_visdom_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "visdom", None)  # as if it weren't installed
     with pytest.raises(ModuleNotFoundError, match="pip install --no-build-isolation"):
         VisdomGallery()
+
+
+def test_mlflow_has_parameters_curves_and_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path / 'mlflow'}")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # its other local store takes packages more
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    run = tmp_path / "run"
+    options = ["--iterations", "3", "--task-option", "max_length=3", "--pictures-every", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "dnc_serve.client.cli",
+        "train",
+        "copy",
+        "-o",
+        str(run),
+        *options,
+        "--log",
+        "mlflow",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    [kept] = client.search_runs(["0"])
+    assert (kept.info.run_name, kept.info.status) == ("run", "FINISHED")
+    assert {"task": "copy", "iterations": "3", "task.max_length": "3"}.items() <= kept.data.params.items()
+    losses = [float(row["loss"]) for row in csv.DictReader((run / "metrics.csv").open())]
+    history = sorted((point.step, point.value) for point in client.get_metric_history(kept.info.run_id, "loss"))
+    assert history == [(number, pytest.approx(loss, rel=1e-4)) for number, loss in enumerate(losses)]
+    images = [Path(file.path).name for file in client.list_artifacts(kept.info.run_id, "memory")]
+    assert set(images) == {f"000000{number}-{name}.png" for name in NAMES for number in (0, 2)}

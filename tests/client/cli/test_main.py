@@ -7,11 +7,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import dnc_serve
 from dnc_serve.client import Client
 from dnc_serve.client.arrays import Float32
 from dnc_serve.client.cli import main
@@ -42,7 +44,7 @@ def dnc(*arguments: str, stdin: bytes = b"") -> "subprocess.CompletedProcess[byt
 def test_help_lists_the_commands(capsys: Capture) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"    {name} " in shown for name in installed())
+    assert all(re.search(rf"^    {name}\b", shown, re.MULTILINE) for name in installed())
     assert {"serve", "step", "reset", "dump", "sessions", "demo", "health"} <= set(installed()) <= set(COMMANDS)
 
 
@@ -118,6 +120,18 @@ def test_a_name_that_belies_its_content_is_refused(tmp_path: Path, capsys: Captu
         np.save(file, random_inputs(1, 3))
     assert main(["step", "belied", str(tmp_path / "array.csv")]) == 1
     assert "array.csv: is a .npy file" in capsys.readouterr().err
+
+
+def test_a_header_is_no_timestep_and_the_file_may_come_first(tmp_path: Path, capsys: Capture) -> None:
+    inputs, bare, headed = random_inputs(8, 3), tmp_path / "bare.csv", tmp_path / "headed.csv"
+    bare.write_text(as_csv(inputs))
+    headed.write_text("a,b,c,d,e\n" + as_csv(inputs))
+    assert main(["step", "bare", str(bare)]) == 0
+    plain = capsys.readouterr().out
+    assert main(["step", str(headed), "headed"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == plain
+    assert captured.err.startswith("session headed: 3 timesteps")
 
 
 def test_options_may_stand_between_arguments(tmp_path: Path, capsys: Capture) -> None:
@@ -222,6 +236,35 @@ def test_sessions_are_listed_copied_and_ended(tmp_path: Path, capsys: Capture) -
     captured = capsys.readouterr()
     assert captured.out.splitlines() == [f"session cli-{name} deleted" for name in "abc"]
     assert "never-made" in captured.err
+
+
+def test_model(address: str, capsys: Capture) -> None:
+    assert main(["model"]) == 0
+    shown = capsys.readouterr().out
+    with Client(address) as client:
+        model = client.model()
+    assert f"{model.name}\n" in shown and model.digest in shown
+    assert f"float32[{INPUT_SIZE}] → float32[{OUTPUT_SIZE}]\n" in shown
+    assert re.search(r"^  memory +float32 \[12, 6\]  experience$", shown, re.MULTILINE)
+    assert main(["model", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["digest"], told["inputs"]) == (model.digest, {"shape": [INPUT_SIZE], "dtype": "float32"})
+
+
+def test_what_is_not_installed_is_told_and_the_rest_is_completed() -> None:
+    hidden = "import sys; sys.modules['pydantic'] = None; from dnc_serve.client.cli import main; sys.exit(main({}))"
+    serve = [sys.executable, "-c", hidden.format(["serve", "--help"])]
+    done = subprocess.run(serve, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith("; it needs more: pip install 'dnc-serve[serve]'\n") and done.stderr.count("\n") == 1
+    completion = [sys.executable, "-c", hidden.format(["completion", "bash"])]
+    assert "--lockstep" in subprocess.run(completion, capture_output=True, text=True, check=True).stdout
+
+
+def test_version(capsys: Capture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"dnc {dnc_serve.__version__}\n"
+    assert dnc_serve.__version__ == version("dnc-serve")
 
 
 def test_health(capsys: Capture) -> None:
