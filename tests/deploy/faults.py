@@ -18,7 +18,6 @@ from unittest import mock
 
 import grpc
 import numpy as np
-import torch
 
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.runtime.probe import is_open
@@ -93,14 +92,14 @@ def hanging_device(artifact: Path, folder: Path) -> Iterator[str]:
     with open_door(artifact, folder) as door:
         door.create("s")
         healed = threading.Event()
-        tiles = door.server._engine.runner
-        step = tiles.run
+        runner = door.server._engine.runner
+        step = runner.step
 
-        def hang(*arguments: torch.Tensor) -> Any:
+        def hang(*arguments: Any) -> Any:
             healed.wait()
             return step(*arguments)
 
-        with mock.patch.object(tiles, "run", hang):
+        with mock.patch.object(runner, "step", hang):
             reply = door.stub.Step.future(pb.StepRequest(chunk=chunk("s", random_inputs(1, 2))), timeout=TIMEOUT)
             try:
                 yield door.addresses.metrics
@@ -123,15 +122,15 @@ def flood(artifact: Path, folder: Path) -> Iterator[str]:
     """Chunks come faster than the device, which takes its time, can step them."""
     with open_door(artifact, folder) as door:
         door.create("s")
-        tiles = door.server._engine.runner
-        step = tiles.run
+        runner = door.server._engine.runner
+        step = runner.step
 
-        def slow(*arguments: torch.Tensor) -> Any:
+        def slow(*arguments: Any) -> Any:
             time.sleep(0.1)
             return step(*arguments)
 
         with (
-            mock.patch.object(tiles, "run", slow),
+            mock.patch.object(runner, "step", slow),
             again_and_again(lambda: send(door, "s", 8, random_inputs(2, 2))),
         ):
             yield door.addresses.metrics
@@ -190,7 +189,7 @@ def failing_device(artifact: Path, folder: Path) -> Iterator[str]:
         door.create("s")
         broken = mock.Mock(side_effect=RuntimeError("device lost"))
         with (
-            mock.patch.object(door.server._engine.runner, "run", broken),
+            mock.patch.object(door.server._engine.runner, "step", broken),
             again_and_again(lambda: door.step("s", random_inputs(6, 2))),
         ):
             yield door.addresses.metrics
@@ -201,15 +200,15 @@ def garbling_device(artifact: Path, folder: Path) -> Iterator[str]:
     """The device computes infinities."""
     with open_door(artifact, folder) as door:
         door.create("s")
-        tiles = door.server._engine.runner
-        step = tiles.run
+        runner = door.server._engine.runner
+        step = runner.step
 
-        def garble(inputs: torch.Tensor, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            outputs, states = step(inputs, states)
-            return torch.full_like(outputs, torch.inf), states
+        def garble(*arguments: Any) -> Any:
+            outputs, _ = step(*arguments)
+            return [np.full_like(each, np.inf) for each in outputs], [False] * len(outputs)
 
         with (
-            mock.patch.object(tiles, "run", garble),
+            mock.patch.object(runner, "step", garble),
             again_and_again(lambda: door.step("s", random_inputs(6, 2))),
         ):
             yield door.addresses.metrics
