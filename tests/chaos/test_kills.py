@@ -15,7 +15,7 @@ from tests.chaos.tree import Tree, Victim
 SESSIONS, SESSIONS_IN_SHORT = 32, 8
 KILLS = 40
 PAUSE_S = 0.1  # between two chunks of a session, on average
-CALL_TIMEOUT_S = 180.0
+CALL_TIMEOUT_S = 900.0
 LOOK_AGAIN_S = 1.0
 
 
