@@ -37,11 +37,24 @@ _DTYPES = {
 
 def call_from_json(payload: Any) -> pb.Call:
     """A call from JSON bytes, or from what they stand for. Raises BAD_REQUEST, BAD_SHAPE, BAD_DTYPE."""
-    values = _counted_values(payload) if isinstance(payload, bytes) else 0
+    fields, values = object_from_json(payload) if isinstance(payload, bytes) else (payload, 0)
+    return call_of(fields, values)
+
+
+def object_from_json(payload: bytes) -> tuple[dict[str, Any], int]:
+    """An object within the bounds, and how many values it has at most. Raises BAD_REQUEST."""
+    values = counted_values(payload)
     try:
-        fields = json.loads(payload) if isinstance(payload, bytes) else payload
+        fields = json.loads(payload)
     except (ValueError, RecursionError) as exc:
         raise ServeError("BAD_REQUEST", f"not JSON: {exc}") from exc
+    if not isinstance(fields, dict):
+        raise ServeError("BAD_REQUEST", f"JSON of type {type(fields).__name__}, expected an object")
+    return fields, values
+
+
+def call_of(fields: Any, values: int = 0) -> pb.Call:
+    """A call from an object that has so many values. Raises BAD_REQUEST, BAD_SHAPE, BAD_DTYPE."""
     if not isinstance(fields, dict):
         raise ServeError("BAD_REQUEST", f"JSON of type {type(fields).__name__}, expected an object with one call")
     fields = {name: _unwrapped(name, value) for name, value in fields.items()}
@@ -63,7 +76,7 @@ def to_json(message: Message) -> bytes:
     return json.dumps(_plain(message), separators=(",", ":"), allow_nan=False).encode()
 
 
-def _counted_values(payload: bytes) -> int:
+def counted_values(payload: bytes) -> int:
     """How many values JSON has at most, by its commas; raises BAD_REQUEST for more than is read here."""
     if len(payload) > MAX_BYTES:
         raise _too_many("bytes", len(payload), MAX_BYTES)

@@ -17,7 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from dnc_serve.handler.api.arrays import decode_inputs, encode_array
-from dnc_serve.handler.api.call_json import call_from_json, to_json
+from dnc_serve.handler.api.call_json import call_from_json, call_of, object_from_json, to_json
 from dnc_serve.handler.api.operations import Caller, Operations
 from dnc_serve.handler.api.rows import dispatch
 from dnc_serve.handler.api.watch import Feeds, watch
@@ -54,11 +54,9 @@ class HttpCalls:
     async def _steps(self, request: Request, caller: Caller) -> Response:
         """With a `position` in the body the request may be sent again: what was applied is answered as it was."""
         timesteps = _whole(request, "chunk", 1)
-        fields = json.loads(await self._body(request) or b"null")
-        if not isinstance(fields, dict):
-            raise ServeError("BAD_REQUEST", 'expected an object such as {"inputs": [[0, 1]], "position": 0}')
+        fields, values = object_from_json(await self._body(request))
         fields["session_id"] = request.path_params["id"]
-        chunk = call_from_json({"step": {"chunk": fields}}).step.chunk
+        chunk = call_of({"step": {"chunk": fields}}, values).step.chunk
         spec, config = self._operations.artifact.inputs, self._operations.engine.config
         inputs = decode_inputs(chunk.inputs, spec, config.max_chunk_timesteps)
 
@@ -70,6 +68,8 @@ class HttpCalls:
                 if chunk.HasField("position"):
                     piece.position = chunk.position + start
                 piece.reset_experience = chunk.reset_experience and not start
+                if start and chunk.HasField("experience"):
+                    piece.experience = chunk.experience + chunk.reset_experience
                 yield (await self._operations.step(pb.StepRequest(chunk=piece), caller)).result
 
         return await _events("chunk", results(), caller)

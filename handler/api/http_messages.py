@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dnc_serve.handler.api.call_json import counted_values
 from dnc_serve.handler.api.tensors import NUMPY_DATATYPES
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.proto.inference import inference_pb2 as pb
@@ -33,6 +34,7 @@ def read_request(name: str, version: str, body: bytes, json_length: str | None) 
     length = len(body) if json_length is None else int(json_length)
     if length > len(body):
         raise _bad(f"{JSON_LENGTH} is {length}, expected at most the {len(body)} bytes of the request")
+    counted_values(body[:length])
     try:
         asked = json.loads(body[:length])
     except (ValueError, RecursionError) as exc:

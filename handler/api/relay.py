@@ -165,8 +165,10 @@ class Pipe:
         self.close()
 
     def close(self) -> None:
-        """Both have said all that they had to say."""
+        """Both have said all that they had to say; who still waits to send is told."""
         self._line.forget(self)
+        self._end = self._end or Broken()
+        _wake(self._given_room)
 
     def take(self, kind: int, payload: bytes) -> None:
         """A frame from the other end."""

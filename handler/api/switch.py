@@ -32,8 +32,7 @@ class Switch:
         self._branches: dict[int, Branch] = {}
         self._writing = asyncio.Lock()  # gRPC takes one message at a time
         self._batches = False
-        # Sessions of which a message was lost; whether nothing has come since whose sender knew.
-        self._failed: dict[str, bool] = {}
+        self._failed: set[str] = set()  # sessions of which a message was lost, and whose sender may not know
         self._refusal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def read(self) -> Any:
@@ -117,12 +116,11 @@ class Switch:
     def _may_follow(self, asked: Any) -> bool:
         """Whether a message may be passed on although one before it may not have been applied: as `ErrorState`, the
         worker then judges the position."""
-        unknown = self._failed.get(asked.session_id)
-        if unknown is None:
+        if asked.session_id not in self._failed:
             return True
-        if isinstance(asked, pb.Dump) or not asked.HasField("position") or (asked.pipelined and unknown):
+        if isinstance(asked, pb.Dump) or not asked.HasField("position") or asked.pipelined:
             return False
-        del self._failed[asked.session_id]
+        self._failed.discard(asked.session_id)
         return True
 
     async def _refuse(self, session_id: str, request_id: int, error: ServeError) -> None:
@@ -133,17 +131,17 @@ class Switch:
             refusal = pb.StreamResponse(batch=pb.ResponseBatch(responses=[refusal]))
         await self.write(refusal.SerializeToString())
 
-    async def lose(self, branch: "Branch") -> None:
+    async def lose(self, branch: "Branch", why: ServeError) -> None:
         """The worker is gone: what it has not answered is refused."""
+        self._failed |= branch.unanswered.keys()  # at once: while this is told, more may come
         for session_id, request_ids in branch.unanswered.items():
-            self._failed[session_id] = True
             for request_id in request_ids:
-                await self._refuse(session_id, request_id, unreachable(branch.worker))
+                await self._refuse(session_id, request_id, why)
 
-    def end(self, refused: Refused) -> None:
+    def end(self, refusal: ServeError) -> None:
         """A worker refuses the stream as a whole, as for a token that has ended."""
         if not self._refusal.done():
-            self._refusal.set_exception(error_of(status_pb2.Status.FromString(refused.status)))
+            self._refusal.set_exception(refusal)
 
 
 class Branch:
@@ -158,24 +156,30 @@ class Branch:
         self.reading = asyncio.ensure_future(self._read())
 
     async def _read(self) -> None:
+        why = unreachable(self.worker)
         try:
             while (message := await self.pipe.receive()) is not None:
-                self._settle(pb.StreamResponse.FromString(message))
+                response = pb.StreamResponse.FromString(message)
+                if response.HasField("go_away"):
+                    continue  # one worker drains: the client's stream stays, and this part of it is opened anew
+                self._settle(response)
                 await self._switch.write(message)
         except Broken:
             pass
         except Refused as refused:
-            self._switch.end(refused)
+            why = error_of(status_pb2.Status.FromString(refused.status))
+            if why.reason != "DRAINING":
+                self._switch.end(why)
         self.ended = True
         self.pipe.close()
-        await self._switch.lose(self)
+        await self._switch.lose(self, why)
 
     def _settle(self, response: pb.StreamResponse) -> None:
         kind = response.WhichOneof("message")
         if kind == "batch":
             for one in response.batch.responses:
                 self._settle(one)
-        elif kind is not None and kind != "go_away" and not (kind == "dump" and not response.dump.last):
+        elif kind is not None and not (kind == "dump" and not response.dump.last):
             answer = getattr(response, kind)
             session_id = answer.session.session_id if kind == "reset" else answer.session_id
             waiting = self.unanswered.get(session_id)

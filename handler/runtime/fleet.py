@@ -7,6 +7,7 @@
 Each worker ends and comes back by itself. When one is given up, all stop.
 """
 
+import errno
 import logging
 import queue
 import secrets
@@ -51,10 +52,12 @@ class Fleet:
     def __init__(
         self, make_runtime: MakeRuntime, config: ServeConfig, folder: Path, events: "queue.SimpleQueue[Event]"
     ) -> None:
-        self._config = config
         self._events: queue.SimpleQueue[Event | Up | Over] = events  # type: ignore[assignment]  # ours come there too
         self._shared = ExitStack()
         self._address = self._shared.enter_context(_HeldPort(config)).address
+        self._pages: list[str] = []  # the workers', once all serve
+        self._metrics = Scrapes(config.host, config.metrics_port, machine_page(self._pages))
+        self._shared.callback(self._metrics.stop)
         self._queues: list[queue.SimpleQueue[Event]] = []
         self._supervisors: list[Supervisor] = []
         self._threads: list[threading.Thread] = []
@@ -94,9 +97,7 @@ class Fleet:
                     self._stop()
                     self._await_end(besides=1)
                     raise failure or Stopped
-        pages = [supervisor.addresses["metrics"] for supervisor in self._supervisors]
-        self._metrics = Scrapes(self._config.host, self._config.metrics_port, machine_page(pages))
-        self._shared.callback(self._metrics.stop)
+        self._pages.extend(supervisor.addresses["metrics"] for supervisor in self._supervisors)
 
     def watch(self) -> int:
         """Serves until stopped; returns the exit code."""
@@ -110,9 +111,10 @@ class Fleet:
                     return max(code, 1, self._await_end(besides=1))
 
     def end(self) -> None:
-        """Leaves no process."""
-        for supervisor in self._supervisors:
-            supervisor.end_processes()
+        """Leaves no process, and no thread."""
+        self._stop()
+        for thread in self._threads:
+            thread.join()
         self._shared.close()
 
     def _keep(self, supervisor: Supervisor, progress: Progress) -> None:
@@ -144,8 +146,6 @@ class Fleet:
                 case Over(code, failure):
                     besides += 1
                     worst = max(worst, code, int(failure is not None))
-        for thread in self._threads:
-            thread.join()
         return worst
 
 
@@ -157,9 +157,16 @@ class _HeldPort:
             config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         self._socket = socket.socket(family, kind, protocol)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        self._socket.bind(address)
+        try:
+            self._socket.bind(address)
+        except OSError as exc:
+            # Connections of a server with one worker, that has just ended, may linger there. Only then: with this
+            # option, others could bind the port too.
+            if exc.errno != errno.EADDRINUSE:
+                raise
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._socket.bind(address)
         self.address = host_port(config.host, int(self._socket.getsockname()[1]))
 
     def __enter__(self) -> "_HeldPort":

@@ -30,7 +30,7 @@ class _Workers(Collector):
     def collect(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("dnc_worker_up", "Whether the worker answers.", labels=["worker"])
         families: dict[str, Metric] = {}
-        with ThreadPoolExecutor(len(self._addresses)) as threads:
+        with ThreadPoolExecutor(len(self._addresses) or 1) as threads:
             texts = list(threads.map(_page, self._addresses))
         for worker, text in enumerate(texts):
             up.add_metric([str(worker)], float(bool(text)))

@@ -326,9 +326,6 @@ class Supervisor:
         if self._up or str(line.get("logger")).startswith("dnc_serve") or self._config.log_level == "debug":
             pass_on({**line, **self._mark}, self._config.log_level)
 
-    def _on_end(self, child: Child) -> None:
-        self._events.put(ChildEnded(child))
-
 
 def restart_delay_s(restarts: int) -> float:
     """How long to wait before a child is started again that has ended so often in a row."""

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ from nbclient import NotebookClient
 from dnc_serve.model import DNC, save_weights
 from tests.documents import ROOT, block, run_python, run_shell
 from tests.end_to_end.servers import Server, running
-from tests.programs import COMPLETE_VARIABLE
+from tests.ports import own_port
+from tests.programs import COMPLETE_VARIABLE, program
 
 DOCS = ROOT / "docs"
 HTTP = ("--http-port", "0")
@@ -88,6 +90,27 @@ def test_a_token_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("DNC_TOKEN", run_shell(token, tmp_path).strip())
     assert serve.startswith("dnc serve ")
     run_python(block("docs/security.md", "python", "Client("), tmp_path)
+
+
+def test_several_servers_stand_in_for_one_another(tmp_path: Path) -> None:
+    start = block("docs/deploy.md", "sh", "openssl req").replace("redis-server", program("redis-server"))
+    step = block("docs/deploy.md", "python", "servers = [")
+    for port in ("6379", "8510", "8520", "8530"):
+        own = str(own_port())
+        start, step = start.replace(port, own), step.replace(port, own)
+    start = start.replace("85?0.log", "?????.log").replace("sleep 1; done", "sleep 1; done; jobs -p")
+    servers = [int(pid) for pid in run_shell(start, tmp_path).split()]
+    try:
+        step += "    print(client.session('s').position)\n"
+        position = 1
+        assert run_python(step, tmp_path) == f"{position}\n"
+        while len(servers) > 1:  # sooner or later it is the one that has the session
+            os.kill(servers.pop(), signal.SIGKILL)
+            position += 1
+            assert run_python(step, tmp_path) == f"{position}\n"
+    finally:
+        for pid in (*servers, int((tmp_path / "redis.pid").read_text())):
+            os.kill(pid, signal.SIGTERM)
 
 
 def test_no_block_is_forgotten() -> None:
