@@ -15,9 +15,7 @@ class Network:
     """`loss` is the share of messages that are lost, doubled or very late. `lasting` says whether what was answered
     survives a power loss; with disks that lie, nothing does."""
 
-    def __init__(
-        self, loop: VirtualLoop, machines: list[Machine], lasting: bool, log: Callable[..., None]
-    ) -> None:
+    def __init__(self, loop: VirtualLoop, machines: list[Machine], lasting: bool, log: Callable[..., None]) -> None:
         self.loop, self.machines, self.log = loop, machines, log
         self.loss = 0.0
         self.lies = any(one.lies for one in machines)  # what a disk called synced may be lost
