@@ -211,6 +211,8 @@ class Client:
 
     async def _refused(self, story: Story, index: int, error: ServeError, done: int) -> None:
         if error.reason in ("STEP_GAP", "STEP_CONFLICT"):
+            applied_once = error.reason == "STEP_GAP" or story.rivals
+            self._expect(applied_once, f"op {index} has no answer any more", error.message)
             facts = error.metadata
             self._stands(story, int(facts["expected_position"]), int(facts["experience"]), error.message, done)
         elif error.reason in GONE:

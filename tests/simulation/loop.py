@@ -261,7 +261,7 @@ def _loop() -> VirtualLoop:
 
 @contextmanager
 def virtual(chance: random.Random, prefixes: Sequence[str]) -> Iterator[VirtualLoop]:
-    """A loop; in the modules that begin with one of the prefixes, time, threads and secrets are those of the simulation."""
+    """A loop; in the modules that begin with one of the prefixes, time, threads and secrets are the simulation's."""
     secrets = SimpleNamespace(
         randbits=chance.getrandbits, token_hex=lambda count: f"{chance.getrandbits(8 * count):0{2 * count}x}"
     )
