@@ -101,7 +101,13 @@ class Engine:
         self.ownership = Ownership(journal.store, table, config.lease_s, self.discard)
         self.snapshots = Snapshots(journal, self.cache, config, observers, self.ownership.lose)
         self.write_ahead = WriteAhead(
-            journal, table, self.cache, self.ownership.lose, digest=digest, fingerprint=runner.fingerprint
+            journal,
+            table,
+            self.cache,
+            self.ownership.lose,
+            self._read_anew,
+            digest=digest,
+            fingerprint=runner.fingerprint,
         )
         self.lifecycle = Lifecycle(
             table, self.ownership, self.write_ahead, observers, self._answer, self._fail_all, self._on_free
@@ -387,6 +393,11 @@ class Engine:
         elif not session.ended:
             session.become(Status.ENDED)
             self.cache.forget(session)
+
+    def _read_anew(self, session: Session) -> None:
+        """It is not known where the session stands in the shared store. Given up, its lease gets another token, which
+        also fences off a write that is still on its way."""
+        self.ownership.give_up([session])
 
     def register_all(self) -> None:
         """Knows the sessions that an earlier run of this server left in the store."""

@@ -20,7 +20,7 @@ from dnc_serve.handler.engine.requests import Applied, Chunk, Reset
 from dnc_serve.handler.engine.session import Session
 from dnc_serve.handler.engine.session_table import SessionTable, Tombstone
 from dnc_serve.handler.engine.state_cache import StateCache
-from dnc_serve.handler.errors import Overtaken, ServeError
+from dnc_serve.handler.errors import Overtaken, ServeError, StoreUnavailable
 from dnc_serve.handler.store.contract import Append, Begin, End, Keep, Mutation, Record
 from dnc_serve.handler.store.records import encode_record, encode_snapshot
 
@@ -30,7 +30,8 @@ NO_TIMESTEPS: Array = np.zeros((0, 0), np.float32)
 class WriteAhead:
     """Writes records through the journal, and commits what they say.
 
-    `overtaken(session)` is called when the store says that another server has the session.
+    `overtaken(session)` is called when the store says that another server has the session, `unknown(session)` when a
+    shared store didn't say whether it took a write: others may see it there, so the session is to be read anew.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class WriteAhead:
         table: SessionTable,
         cache: StateCache,
         overtaken: Callable[[Session], None],
+        unknown: Callable[[Session], None],
         *,
         digest: str,
         fingerprint: str,
@@ -47,6 +49,7 @@ class WriteAhead:
         self._table = table
         self._cache = cache
         self._overtaken = overtaken
+        self._unknown = unknown
         self._digest = digest
         self._fingerprint = fingerprint
 
@@ -148,7 +151,12 @@ class WriteAhead:
             )
             self._table.touch(session, CLOCK.steady())
 
-        self.record(session, mutations, apply, then)
+        def told(error: ServeError | None) -> None:
+            if isinstance(error, StoreUnavailable):
+                self._lost(session, error)
+            then(error)
+
+        self.record(session, mutations, apply, told)
 
     def begin(self, session: Session, state: Float32 | None, then: Callable[[ServeError | None], None]) -> None:
         """Records a new session with a state [S] (None: as every session begins), which is admitted to memory."""
@@ -194,7 +202,7 @@ class WriteAhead:
             error = next((outcome for outcome in outcomes if outcome is not None), None)
             if error is None:
                 apply()
-            else:
+            elif not isinstance(error, StoreUnavailable):  # one that begins or ends is told apart by whoever asked
                 self._lost(session, error)
             then(error)
 
@@ -207,6 +215,8 @@ class WriteAhead:
     def _lost(self, session: Session, error: ServeError) -> None:
         if isinstance(error, Overtaken):
             self._overtaken(session)
+        elif isinstance(error, StoreUnavailable) and self._journal.store.shared and not session.ended:
+            self._unknown(session)
 
 
 def _now_durable(positions: list[tuple[Session, int]]) -> None:
