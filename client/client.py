@@ -257,7 +257,7 @@ class Session(_Closing):
 
     def close(self) -> None:
         """Leaves the session; on the server it stays as it is. A handle that is dropped is left too."""
-        if self._thread.is_here:
+        if self._thread.is_here and not self._thread.stopped:
             self._thread.run(self._session.close())
 
     @property
@@ -393,7 +393,7 @@ class Multiplex(_Opener):
 
     def close(self) -> None:
         """Leaves all its sessions and ends the streams."""
-        if self._thread.is_here:
+        if self._thread.is_here and not self._thread.stopped:
             self._thread.run(self._multiplex.close())
 
     def step(self, inputs: Mapping[Session, Any]) -> dict[Session, Array | DncError]:

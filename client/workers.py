@@ -31,6 +31,7 @@ class Workers:
         self._metadata = metadata
         self._addresses: dict[str, list[str]] = {}  # by worker; empty for one that is not called directly
         self._searches: dict[str, asyncio.Task[None]] = {}
+        self._closed = False
 
     def address(self, target: str, session_id: str) -> str:
         """Where a session's calls to a target go."""
@@ -40,7 +41,7 @@ class Workers:
     def lost(self, target: str, address: str) -> bool:
         """A worker doesn't answer: others are asked for its sessions, until it is found. False if it is none."""
         addresses = self._addresses.get(target, [])
-        if address not in addresses:
+        if address not in addresses or self._closed:
             return False
         addresses[addresses.index(address)] = ""
         if target not in self._searches:
@@ -82,6 +83,7 @@ class Workers:
 
     def close(self) -> None:
         """Looks for nobody any more."""
+        self._closed = True
         for search in self._searches.values():
             search.cancel()
 

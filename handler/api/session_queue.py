@@ -98,6 +98,7 @@ class SessionQueues:
     def reply(self, pending: PendingReply, reply: Encoded, *, failed: bool = False) -> None:
         """There is a reply; `failed` means that what follows may not be applied in its stead."""
         pending.reply, pending.failed = reply, failed
+        pending.request = None  # which knows the message too: a cycle, as in `abandon`
         queue = pending.queue
         waiting = queue.pending
         while waiting and (leaving := waiting[0].reply) is not None:
@@ -110,8 +111,13 @@ class SessionQueues:
                 start()
 
     def abandon(self) -> None:
-        """Nobody waits for what is pending."""
+        """Nobody waits for what is pending. The stream, its call and its sessions are let go: in a cycle with these
+        queues they would stay until the next full collection, which is a rare one."""
         for queue in self.by_id.values():
             for pending in queue.pending:
                 if pending.request is not None:
                     pending.request.cancelled = True
+                    pending.request = None
+            queue.pending.clear()
+        self.by_id = {}
+        self._put = lambda reply, nbytes: None

@@ -1,15 +1,19 @@
 """A stream answers every message and ends, whatever a message meets."""
 
 import asyncio
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dnc_serve.client import Client
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.handler.door import chunk, error_info, open_door
 from tests.handler.harness import random_inputs
 from tests.handler.store.conftest import RedisServer
+from tests.waiting import wait_until
 
 
 def test_what_nobody_expected_is_answered_and_the_stream_goes_on(
@@ -60,3 +64,20 @@ def test_a_reply_from_before_the_first_batch_is_not_lost_among_those_in_batches(
         )
     responses = [each for answer in answers for each in (answer.batch.responses or [answer])]
     assert [each.chunk.position for each in responses if each.HasField("chunk")] == [1, 2, 3]
+
+
+def test_a_stream_that_has_ended_is_let_go_without_a_collection(artifact_folder: Path, tmp_path: Path) -> None:
+    """What lives is set aside from collections: in a cycle, a stream and its session would stay for minutes."""
+    with (
+        open_door(artifact_folder, tmp_path) as door,
+        Client(door.addresses.grpc) as client,
+        client.session() as session,
+    ):
+        session.step(random_inputs(1, 2))
+        [stream] = map(weakref.ref, door.server._streams._open)
+        gc.freeze()
+        try:
+            session.close()
+            wait_until(lambda: stream() is None, "nothing refers to the stream any more")
+        finally:
+            gc.unfreeze()
