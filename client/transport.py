@@ -68,7 +68,7 @@ class Hosts:
         self.answered: set[str] = set()  # servers that ever did
         self._token = token
         self._channels: dict[str, grpc.aio.Channel] = {}
-        self.workers = Workers(self.stub, self.metadata)
+        self.workers = Workers(self.stub, self.metadata, direct=token is None or self.tls is not None)
         if token is not None and self.tls is None:
             for target in self.targets:
                 if (proxy := proxy_of(target)) is not None:
