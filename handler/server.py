@@ -45,7 +45,8 @@ from dnc_serve.handler.errors import ServeError, StoreUnavailable
 from dnc_serve.handler.metrics import Metrics
 from dnc_serve.handler.place import Place
 from dnc_serve.handler.store import empty, make_store
-from dnc_serve.handler.store.parts import part_folder
+from dnc_serve.handler.store.contract import StoreRefused
+from dnc_serve.handler.store.parts import number_of_parts, part_folder
 from dnc_serve.handler.tracing import make_tracing
 from dnc_serve.model.artifact import load_artifact
 from dnc_serve.proto.dnc.v1 import dnc_pb2
@@ -126,6 +127,7 @@ class DncServer:
         store = make_store(config, config.advertise or listener.address, self._folder())
         await self._loop.run_in_executor(None, store.open)
         self._cleanup.callback(store.close)
+        self._check_layout()
         tracing = make_tracing(config.otlp_endpoint)
         if tracing is not None:
             self._cleanup.callback(tracing.close)
@@ -176,6 +178,18 @@ class DncServer:
         """Where this worker's sessions are."""
         place, state_dir = self._place, self._config.state_dir
         return state_dir if place is None else part_folder(state_dir, place.worker, place.workers)
+
+    def _check_layout(self) -> None:
+        """Raises StoreRefused if the folder, now locked, is laid out for another number of workers than these: another
+        start did that meanwhile, or this one was made without `dnc serve`."""
+        config, workers = self._config, 1 if self._place is None else self._place.workers
+        if config.durability == "off" or config.store != "sqlite":
+            return
+        if (parts := number_of_parts(config.state_dir)) != workers:
+            raise StoreRefused(
+                f"{config.state_dir} is laid out for {parts or 'another number of'} workers, expected {workers}: "
+                "start it with `dnc serve`, and one at a time"
+            )
 
     async def _open_among(self, siblings: Siblings, inference: InferenceService) -> None:
         """Opens the endpoints of one of several workers."""

@@ -394,6 +394,30 @@ def test_a_killed_worker_takes_nobody_else_s_sessions_along(small_artifact: Path
     assert server.log.count("serves again") == 1
 
 
+def test_a_worker_that_drains_takes_nobody_else_s_sessions_along(small_artifact: Path, tmp_path: Path) -> None:
+    mine, other = named(0), named(1)
+    with running(small_artifact, tmp_path, *TWO) as server, ways_into(server) as ways:
+        for name in (mine, other):
+            ways[2].create(name)
+        talk = Talk(ways[0])
+        for name in (mine, other):
+            talk.send(name, 0)
+            assert talk.receive().chunk.position == 3
+        server.worker_of(1).terminate()
+        position, waiting = 3, True
+        while waiting:  # its own sessions are served all the while, and the other one's again when it is back
+            talk.send(mine, position)
+            talk.send(other, 3)
+            position += 3
+            told = {one.WhichOneof("message"): one for one in (talk.receive(), talk.receive())}
+            assert told["chunk"].chunk.position
+            waiting = "error" in told
+        assert talk.end() == []
+        assert step(server, mine) == position + 1
+        assert step(server, other) == 7
+        assert server.stop() == 0
+
+
 def test_our_client_streams_on_through_kills(small_artifact: Path, tmp_path: Path) -> None:
     names, chunks = [named(0), named(1)], [inputs(number, 2) for number in range(300)]
     outputs: dict[str, list[Any]] = {}

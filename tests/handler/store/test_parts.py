@@ -13,6 +13,7 @@ from dnc_serve.handler.store.contract import End, Prune, StoreRefused
 from dnc_serve.handler.store.sqlite import SQLiteStore
 from dnc_serve.proto.workers import owner_of
 from tests.folders import memory_folder
+from tests.handler.door import open_door
 
 # Ends itself, as if killed, right before the n-th change to any file.
 DIES = """
@@ -153,3 +154,10 @@ def test_the_hash_is_what_the_contract_says() -> None:
         counts[owner_of(name, 5)] += 1
         assert owner_of(name, 5) in (owner_of(name, 4), 4)  # another worker takes some, and moves no other
     assert min(counts) > 900
+
+
+def test_a_server_refuses_a_folder_that_is_laid_out_for_other_workers(artifact_folder: Path, tmp_path: Path) -> None:
+    parts.move(tmp_path, 2)
+    said = "is laid out for 2 workers, expected 1"
+    with pytest.raises(StoreRefused, match=said), open_door(artifact_folder, tmp_path):
+        pass
