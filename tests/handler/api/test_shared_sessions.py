@@ -119,7 +119,7 @@ def test_sessions_that_left_memory_end_of_age(artifact_folder: Path, tmp_path: P
 def test_a_session_that_is_used_anywhere_is_not_idle(
     artifact_folder: Path, tmp_path: Path, redis_server: RedisServer
 ) -> None:
-    with doors(artifact_folder, tmp_path, redis_server, idle_timeout_s=4.0) as (first, second):
+    with doors(artifact_folder, tmp_path, redis_server, idle_timeout_s=15.0) as (first, second):
         first.create("used")
         first.create("idle")
         position = 0
