@@ -23,36 +23,36 @@ def checked_seconds(name: str, value: Any) -> float:
     """A time, in seconds. Raises ValueError."""
     if isinstance(value, _NUMBERS) and not isinstance(value, bool) and 0 < value <= LONGEST_S:
         return float(value)
-    raise ValueError(f"{name} is {value!r}; expected seconds, more than 0 and at most {LONGEST_S:g}")
+    raise ValueError(f"{name} is {_shortly(value)}; expected seconds, more than 0 and at most {LONGEST_S:g}")
 
 
 def checked_count(name: str, value: Any) -> int:
     """How many, at least one. Raises ValueError."""
     if isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1:
         return int(value)
-    raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1")
+    raise ValueError(f"{name} is {_shortly(value)}; expected a whole number of at least 1")
 
 
 def checked_id(value: Any) -> str:
     """A session's id, as far as a request can hold it: the server says what it may be. Raises BadId."""
     if not isinstance(value, str):
-        raise BadId(f"the session's id is {value!r}, expected a string", metadata={"got": type(value).__name__})
+        raise BadId(f"the session's id is {_shortly(value)}, expected a string", metadata={"got": type(value).__name__})
     if not _is_unicode(value):
-        raise BadId(f"the session's id is {value!r}, which is no Unicode")
+        raise BadId(f"the session's id is {_shortly(value)}, which is no Unicode")
     return value
 
 
 def checked_text(name: str, value: Any) -> str:
     """A string that a request can hold. Raises BadRequest."""
     if not isinstance(value, str) or not _is_unicode(value):
-        raise BadRequest(f"{name} is {value!r}, expected a string")
+        raise BadRequest(f"{name} is {_shortly(value)}, expected a string")
     return value
 
 
 def checked_names(value: Any) -> list[str]:
     """Names of arrays. Raises BadRequest."""
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise BadRequest(f"names is {value!r}, expected a list of names")
+        raise BadRequest(f"names is {_shortly(value)}, expected a list of names")
     return [checked_text("a name", name) for name in value]
 
 
@@ -63,7 +63,7 @@ def checked_number(name: str, value: Any, least: int, limit: int) -> int:
     except TypeError:
         number = None
     if number is None or not least <= number < limit:
-        raise BadRequest(f"{name} is {value!r}, expected a whole number from {least} to {limit - 1}")
+        raise BadRequest(f"{name} is {_shortly(value)}, expected a whole number from {least} to {limit - 1}")
     return number
 
 
@@ -76,14 +76,14 @@ def checked_rate(name: str, value: Any) -> float:
     """How often a second. Raises BadRequest."""
     if isinstance(value, _NUMBERS) and not isinstance(value, bool) and 0 < value <= FASTEST:
         return float(value)
-    raise BadRequest(f"{name} is {value!r}, expected a number of more than 0 and at most {FASTEST:g}")
+    raise BadRequest(f"{name} is {_shortly(value)}, expected a number of more than 0 and at most {FASTEST:g}")
 
 
 def checked_flag(name: str, value: Any) -> bool:
     """True or False. Raises BadRequest."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
-    raise BadRequest(f"{name} is {value!r}, expected True or False")
+    raise BadRequest(f"{name} is {_shortly(value)}, expected True or False")
 
 
 def checked_blob(value: Any) -> bytes:

@@ -27,11 +27,11 @@ def serve(config: ServeConfig, stops: Stops, ready: Callable[[Mapping[str, str]]
     """
     logger.info("starting", extra={"model": config.model, "state_dir": str(config.state_dir)})
     check_files(config)
+    check_ports(config)
     adopt_orphans()
     with run_folder() as folder, Progress() as progress:
         progress.awaits("the model to be exported")
         artifact = resolve_artifact(config.model, config.nr_cells, config.state_dir / "artifacts", folder)
-        check_ports(config)
         progress.awaits("sessions to be moved to their workers")
         lay_out(config)
         supervisor: Supervisor | Fleet

@@ -85,9 +85,10 @@ class InferenceStream(OrderedStream):
                 assert error is not None
                 self._refuse(pending, error)
                 return
+            response = pb.ModelStreamInferResponse(infer_response=answer)  # a copy: the answer may be kept for others
             if FINAL_ASKED in message.parameters and message.parameters[FINAL_ASKED].bool_param:
-                answer.parameters[FINAL].bool_param = True
-            self._queues.reply(pending, pb.ModelStreamInferResponse(infer_response=answer).SerializeToString())
+                response.infer_response.parameters[FINAL].bool_param = True
+            self._queues.reply(pending, response.SerializeToString())
 
         await self._take(pending, submit)
 

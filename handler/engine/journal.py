@@ -110,8 +110,8 @@ class Journal:
             self._dirty.clear()
             ticket = self._ticket
             try:
-                self.store.sync()
-            except StoreUnavailable as error:
+                self._sync()
+            except ServeError as error:
                 logger.error("the store can't be synced: %s", error)
                 self._loop.call_soon_threadsafe(self._observer.store_failed)
                 self._dirty.set()
@@ -141,7 +141,7 @@ class Journal:
             try:
                 if mutations:
                     outcomes = self._commit(mutations)
-                self.store.sync()
+                self._sync()
             except ServeError as refused:
                 error = refused
             self._loop.call_soon_threadsafe(self._deliver, groups, outcomes, error)
@@ -176,6 +176,15 @@ class Journal:
             None if outcome is None else self._refusal(mutation, outcome)
             for mutation, outcome in zip(mutations, outcomes, strict=True)
         ]
+
+    def _sync(self) -> None:
+        try:
+            self.store.sync()
+        except ServeError:
+            raise
+        except Exception as exc:  # whatever it was, the thread goes on
+            logger.exception("a sync failed")
+            raise StoreUnavailable(f"the store failed: {exc}") from exc
 
     def _refusal(self, mutation: Mutation, outcome: Fenced | Rejected) -> ServeError:
         """What a refused write means: in a shared store, that another server has the session; in our own, a mistake."""

@@ -98,6 +98,7 @@ class TileRunner:
         return outputs, states
 
     def debug(self, inputs: Array, state: Float32) -> dict[str, Array]:
+        torch.set_flush_denormal(True)  # as in `run`
         return self._artifact.debug(inputs, state, self.row_counts[0])
 
     def _fit(self, rows: int) -> int:

@@ -151,12 +151,7 @@ class WriteAhead:
             )
             self._table.touch(session, CLOCK.steady())
 
-        def told(error: ServeError | None) -> None:
-            if isinstance(error, StoreUnavailable):
-                self._lost(session, error)
-            then(error)
-
-        self.record(session, mutations, apply, told)
+        self.record(session, mutations, apply, then)
 
     def begin(self, session: Session, state: Float32 | None, then: Callable[[ServeError | None], None]) -> None:
         """Records a new session with a state [S] (None: as every session begins), which is admitted to memory."""
@@ -202,7 +197,7 @@ class WriteAhead:
             error = next((outcome for outcome in outcomes if outcome is not None), None)
             if error is None:
                 apply()
-            elif not isinstance(error, StoreUnavailable):  # one that begins or ends is told apart by whoever asked
+            else:
                 self._lost(session, error)
             then(error)
 
@@ -215,7 +210,11 @@ class WriteAhead:
     def _lost(self, session: Session, error: ServeError) -> None:
         if isinstance(error, Overtaken):
             self._overtaken(session)
-        elif isinstance(error, StoreUnavailable) and self._journal.store.shared and not session.ended:
+        elif (
+            isinstance(error, StoreUnavailable)
+            and self._journal.store.shared
+            and self._table.find(session.session_id) is session  # else it has only begun
+        ):
             self._unknown(session)
 
 

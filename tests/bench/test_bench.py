@@ -108,4 +108,6 @@ def test_the_serving_program_writes_its_section(tmp_path: Path) -> None:
     for (_, label), figures in loads.items():
         assert label in written
         assert figures["server_us"] > 0
-    assert all(math.isfinite(ratio["value"]) for ratio in report["ratios"])
+    for ratio in report["ratios"]:  # a difference of two measurements may be below nothing in a short run
+        assert ratio["value"] > 0 or (" above " in ratio["name"] or " adds " in ratio["name"]), ratio
+        assert math.isfinite(ratio["value"])

@@ -266,6 +266,8 @@ def test_what_is_wrong_reaches_no_server() -> None:
         for call in (lambda: client.session(5), lambda: client.import_session(None, b"")):  # type: ignore[arg-type]
             with pytest.raises(InvalidRequest):
                 call()
+        with pytest.raises(BadId, match=r"^BAD_ID: the session's id is .{1,80}, expected a string$"):
+            client.import_session(b"x" * 1000, "copy")  # type: ignore[arg-type]  # in the wrong order
         with pytest.raises(Unavailable):
             client.session("s")
 

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from dnc_serve.client import Client
 from dnc_serve.handler.arrays import Float32
-from tests.clients.sequences import INPUTS, NUMBERS
+from tests.clients.sequences import INPUTS, NUMBERS, answered
 from tests.handler.conftest import artifact_folder  # noqa: F401
 from tests.ports import own_port
 from tests.server_process import REPOSITORY, ServerProcess
@@ -77,10 +76,7 @@ def triton(server: ServerProcess) -> Iterator[Callable[[str], ForeignClient]]:
 @pytest.fixture(scope="session")
 def expected(server: ServerProcess) -> Float32:
     """What the contract's endpoint gives for the whole sequence."""
-    with Client(server.address) as client, client.session() as session:
-        outputs: Float32 = session.step(INPUTS)
-        session.delete()
-    return outputs
+    return answered(server.address, INPUTS)
 
 
 @pytest.fixture

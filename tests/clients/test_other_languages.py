@@ -10,7 +10,7 @@ import pytest
 from dnc_serve.client import Client
 from dnc_serve.handler.arrays import Float32
 from tests.clients.other_languages import StreamingClient, client_command
-from tests.clients.sequences import NUMBERS
+from tests.clients.sequences import NUMBERS, answered
 from tests.handler.harness import random_inputs
 from tests.server_process import ServerProcess
 
@@ -39,10 +39,7 @@ def start(command: list[str], server: ServerProcess) -> Iterator[Start]:
 @pytest.fixture(scope="session")
 def answers(server: ServerProcess) -> Float32:
     """What the client library is answered."""
-    with Client(server.address) as client, client.session() as session:
-        outputs: Float32 = session.step(INPUTS)
-        session.delete()
-    return outputs
+    return answered(server.address, INPUTS)
 
 
 def test_its_server_is_killed_and_it_goes_on(start: Start, server: ServerProcess, answers: Float32) -> None:

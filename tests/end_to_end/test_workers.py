@@ -352,15 +352,22 @@ class Talk:
         return list(self._responses)
 
 
-def test_a_killed_worker_takes_nobody_else_s_sessions_along(small_artifact: Path, tmp_path: Path) -> None:
+@contextmanager
+def talking(artifact: Path, folder: Path) -> Iterator[tuple[Server, Talk, str, str]]:
+    """A stream into worker 0 of two, on which a session of each has made a step: its own, and the other one's."""
     mine, other = named(0), named(1)
-    with running(small_artifact, tmp_path, *TWO) as server, ways_into(server) as ways:
+    with running(artifact, folder, *TWO) as server, ways_into(server) as ways:
         for name in (mine, other):
             ways[2].create(name)
         talk = Talk(ways[0])
         for name in (mine, other):
             talk.send(name, 0)
             assert talk.receive().chunk.position == 3
+        yield server, talk, mine, other
+
+
+def test_a_killed_worker_takes_nobody_else_s_sessions_along(small_artifact: Path, tmp_path: Path) -> None:
+    with talking(small_artifact, tmp_path) as (server, talk, mine, other):
         killed = server.worker_of(1)
         with frozen(killed.pid):  # it reads, and answers nothing
             talk.send(other, 3, request_id=1)
@@ -395,14 +402,7 @@ def test_a_killed_worker_takes_nobody_else_s_sessions_along(small_artifact: Path
 
 
 def test_a_worker_that_drains_takes_nobody_else_s_sessions_along(small_artifact: Path, tmp_path: Path) -> None:
-    mine, other = named(0), named(1)
-    with running(small_artifact, tmp_path, *TWO) as server, ways_into(server) as ways:
-        for name in (mine, other):
-            ways[2].create(name)
-        talk = Talk(ways[0])
-        for name in (mine, other):
-            talk.send(name, 0)
-            assert talk.receive().chunk.position == 3
+    with talking(small_artifact, tmp_path) as (server, talk, mine, other):
         server.worker_of(1).terminate()
         position, waiting = 3, True
         while waiting:  # its own sessions are served all the while, and the other one's again when it is back

@@ -162,8 +162,9 @@ def test_a_full_disk_stops_acknowledgements_and_loses_nothing(
         assert dumped["memory"].shape == replayed["memory"].shape
 
 
+@pytest.mark.parametrize("failure", [OSError(5, "Input/output error"), TypeError("a mistake of ours")], ids=repr)
 def test_a_sync_that_failed_is_made_again_by_itself(
-    artifact_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    artifact_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     with open_door(artifact_folder, tmp_path, durability="async") as door:
         door.create("s")
@@ -172,7 +173,7 @@ def test_a_sync_that_failed_is_made_again_by_itself(
         def fail_once(descriptor: int) -> None:
             if not failures:
                 failures.append(descriptor)
-                raise OSError(5, "Input/output error")
+                raise failure
             sync(descriptor)
 
         door.step("s", random_inputs(0, 4))
