@@ -16,6 +16,7 @@ from dnc_serve.client.errors import (
     BadId,
     BadRequest,
     BadShape,
+    BadState,
     Cancelled,
     ChunkTooLong,
     ClientClosed,
@@ -45,6 +46,7 @@ from dnc_serve.client.errors import (
     SessionMoved,
     SessionNotFound,
     SessionReplaced,
+    StateExpired,
     StateTooLarge,
     StepConflict,
     StepGap,
@@ -52,17 +54,18 @@ from dnc_serve.client.errors import (
     Unauthenticated,
     Unavailable,
 )  # fmt: skip
-from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, PastTimestep, SessionInfo
+from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, PastTimestep, SessionInfo, StateAfter
 from dnc_serve.client.session import AsyncSession
 from dnc_serve.client.tls import TLS
 
 __all__ = [
     "TLS", "AccessError", "AsyncClient", "AsyncMultiplex", "AsyncSession", "BadBlob", "BadDtype", "BadId",
-    "BadRequest", "BadShape", "Cancelled", "ChunkTooLong", "Client", "ClientClosed", "CorruptState",
+    "BadRequest", "BadShape", "BadState", "Cancelled", "ChunkTooLong", "Client", "ClientClosed", "CorruptState",
     "DeadlineExceeded", "DncError", "Draining", "Internal", "InvalidRequest", "LimitError", "MemoryFrame",
     "MemoryLook", "ModelInfo", "ModelMismatch", "ModelNotFound", "Multiplex", "NonFiniteResult", "NotFinite",
     "NotReady", "PastTimestep", "PermissionDenied", "PositionError", "PositionGone", "QueueFull", "RateLimit",
-    "ReplyGone", "ResultError", "Retry", "Session", "SessionError", "SessionExists", "SessionExpired", "SessionInfo",
-    "SessionLimit", "SessionMoved", "SessionNotFound", "SessionReplaced", "StateTooLarge", "StepConflict", "StepGap",
-    "StoreUnavailable", "Unauthenticated", "Unavailable",
+    "ReplyGone", "ResultError", "Retry", "Session", "SessionError", "SessionExists", "SessionExpired",
+    "SessionInfo", "SessionLimit", "SessionMoved", "SessionNotFound", "SessionReplaced", "StateAfter",
+    "StateExpired", "StateTooLarge", "StepConflict", "StepGap", "StoreUnavailable", "Unauthenticated",
+    "Unavailable",
 ]  # fmt: skip

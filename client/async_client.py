@@ -5,19 +5,20 @@ from typing import Any, Self
 from weakref import WeakSet
 from zlib import crc32
 
-from dnc_serve.client.arrays import Array
+from dnc_serve.client.arrays import Array, as_inputs, joined, to_wire
 from dnc_serve.client.calls import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S, Calls, Retry
 from dnc_serve.client.checks import (
     UINT32,
-    checked_blob,
+    checked_bytes,
     checked_count,
+    checked_flag,
     checked_id,
     checked_number,
     checked_seconds,
     checked_text,
 )
 from dnc_serve.client.errors import BadRequest, DncError, SessionError
-from dnc_serve.client.info import ModelInfo, SessionInfo
+from dnc_serve.client.info import ModelInfo, SessionInfo, StateAfter
 from dnc_serve.client.ledger import Entry
 from dnc_serve.client.session import AsyncSession
 from dnc_serve.client.stream import Stream
@@ -143,10 +144,31 @@ class AsyncClient(Opener):
             if not token:
                 return
 
+    async def step_with_state(self, inputs: Any, state: Blob = b"", *, reset_experience: bool = False) -> StateAfter:
+        """Outputs [T, O] for inputs [T, I] of any length, and the state after them, from a state that this caller
+        keeps; none begins as new.
+
+        The server stores nothing, and any one with the same model and keys answers. The same call again, from an older
+        state too, gives the same outputs. Raises BadState, StateExpired or ModelMismatch.
+        """
+        model, kept = await self.model(), checked_bytes("state", state)
+        reset_experience = checked_flag("reset_experience", reset_experience)
+        array = as_inputs(inputs, model.inputs)
+        at_most, results = model.chunk_timesteps(), []
+        for start in range(0, len(array), at_most):
+            piece = to_wire(array[start : start + at_most])
+            chunk = pb.Chunk(inputs=piece, reset_experience=reset_experience and not start)
+            request = pb.StepWithStateRequest(chunk=chunk, state=kept)
+            answer = await self.calls.unary("StepWithState", request, self.calls.hosts.route(""))
+            results.append(answer.result)
+            kept = answer.state
+        outputs = joined([result.outputs for result in results])
+        return StateAfter(outputs, kept, results[-1].position, results[-1].experience)
+
     async def import_session(self, id: str, blob: Blob) -> AsyncSession:
         """An exported session under the given id, opened. Raises BadBlob, ModelMismatch or SessionExists."""
         session = self.session(checked_id(id))
-        exported = checked_blob(blob)
+        exported = checked_bytes("blob", blob)
         response = await self.calls.made(
             lambda stub, **how: stub.ImportSession(_parts(id, exported), **how), self.calls.hosts.route(id), id
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dnc_serve.client.errors import BadBlob, BadId, BadRequest
+from dnc_serve.client.errors import BadBlob, BadId, BadRequest, BadState
 
 UINT64 = 1 << 64
 UINT32 = 1 << 32
@@ -86,12 +86,13 @@ def checked_flag(name: str, value: Any) -> bool:
     raise BadRequest(f"{name} is {_shortly(value)}, expected True or False")
 
 
-def checked_blob(value: Any) -> bytes:
-    """The bytes of whatever holds some. Raises BadBlob."""
+def checked_bytes(name: str, value: Any) -> bytes:
+    """The bytes of a blob or a state, of whatever holds some. Raises BadBlob or BadState."""
     try:
         return bytes(memoryview(value))
     except TypeError:
-        raise BadBlob(f"the blob is {_shortly(value)}, expected bytes, as `export` gives them") from None
+        error, giver = (BadBlob, "`export` gives") if name == "blob" else (BadState, "`step_with_state` gives")
+        raise error(f"the {name} is {_shortly(value)}, expected bytes, as {giver} them") from None
 
 
 def token_fault(value: Any) -> str:

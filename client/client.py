@@ -18,7 +18,7 @@ from dnc_serve.client.async_client import DEFAULT_STREAMS, AsyncClient, AsyncMul
 from dnc_serve.client.calls import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S, Retry
 from dnc_serve.client.checks import checked_flag
 from dnc_serve.client.errors import BadRequest, ClientClosed, DncError
-from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, PastTimestep, SessionInfo
+from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, PastTimestep, SessionInfo, StateAfter
 from dnc_serve.client.session import DEFAULT_MAX_CELLS, AsyncSession, Scope
 from dnc_serve.client.tls import TLS
 from dnc_serve.client.transport import DEFAULT_TARGET, Token, check_process
@@ -239,6 +239,11 @@ class Client(_Opener):
     def sessions(self, prefix: str = "", page_size: int = 100) -> Iterator[SessionInfo]:
         """All sessions that this client may see, by id."""
         return self._thread.iterate(self._client.sessions(prefix, page_size))
+
+    def step_with_state(self, inputs: Any, state: Blob = b"", *, reset_experience: bool = False) -> StateAfter:
+        """Outputs [T, O] for inputs [T, I], and the state after them, from a state that this caller keeps; the server
+        stores nothing. See `AsyncClient.step_with_state`."""
+        return self._thread.run(self._client.step_with_state(inputs, state, reset_experience=reset_experience))
 
     def import_session(self, id: str, blob: Blob) -> "Session":
         """An exported session under the given id. Raises BadBlob, ModelMismatch or SessionExists."""

@@ -2,13 +2,14 @@
 
     DncError                        reason, message, metadata, retry_after_s
     ├── InvalidRequest              what was sent is wrong; nothing was applied
-    │   ├── BadShape  BadDtype  NotFinite  ChunkTooLong  BadId  BadRequest  BadBlob  ModelNotFound
+    │   ├── BadShape  BadDtype  NotFinite  ChunkTooLong  BadId  BadRequest  BadBlob  BadState
+    │   ├── ModelNotFound
     ├── SessionError                which session
     │   ├── SessionNotFound  SessionExpired  SessionExists  SessionReplaced  SessionMoved
     ├── PositionError               where the session stands
     │   ├── StepGap  StepConflict  ReplyGone  PositionGone
     ├── ResultError                 what came out, or would
-    │   ├── NonFiniteResult  ModelMismatch  CorruptState
+    │   ├── NonFiniteResult  ModelMismatch  CorruptState  StateExpired
     ├── LimitError                  too much at once
     │   ├── SessionLimit  QueueFull  StateTooLarge  RateLimit
     ├── Unavailable                 no server answers, or not now
@@ -107,6 +108,10 @@ class BadBlob(InvalidRequest):
     """What was to be imported is not a whole, unaltered export."""
 
 
+class BadState(InvalidRequest):
+    """A state that the caller keeps was altered or cut, is another caller's, or was sealed by another server's key."""
+
+
 class ModelNotFound(InvalidRequest):
     """The server has no model of that name: one that is asked for by name, as other protocols than this client's do."""
 
@@ -175,6 +180,10 @@ class ModelMismatch(ResultError):
 
 class CorruptState(ResultError):
     """The state can't be trusted."""
+
+
+class StateExpired(ResultError):
+    """A state that the caller keeps was sealed longer ago than the server takes."""
 
 
 class LimitError(DncError):

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from dnc_serve.client.arrays import TensorSpec, from_wire
+from dnc_serve.client.arrays import Array, TensorSpec, from_wire
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 # gRPC's own limit on a message is 4 MiB; ids and numbers take little of it.
@@ -129,6 +129,19 @@ class SessionInfo(_OfAMessage):
             message, id=message.session_id, tier=_tier(message), created=message.created.ToDatetime(UTC),
             last_used=message.last_used.ToDatetime(UTC),
         )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class StateAfter:
+    """What `step_with_state` gives: the outputs [T, *shape], and the state to go on from."""
+
+    outputs: Array
+    state: bytes
+    position: int
+    experience: int
+
+    def __repr__(self) -> str:
+        return f"<StateAfter position {self.position}, experience {self.experience}, {len(self.state)} bytes>"
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,6 +150,14 @@ class ServeConfig(BaseSettings):
     tls_client_ca: File = Field(
         default="", description="PEM file of the authority whose client certificates are accepted"
     )
+    state_keys: File = Field(
+        default="",
+        description="file of the keys that sign states which callers keep (StepWithState): 64 hex digits a line, the "
+        "first one signs, all are accepted",
+    )
+    state_max_age_s: float = Field(
+        default=0.0, ge=0, le=10 * 365 * 86_400.0, description="seconds after which such a state is refused; 0: never"
+    )
     insecure: bool = Field(
         default=False, description="allow an endpoint beyond loopback that asks for neither TLS nor credentials"
     )

@@ -34,6 +34,7 @@ from dnc_serve.handler.api.sequences import Sequences
 from dnc_serve.handler.api.service import DncService
 from dnc_serve.handler.api.shared_service import SharedService
 from dnc_serve.handler.api.siblings import Siblings
+from dnc_serve.handler.api.state_seal import StateSeal
 from dnc_serve.handler.config import TOKENS_VARIABLE, ServeConfig
 from dnc_serve.handler.engine.engine import Engine
 from dnc_serve.handler.engine.journal import Journal
@@ -144,7 +145,8 @@ class DncServer:
             await self._loop.run_in_executor(None, store.sync)
             await self._loop.run_in_executor(None, engine.register_all)
         siblings = None if self._place is None else Siblings(self._place)
-        self._operations = Operations(engine, artifact, secrets.token_hex(8), self._metrics, siblings)
+        seal = StateSeal(config.state_keys, config.state_max_age_s)
+        self._operations = Operations(engine, artifact, secrets.token_hex(8), self._metrics, siblings, seal)
         self._access = Access(config.tokens, os.environ.get(TOKENS_VARIABLE, ""), config.workers)
         self._streams = OpenStreams(config.max_streams)
         self._service = DncService(self._operations, self._access, self._streams, siblings)

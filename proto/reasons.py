@@ -17,6 +17,8 @@ REASONS: dict[str, StatusCode] = {
     "BAD_ID": StatusCode.INVALID_ARGUMENT,
     "BAD_REQUEST": StatusCode.INVALID_ARGUMENT,
     "BAD_BLOB": StatusCode.INVALID_ARGUMENT,
+    "BAD_STATE": StatusCode.INVALID_ARGUMENT,
+    "STATE_EXPIRED": StatusCode.FAILED_PRECONDITION,
     "MODEL_NOT_FOUND": StatusCode.NOT_FOUND,
     # Which session: unknown, ended and present are different answers.
     "SESSION_NOT_FOUND": StatusCode.NOT_FOUND,

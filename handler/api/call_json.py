@@ -2,7 +2,8 @@
 
 It is protobuf's JSON with field names as in the .proto file, and two reliefs. Arrays are nested lists. In a request,
 the message that a call wraps may stand in its place: `{"step": {"session_id": "s", "inputs": [[0, 1]]}}`, likewise
-`reset_session` and `dump_memory`. Positions are numbers; an incarnation is a string, because it takes 64 bits.
+`reset_session` and `dump_memory`. Positions are numbers; an incarnation is a string, because it takes 64 bits; bytes
+are Base64.
 """
 
 import base64
@@ -27,6 +28,7 @@ from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 MAX_BYTES = 4 << 20
 MAX_VALUES = 1 << 16  # numbers of a chunk, and all else
 MAX_VALUES_BESIDE_INPUTS = 1 << 12  # what becomes protobuf one by one
+STEPS = ("step", "step_with_state")  # the calls that hold a chunk
 WRAPPED = {"step": "chunk", "reset_session": "reset", "dump_memory": "dump"}
 _DTYPES = {
     np.dtype(np.float64): pb.DATA_TYPE_FLOAT64,
@@ -67,7 +69,7 @@ def call_of(fields: Any, values: int = 0) -> pb.Call:
     except (json_format.ParseError, RecursionError) as exc:
         raise ServeError("BAD_REQUEST", f"not a call: {' '.join(str(exc).split())}") from exc
     if inputs is not None:
-        call.step.chunk.inputs.CopyFrom(inputs)
+        getattr(call, call.WhichOneof("call") or "").chunk.inputs.CopyFrom(inputs)
     return call
 
 
@@ -104,10 +106,11 @@ def _unwrapped(name: str, value: Any) -> Any:
 
 
 def _taken_inputs(fields: dict[str, Any]) -> pb.Array | None:
-    """Takes nested lists out of a step, as the array that they stand for."""
-    match fields.get("step"):
+    """Takes nested lists out of the chunk of a call, as the array that they stand for."""
+    name = next((name for name in STEPS if name in fields), "")
+    match fields.get(name):
         case {"chunk": {"inputs": list(rows), **chunk}, **step}:
-            fields["step"] = {**step, "chunk": chunk}
+            fields[name] = {**step, "chunk": chunk}
         case _:
             return None
     try:

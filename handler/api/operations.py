@@ -13,6 +13,7 @@ from dnc_serve.handler.api.access import Grant
 from dnc_serve.handler.api.arrays import decode_inputs
 from dnc_serve.handler.api.descriptions import Descriptions, chunk_result
 from dnc_serve.handler.api.siblings import Siblings
+from dnc_serve.handler.api.state_seal import KeptState, StateSeal
 from dnc_serve.handler.api.views import Shown, checked_names, thinned, whole
 from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.engine.engine import Engine
@@ -55,9 +56,11 @@ class Operations:
     """What a caller may ask for."""
 
     def __init__(
-        self, engine: Engine, artifact: Artifact, server_epoch: str, metrics: Metrics, siblings: Siblings | None = None
-    ) -> None:
+        self, engine: Engine, artifact: Artifact, server_epoch: str, metrics: Metrics, siblings: Siblings | None = None,
+        seal: StateSeal | None = None,
+    ) -> None:  # fmt: skip
         self.engine = engine
+        self._seal = seal or StateSeal()
         self._siblings = siblings
         self._begins: Counter[str] = Counter()  # by owner: sessions that are counted before the table has them
         self.metrics = metrics
@@ -154,12 +157,33 @@ class Operations:
         chunk = self.chunk(request.chunk, caller, settle(future))
         caller.may_have_changed = lambda: chunk.written
         self.engine.submit(session, chunk)
+        return pb.StepResponse(result=await self._result(request.chunk, chunk, future))
+
+    async def step_with_state(self, request: pb.StepWithStateRequest, caller: Caller) -> pb.StepWithStateResponse:
+        """Steps a state that the caller keeps; nothing of it stays here."""
+        self._seal.check_has_keys()
+        self._check_fits_a_message()
+        digest, owner = self.engine.digest, caller.owner
+        kept = KeptState(digest, 0, 0, None)
+        if request.state:
+            kept = self._seal.opened(request.state, owner, digest, self.engine.layout.size)
+        future = self.engine.loop.create_future()
+        chunk = self.chunk(request.chunk, caller, settle(future))
+        kept.check_followed_by(chunk)
+        self.engine.submit_stateless(chunk, kept.state, kept.position, kept.experience)
+        result = await self._result(request.chunk, chunk, future)
+        state = future.result().state
+        return pb.StepWithStateResponse(
+            result=result, state=self._seal.sealed(KeptState(digest, result.position, result.experience, state), owner)
+        )
+
+    async def _result(self, message: pb.Chunk, chunk: Chunk, future: "asyncio.Future[Any]") -> pb.ChunkResult:
+        """The answer to a chunk; it is not stepped any more when nobody waits for that."""
         try:
-            applied = await future
+            return chunk_result(message.session_id, message.request_id, await future)
         except BaseException:
             chunk.cancelled = True
             raise
-        return pb.StepResponse(result=chunk_result(request.chunk.session_id, request.chunk.request_id, applied))
 
     def chunk(self, message: pb.Chunk, caller: Caller, done: Done) -> Chunk:
         """Decodes and checks a chunk; it is not submitted yet."""
@@ -351,6 +375,15 @@ class Operations:
                 "BAD_REQUEST",
                 "the model doesn't say which fields of its state are the experience, expected a reset of all",
                 expected="RESET_SCOPE_ALL",
+            )
+
+    def _check_fits_a_message(self) -> None:
+        row_bytes, most = self.engine.row_bytes, self.engine.config.max_message_bytes
+        if row_bytes + (64 << 10) > most:
+            raise ServeError(
+                "STATE_TOO_LARGE",
+                f"a state takes {row_bytes} bytes, more than fits into a message of {most:d}: use a session",
+                limit=int(most),
             )
 
     def _check_debug(self, timesteps: int) -> None:

@@ -71,6 +71,8 @@ async def dispatch(operations: Operations, call: pb.Call, caller: Caller) -> pb.
             return pb.CallResult(delete_session=await operations.delete_session(call.delete_session, caller))
         case "step":
             return pb.CallResult(step=await operations.step(call.step, caller))
+        case "step_with_state":
+            return pb.CallResult(step_with_state=await operations.step_with_state(call.step_with_state, caller))
         case "reset_session":
             return pb.CallResult(reset_session=await operations.reset_session(call.reset_session, caller))
         case "fork_session":

@@ -65,6 +65,11 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
     async def Step(self, request: pb.StepRequest, context: Context) -> pb.StepResponse | None:
         return await self.answer(context, request, lambda caller: self.operations.step(request, caller))
 
+    async def StepWithState(
+        self, request: pb.StepWithStateRequest, context: Context
+    ) -> pb.StepWithStateResponse | None:
+        return await self.answer(context, request, lambda caller: self.operations.step_with_state(request, caller))
+
     async def ResetSession(self, request: pb.ResetSessionRequest, context: Context) -> pb.ResetSessionResponse | None:
         return await self.answer(context, request, lambda caller: self.operations.reset_session(request, caller))
 

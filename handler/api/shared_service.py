@@ -60,6 +60,9 @@ class SharedService(dnc_pb2_grpc.DncServiceServicer):
     async def GetModel(self, request: Any, context: Context) -> Any:
         return await self._own.GetModel(request, context)
 
+    async def StepWithState(self, request: Any, context: Context) -> Any:
+        return await self._own.StepWithState(request, context)
+
     async def Stream(self, request_iterator: AsyncIterator[pb.StreamRequest], context: Context) -> None:
         await self._own.serve_stream(context, Switch(context, self._siblings))
 

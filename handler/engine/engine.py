@@ -15,6 +15,7 @@ from collections import deque
 from dataclasses import replace
 from typing import Any
 
+from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.engine.batch_scheduler import Batch, BatchScheduler, Run
 from dnc_serve.handler.engine.checks import check_finite, check_replay
@@ -186,9 +187,29 @@ class Engine:
             elif self._window is None and not self._step_pending:
                 self._window = self.loop.call_later(BATCH_WINDOW_S, self._wake)
 
+    def submit_stateless(self, chunk: Chunk, state: Float32 | None, position: int, experience: int) -> None:
+        """Queues a chunk for a state [S] that its caller keeps, None for a new one; its session is known to nobody, and
+        ends with it. Raises QUEUE_FULL."""
+        session = self.table.new_session("", chunk.owner, 0, position=position, experience=experience)
+        tell = chunk.done
+
+        def done(result: Any, error: ServeError | None) -> None:
+            self.discard(session, ServeError("CANCELLED", "it had one chunk only"))
+            tell(result, error)
+
+        chunk.stateless, chunk.done = True, done
+        self.cache.admit(session, state)
+        try:
+            self.submit(session, chunk)
+        except ServeError:
+            self.discard(session, ServeError("CANCELLED", "there was no room for it"))
+            raise
+
     def _bytes_of(self, request: Request) -> int:
         """What a chunk and its answer take."""
-        return len(request.inputs) * self._timestep_bytes if isinstance(request, Chunk) else 0
+        if not isinstance(request, Chunk):
+            return 0
+        return len(request.inputs) * self._timestep_bytes + (self.row_bytes if request.stateless else 0)
 
     def _wake(self) -> None:
         if not self._step_pending:
@@ -288,12 +309,28 @@ class Engine:
             return False
         if isinstance(run.request, Chunk):
             run.request.stepped_at = time.perf_counter()
-            return True
+            if not run.request.stateless:
+                return True
+            self._give_back(run)
+            return False
         self.cache.swap(run.session, run.row)
         self.observers.recovered(len(run.request.inputs))
         self._answer(run.session, run.request, None, None)
         self._release(run.session)
         return False
+
+    def _give_back(self, run: Run) -> None:
+        """Nothing is written of a stateless chunk: its caller gets the state with the outputs."""
+        session, chunk, outputs = run.session, run.request, run.outputs
+        assert isinstance(chunk, Chunk) and outputs is not None
+        applied = Applied(
+            0, session.position + len(outputs), 0, session.experience + chunk.reset_experience, outputs,
+            replayed=False, debug=run.debug, state=self._rows.read(run.row),
+        )  # fmt: skip
+        self.cache.swap(session, run.row)
+        self._answer(session, chunk, applied, None)
+        self._release(session)
+        self.observers.committed([Committed(session, chunk, applied)])
 
     def _drop(self, run: Run, error: ServeError) -> None:
         """The run comes to nothing, and its session stands where it did."""

@@ -87,7 +87,8 @@ class Chunk(Request):
 
     __slots__ = (
         "debug", "experience", "incarnation", "inputs", "known_by_writer", "owner", "pipelined", "position",
-        "request_id", "reset_experience", "started_at", "stepped_at", "trace_id", "traceparent", "writer_id",
+        "request_id", "reset_experience", "started_at", "stateless", "stepped_at", "trace_id", "traceparent",
+        "writer_id",
     )  # fmt: skip
 
     def __init__(
@@ -121,6 +122,7 @@ class Chunk(Request):
         self.known_by_writer = (
             False  # each chunk of its sender has a writer id of its own: that tells it without a position
         )
+        self.stateless = False  # its caller keeps the state: nothing of it is recorded
         self.trace_id = ""  # of the trace that it stands in, once its spans were recorded
         self.owner = owner
         self.request_id = request_id
@@ -201,6 +203,7 @@ class Applied:
     outputs: Array  # [T, *shape]
     replayed: bool
     debug: dict[str, Array] | None = None
+    state: Float32 | None = None  # [S] after it, of a chunk that is stateless
 
 
 @dataclass(frozen=True, slots=True)

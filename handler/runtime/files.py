@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from dnc_serve.handler.api.access import Access
+from dnc_serve.handler.api.state_seal import StateSeal
 from dnc_serve.handler.config import TOKENS_VARIABLE, ServeConfig
 
 ROOM_BYTES = 8 << 20  # an exported model and the beginnings of a store
@@ -16,12 +17,18 @@ class FileUnusable(Exception):
 
 
 def check_files(config: ServeConfig) -> None:
-    """Raises FileUnusable for tokens and certificates that no endpoint would open with, and for a state folder that
-    takes nothing. Changes nothing."""
+    """Raises FileUnusable for tokens, keys and certificates that no endpoint would open with, and for a state folder
+    that takes nothing. Changes nothing."""
     try:
         Access(config.tokens, os.environ.get(TOKENS_VARIABLE, ""))
     except OSError as exc:
         raise FileUnusable(f"tokens is {config.tokens!r}; expected a file of tokens ({exc.strerror})") from exc
+    except ValueError as exc:
+        raise FileUnusable(str(exc)) from exc
+    try:
+        StateSeal(config.state_keys)
+    except OSError as exc:
+        raise FileUnusable(f"state_keys is {config.state_keys!r}; expected a file of keys ({exc.strerror})") from exc
     except ValueError as exc:
         raise FileUnusable(str(exc)) from exc
     if config.tls_certificate:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -43,7 +44,10 @@ NOT_RUN = (
 
 @pytest.fixture(scope="module")
 def bundled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running("copy", tmp_path_factory.mktemp("bundled"), "--runtime", "plain", *HTTP) as server:
+    keys = tmp_path_factory.mktemp("keys") / "state.keys"
+    keys.write_text(secrets.token_hex(32))
+    flags = ("--runtime", "plain", "--state-keys", str(keys), *HTTP)
+    with running("copy", tmp_path_factory.mktemp("bundled"), *flags) as server:
         yield server
 
 
@@ -76,6 +80,15 @@ def test_triton_over_http(bundled: Server, tmp_path: Path) -> None:
 def test_a_writer_goes_on_in_anothers_place(bundled: Server, tmp_path: Path) -> None:
     source = block("docs/sessions.md", "python", "writer_id")
     run_python(source.replace("localhost:8500", bundled.grpc), tmp_path)
+
+
+def test_a_state_travels_with_the_call(bundled: Server, tmp_path: Path) -> None:
+    made, serve = block("docs/sessions.md", "sh", "--state-keys").splitlines()
+    run_shell(made, tmp_path)
+    assert re.fullmatch("[0-9a-f]{64}\n", (tmp_path / "state.keys").read_text())
+    assert serve.startswith("dnc serve --state-keys state.keys ")
+    source = block("docs/sessions.md", "python", "step_with_state")
+    assert run_python(source.replace("localhost:8500", bundled.grpc), tmp_path).startswith("(2, 8) 5 ")
 
 
 def test_a_tick_becomes_onnx(tmp_path: Path) -> None:

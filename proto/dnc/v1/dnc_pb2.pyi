@@ -221,6 +221,22 @@ class StepResponse(_message.Message):
     result: ChunkResult
     def __init__(self, result: _Optional[_Union[ChunkResult, _Mapping]] = ...) -> None: ...
 
+class StepWithStateRequest(_message.Message):
+    __slots__ = ("chunk", "state")
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    chunk: Chunk
+    state: bytes
+    def __init__(self, chunk: _Optional[_Union[Chunk, _Mapping]] = ..., state: _Optional[bytes] = ...) -> None: ...
+
+class StepWithStateResponse(_message.Message):
+    __slots__ = ("result", "state")
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    result: ChunkResult
+    state: bytes
+    def __init__(self, result: _Optional[_Union[ChunkResult, _Mapping]] = ..., state: _Optional[bytes] = ...) -> None: ...
+
 class Reset(_message.Message):
     __slots__ = ("session_id", "incarnation", "position", "experience", "scope", "request_id", "writer_id", "pipelined")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -594,7 +610,7 @@ class Workers(_message.Message):
     def __init__(self, machine: _Optional[str] = ..., number: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Call(_message.Message):
-    __slots__ = ("create_session", "get_session", "list_sessions", "delete_session", "step", "reset_session", "fork_session", "dump_memory", "export_session", "import_session", "get_model", "token")
+    __slots__ = ("create_session", "get_session", "list_sessions", "delete_session", "step", "reset_session", "fork_session", "dump_memory", "export_session", "import_session", "get_model", "step_with_state", "token")
     CREATE_SESSION_FIELD_NUMBER: _ClassVar[int]
     GET_SESSION_FIELD_NUMBER: _ClassVar[int]
     LIST_SESSIONS_FIELD_NUMBER: _ClassVar[int]
@@ -606,6 +622,7 @@ class Call(_message.Message):
     EXPORT_SESSION_FIELD_NUMBER: _ClassVar[int]
     IMPORT_SESSION_FIELD_NUMBER: _ClassVar[int]
     GET_MODEL_FIELD_NUMBER: _ClassVar[int]
+    STEP_WITH_STATE_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     create_session: CreateSessionRequest
     get_session: GetSessionRequest
@@ -618,11 +635,12 @@ class Call(_message.Message):
     export_session: ExportSessionRequest
     import_session: ImportSessionRequest
     get_model: GetModelRequest
+    step_with_state: StepWithStateRequest
     token: str
-    def __init__(self, create_session: _Optional[_Union[CreateSessionRequest, _Mapping]] = ..., get_session: _Optional[_Union[GetSessionRequest, _Mapping]] = ..., list_sessions: _Optional[_Union[ListSessionsRequest, _Mapping]] = ..., delete_session: _Optional[_Union[DeleteSessionRequest, _Mapping]] = ..., step: _Optional[_Union[StepRequest, _Mapping]] = ..., reset_session: _Optional[_Union[ResetSessionRequest, _Mapping]] = ..., fork_session: _Optional[_Union[ForkSessionRequest, _Mapping]] = ..., dump_memory: _Optional[_Union[DumpMemoryRequest, _Mapping]] = ..., export_session: _Optional[_Union[ExportSessionRequest, _Mapping]] = ..., import_session: _Optional[_Union[ImportSessionRequest, _Mapping]] = ..., get_model: _Optional[_Union[GetModelRequest, _Mapping]] = ..., token: _Optional[str] = ...) -> None: ...
+    def __init__(self, create_session: _Optional[_Union[CreateSessionRequest, _Mapping]] = ..., get_session: _Optional[_Union[GetSessionRequest, _Mapping]] = ..., list_sessions: _Optional[_Union[ListSessionsRequest, _Mapping]] = ..., delete_session: _Optional[_Union[DeleteSessionRequest, _Mapping]] = ..., step: _Optional[_Union[StepRequest, _Mapping]] = ..., reset_session: _Optional[_Union[ResetSessionRequest, _Mapping]] = ..., fork_session: _Optional[_Union[ForkSessionRequest, _Mapping]] = ..., dump_memory: _Optional[_Union[DumpMemoryRequest, _Mapping]] = ..., export_session: _Optional[_Union[ExportSessionRequest, _Mapping]] = ..., import_session: _Optional[_Union[ImportSessionRequest, _Mapping]] = ..., get_model: _Optional[_Union[GetModelRequest, _Mapping]] = ..., step_with_state: _Optional[_Union[StepWithStateRequest, _Mapping]] = ..., token: _Optional[str] = ...) -> None: ...
 
 class CallResult(_message.Message):
-    __slots__ = ("create_session", "get_session", "list_sessions", "delete_session", "step", "reset_session", "fork_session", "dump_memory", "export_session", "import_session", "get_model", "status")
+    __slots__ = ("create_session", "get_session", "list_sessions", "delete_session", "step", "reset_session", "fork_session", "dump_memory", "export_session", "import_session", "get_model", "step_with_state", "status")
     CREATE_SESSION_FIELD_NUMBER: _ClassVar[int]
     GET_SESSION_FIELD_NUMBER: _ClassVar[int]
     LIST_SESSIONS_FIELD_NUMBER: _ClassVar[int]
@@ -634,6 +652,7 @@ class CallResult(_message.Message):
     EXPORT_SESSION_FIELD_NUMBER: _ClassVar[int]
     IMPORT_SESSION_FIELD_NUMBER: _ClassVar[int]
     GET_MODEL_FIELD_NUMBER: _ClassVar[int]
+    STEP_WITH_STATE_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     create_session: CreateSessionResponse
     get_session: GetSessionResponse
@@ -646,8 +665,9 @@ class CallResult(_message.Message):
     export_session: ExportSessionResponse
     import_session: ImportSessionResponse
     get_model: GetModelResponse
+    step_with_state: StepWithStateResponse
     status: _status_pb2.Status
-    def __init__(self, create_session: _Optional[_Union[CreateSessionResponse, _Mapping]] = ..., get_session: _Optional[_Union[GetSessionResponse, _Mapping]] = ..., list_sessions: _Optional[_Union[ListSessionsResponse, _Mapping]] = ..., delete_session: _Optional[_Union[DeleteSessionResponse, _Mapping]] = ..., step: _Optional[_Union[StepResponse, _Mapping]] = ..., reset_session: _Optional[_Union[ResetSessionResponse, _Mapping]] = ..., fork_session: _Optional[_Union[ForkSessionResponse, _Mapping]] = ..., dump_memory: _Optional[_Union[WholeDump, _Mapping]] = ..., export_session: _Optional[_Union[ExportSessionResponse, _Mapping]] = ..., import_session: _Optional[_Union[ImportSessionResponse, _Mapping]] = ..., get_model: _Optional[_Union[GetModelResponse, _Mapping]] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+    def __init__(self, create_session: _Optional[_Union[CreateSessionResponse, _Mapping]] = ..., get_session: _Optional[_Union[GetSessionResponse, _Mapping]] = ..., list_sessions: _Optional[_Union[ListSessionsResponse, _Mapping]] = ..., delete_session: _Optional[_Union[DeleteSessionResponse, _Mapping]] = ..., step: _Optional[_Union[StepResponse, _Mapping]] = ..., reset_session: _Optional[_Union[ResetSessionResponse, _Mapping]] = ..., fork_session: _Optional[_Union[ForkSessionResponse, _Mapping]] = ..., dump_memory: _Optional[_Union[WholeDump, _Mapping]] = ..., export_session: _Optional[_Union[ExportSessionResponse, _Mapping]] = ..., import_session: _Optional[_Union[ImportSessionResponse, _Mapping]] = ..., get_model: _Optional[_Union[GetModelResponse, _Mapping]] = ..., step_with_state: _Optional[_Union[StepWithStateResponse, _Mapping]] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class WholeDump(_message.Message):
     __slots__ = ("session_id", "position", "experience", "arrays", "thinned")

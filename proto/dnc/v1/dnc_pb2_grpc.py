@@ -59,6 +59,11 @@ class DncServiceStub(object):
                 request_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.StepRequest.SerializeToString,
                 response_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.StepResponse.FromString,
                 _registered_method=True)
+        self.StepWithState = channel.unary_unary(
+                '/dnc.v1.DncService/StepWithState',
+                request_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.StepWithStateRequest.SerializeToString,
+                response_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.StepWithStateResponse.FromString,
+                _registered_method=True)
         self.Stream = channel.stream_stream(
                 '/dnc.v1.DncService/Stream',
                 request_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.StreamRequest.SerializeToString,
@@ -137,6 +142,14 @@ class DncServiceServicer(object):
 
     def Step(self, request, context):
         """One chunk of timesteps in, as many outputs out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StepWithState(self, request, context):
+        """The same for a caller who keeps the state: it comes with the call, sealed, and goes back with the outputs. Nothing is
+        stored, any server with the same model and keys can answer, and the same call again gets the same answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -230,6 +243,11 @@ def add_DncServiceServicer_to_server(servicer, server):
                     servicer.Step,
                     request_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.StepRequest.FromString,
                     response_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.StepResponse.SerializeToString,
+            ),
+            'StepWithState': grpc.unary_unary_rpc_method_handler(
+                    servicer.StepWithState,
+                    request_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.StepWithStateRequest.FromString,
+                    response_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.StepWithStateResponse.SerializeToString,
             ),
             'Stream': grpc.stream_stream_rpc_method_handler(
                     servicer.Stream,
@@ -412,6 +430,33 @@ class DncService(object):
             '/dnc.v1.DncService/Step',
             dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.StepRequest.SerializeToString,
             dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.StepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StepWithState(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dnc.v1.DncService/StepWithState',
+            dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.StepWithStateRequest.SerializeToString,
+            dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.StepWithStateResponse.FromString,
             options,
             channel_credentials,
             insecure,

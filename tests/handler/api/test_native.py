@@ -69,6 +69,20 @@ def test_each_row_is_answered_in_the_language_and_with_the_status_that_is_its_ow
     assert [asked.get_response_content_type(i) for i in (0, 1)] == [JSON, "application/x-protobuf"]
 
 
+def test_a_state_that_its_caller_keeps_travels_in_json(artifact_folder: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("5a" * 32)
+    inputs = [[1.0] * INPUT_SIZE] * 2
+    with open_door(artifact_folder, tmp_path, state_keys=str(keys)) as keyed:
+        state = ""
+        for position in (2, 4):
+            call = {"step_with_state": {"chunk": {"inputs": inputs}, "state": state}}
+            (answered,), _ = ask(keyed, [{"body": json.dumps(call).encode()}], {"Content-Type": JSON})
+            stepped = json.loads(answered)["step_with_state"]
+            assert (stepped["result"]["position"], len(stepped["result"]["outputs"])) == (position, 2)
+            state = stepped["state"]
+
+
 def test_protobuf_over_http(door: Door) -> None:
     call = pb.Call(get_model=pb.GetModelRequest()).SerializeToString()
     answers, _ = ask(door, [{"body": call}], {"Content-Type": "application/x-protobuf"})
