@@ -169,7 +169,9 @@ class Operations:
             kept = self._seal.opened(request.state, owner, digest, self.engine.layout.size)
         future = self.engine.loop.create_future()
         chunk = self.chunk(request.chunk, caller, settle(future))
-        kept.check_followed_by(chunk)
+        if chunk.incarnation is not None:
+            raise ServeError("BAD_REQUEST", f"incarnation is {chunk.incarnation}, expected none: no session is meant")
+        kept.check_stands_at(chunk.position, chunk.experience)
         self.engine.submit_stateless(chunk, kept.state, kept.position, kept.experience)
         result = await self._result(request.chunk, chunk, future)
         state = future.result().state

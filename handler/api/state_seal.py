@@ -18,7 +18,6 @@ import numpy as np
 
 from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.clock import CLOCK
-from dnc_serve.handler.engine.requests import Chunk
 from dnc_serve.handler.errors import ServeError
 
 MAGIC = b"dncstate"
@@ -36,13 +35,11 @@ class KeptState:
     experience: int
     state: Float32 | None  # [S]; None is the state that every session begins with
 
-    def check_followed_by(self, chunk: Chunk) -> None:
-        """Raises BAD_REQUEST for a chunk that names a session, STEP_CONFLICT or STEP_GAP for another position."""
-        if chunk.incarnation is not None:
-            raise ServeError("BAD_REQUEST", f"incarnation is {chunk.incarnation}, expected none: no session is meant")
+    def check_stands_at(self, position: int | None, experience: int | None) -> None:
+        """Raises STEP_CONFLICT or STEP_GAP for a chunk that follows another position or experience."""
         for name, wanted, at in (
-            ("position", chunk.position, self.position),
-            ("experience", chunk.experience, self.experience),
+            ("position", position, self.position),
+            ("experience", experience, self.experience),
         ):
             if wanted is not None and wanted != at:
                 raise ServeError(
