@@ -5,12 +5,14 @@ their difference is what the server does.
 """
 
 import asyncio
+import atexit
 import random
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from itertools import count, islice
 from typing import Any, TypeVar
@@ -94,12 +96,19 @@ class Server:
 
 
 def run_loop(work: Coroutine[Any, Any, Result]) -> Result:
-    """Runs to the end on a loop of its own, a fast one if uvloop is there."""
+    """Runs to the end on the process' loop, a fast one if uvloop is there."""
+    return _runner().run(work)
+
+
+@cache
+def _runner() -> asyncio.Runner:
+    """One for all loads: gRPC wakes any loop of the process for what arrives, and what a closed one is told is lost."""
     factory = asyncio.new_event_loop
     with suppress(ImportError):
         factory = import_module("uvloop").new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(work)
+    runner = asyncio.Runner(loop_factory=factory)
+    atexit.register(runner.close)
+    return runner
 
 
 def stream_load(
