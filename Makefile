@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 # Tests wait for servers half of the time: three processes keep two cores busy.
 PARALLEL ?= --numprocesses 3 --dist worksteal
 
-.PHONY: help demo serve test test-long test-proof lint format types proto bench install gpu gpu-wheels docs wheel sdist clean
+.PHONY: help demo serve test test-long test-proof lint audit format types proto bench install gpu gpu-wheels docs wheel sdist clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -49,6 +49,10 @@ lint: $(READY) ## ruff, buf, hadolint, shellcheck
 	PATH="$(abspath $(BIN)):$$PATH" proto/lint.sh
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck proto/*.sh deploy/*.sh tests/*.sh .ci/run .ci/wheel
+
+audit: $(READY) ## weaknesses that PyPI knows of in what is installed
+	$(BIN)/pip install --quiet pip-audit
+	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
 
 format: $(READY) ## let ruff lay out the code
 	$(BIN)/ruff check --fix

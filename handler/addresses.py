@@ -8,7 +8,7 @@ import socket
 _NAME = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]*[A-Za-z_][A-Za-z0-9_-]*\.?")
 LOOPBACK_NAMES = ("localhost", "ip6-localhost", "ip6-loopback")
 # What is listened on by all addresses of a machine is reached at this one.
-_REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  nothing is bound to it here
 
 
 def parse_host(text: str) -> str:

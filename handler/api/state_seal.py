@@ -99,9 +99,9 @@ class StateSeal:
                 expected=self._max_age_s,
                 got=round(age, 3),
             )
+        if len(content) != _HEADER.size + 4 * size:
+            raise _bad(f"it holds {len(content) - _HEADER.size} bytes of a state, expected {4 * size}")
         state = np.frombuffer(content, "<f4", offset=_HEADER.size).astype(np.float32)
-        if state.size != size:
-            raise _bad(f"it holds {state.size} numbers, expected {size}")
         return KeptState(digest, position, experience, state)
 
 

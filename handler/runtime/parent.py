@@ -44,4 +44,4 @@ def adopt_orphans() -> None:
 
 if __name__ == "__main__":
     die_with(int(sys.argv[1]))
-    os.execv(sys.argv[2], sys.argv[2:])
+    os.execv(sys.argv[2], sys.argv[2:])  # noqa: S606  a shell would outlive it

@@ -31,7 +31,7 @@ def _base() -> Path:
     """The temp folder, or /tmp if sockets in that one would have too long a path."""
     base = Path(tempfile.gettempdir())
     example = base / f"{PREFIX}12345678"
-    return base if len(os.fsencode(example)) <= LONGEST_PATH else Path("/tmp")
+    return base if len(os.fsencode(example)) <= LONGEST_PATH else Path("/tmp")  # noqa: S108
 
 
 @contextlib.contextmanager

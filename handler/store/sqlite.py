@@ -156,7 +156,7 @@ class SQLiteStore:
         for start in range(0, len(rows), _ROWS):
             part = rows[start : start + _ROWS]
             marks = ",".join("?" * len(part))
-            found = self._all(f"SELECT * FROM records WHERE row IN ({marks}) ORDER BY row", *part)
+            found = self._all(f"SELECT * FROM records WHERE row IN ({marks}) ORDER BY row", *part)  # noqa: S608  question marks
             for row in found:
                 _, session, ordinal, position, experience, at, _, _, _, body = row
                 if session != standing.session.key or ordinal != first or not is_whole_record(row):

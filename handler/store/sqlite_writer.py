@@ -40,8 +40,8 @@ MEDIUM = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY
 _EVERYBODYS = (*MEDIUM, sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM)
 
 _INSERT_RECORD = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_INSERT_SESSION = f"INSERT OR REPLACE INTO sessions VALUES ({', '.join('?' * 18)})"
-_INSERT_SNAPSHOT = f"INSERT INTO snapshots VALUES ({', '.join('?' * 10)})"
+_INSERT_SESSION = f"INSERT OR REPLACE INTO sessions VALUES ({', '.join('?' * 18)})"  # noqa: S608  question marks
+_INSERT_SNAPSHOT = f"INSERT INTO snapshots VALUES ({', '.join('?' * 10)})"  # noqa: S608
 INSERT_GARBAGE = "INSERT INTO garbage VALUES (?, ?, ?, ?, ?)"
 # Only the two newest snapshots, and one that was written or pruned up to, can have become steps or ceased to be.
 _FIND_STEPS = """
@@ -284,7 +284,7 @@ class SQLiteWriter:
         self._bury(former, former.row, former.ordinal, former.pruned, former.total - former.pruned_total)
 
     def _drop_snapshots(self, standing: Standing, which: str, ordinal: int) -> None:
-        query = f"DELETE FROM snapshots WHERE session = ? AND {which} RETURNING size, state"
+        query = f"DELETE FROM snapshots WHERE session = ? AND {which} RETURNING size, state"  # noqa: S608  the callers
         for size, state in self._connection.execute(query, (standing.session.key, ordinal)).fetchall():
             self._connection.execute("DELETE FROM states WHERE row = ?", (state,))
             self._grown -= size
