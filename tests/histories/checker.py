@@ -134,10 +134,11 @@ class Search:
                         state, moved = self._placed(state, number, one, seen), True
                 elif one.kind in ("step", "reset") and not self._near_loss(one):
                     write = number, seen
-            if write is not None:  # the last of what is right at this moment
-                state = self._placed(state, write[0], self._settled[write[0]], write[1])
-            elif not moved:
+            if moved:  # so that others may come next
+                continue
+            if write is None:
                 return state
+            state = self._placed(state, write[0], self._settled[write[0]], write[1])
 
     def _near_loss(self, one: Operation) -> bool:
         return any(one.sent <= loss.answered and loss.sent <= one.answered for loss in self._losses)
@@ -250,12 +251,10 @@ class _Histories:
         elif one.kind == "replay":
             state = self.name(seen.moment, seen.position)
             yield ("output", state), answer["outputs"][0]
-            if seen.moment.kind == "step":
-                behind = seen.moment.position - seen.position
-                yield ("input", state), seen.moment.key[0][-1 - behind]
-                yield ("input", state), answer["inputs"][0]
+            yield ("input", state), seen.moment.key[0][seen.position - seen.moment.position - 1]
+            yield ("input", state), answer["inputs"][0]
         elif one.kind == "export":
-            yield ("blob", one.session, seen.position, seen.moment.experience, self.name(*seen[1:])), answer["blob"]
+            yield ("whole", self.name(seen.moment, seen.position)), answer.get("state", "")
 
     def name(self, moment: Moment, position: int) -> object:
         return self.names(moment)[position - moment.position - 1]

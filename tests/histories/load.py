@@ -185,6 +185,8 @@ class Writer:
 
     def _imitate(self, name: str) -> None:
         """A copy of the moment before a chunk gets that chunk too: its outputs must be the same bits."""
+        if not self._sent:
+            return
         chunk = self._chance.choice(self._sent)
         request = pb.ForkSessionRequest(
             session_id=chunk.session_id, fork_session_id=self._new("imitation"), incarnation=chunk.incarnation,

@@ -204,13 +204,14 @@ class _Call:
 
 
 def described(blob: bytes) -> dict[str, Any]:
-    """Digest, position and experience of a session's safetensors file, as far as it is one."""
+    """Of a session's safetensors file: the digests of all and of the state alone, position and experience."""
+    state = HEADER_LENGTH_BYTES + int.from_bytes(blob[:HEADER_LENGTH_BYTES], "little")
     try:
-        length = int.from_bytes(blob[:HEADER_LENGTH_BYTES], "little")
-        stands = json.loads(blob[HEADER_LENGTH_BYTES : HEADER_LENGTH_BYTES + length])["__metadata__"]
-        return {"blob": digest(blob), "position": int(stands["position"]), "experience": int(stands["experience"])}
-    except (ValueError, KeyError, TypeError):
+        stands = json.loads(blob[HEADER_LENGTH_BYTES:state])["__metadata__"]
+        where = {"position": int(stands["position"]), "experience": int(stands["experience"])}
+    except (ValueError, KeyError, TypeError):  # an odd one, sent to be refused
         return {"blob": digest(blob)}
+    return {"blob": digest(blob), "state": digest(blob[state:]), **where}
 
 
 @contextmanager

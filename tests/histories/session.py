@@ -39,11 +39,13 @@ class Moment:
             yield moment
             moment = moment.past if moment.kind != "made" else None
 
-    def when_at(self, position: int) -> "Moment | None":
-        """The latest that has it stand there, perhaps in the midst of a chunk."""
+    def when_at(self, position: int, by_step: bool = False) -> "Moment | None":
+        """The latest that has it stand there, perhaps in the midst of a chunk; or that led there `by_step`."""
         for moment in self.life():
-            start = moment.past.position if moment.kind == "step" and moment.past is not None else position - 1
-            if start < position <= moment.position and (moment.kind == "step" or moment.position == position):
+            if moment.kind == "step" and moment.past is not None:
+                if moment.past.position < position <= moment.position:
+                    return moment
+            elif moment.position == position and not by_step:
                 return moment
         return None
 
@@ -95,7 +97,7 @@ def explained(one: Operation, now: Moment) -> Seen | None:
             right = now.lives and answer["incarnation"] == now.incarnation
             return _of(now) if right and answer["durable_position"] <= now.position else None
         case "replay":
-            return _at(now, answer["position"], answer.get("experience", 0)) if now.lives else None
+            return _at(now, answer["position"], answer.get("experience", 0), by_step=True) if now.lives else None
         case "copied" | "dump" | "export" if now.lives and _names(request, now):
             position = request.get("position", now.position)
             told_position = position if one.kind == "export" else answer.get("position", 0)
@@ -109,8 +111,8 @@ def _of(now: Moment) -> Seen:
     return Seen(now, now, now.position)
 
 
-def _at(now: Moment, position: int, experience: int) -> Seen | None:
-    moment = now.when_at(position)
+def _at(now: Moment, position: int, experience: int, by_step: bool = False) -> Seen | None:
+    moment = now.when_at(position, by_step)
     right = moment is not None and moment.experience == experience
     return Seen(now, moment, position) if right and moment is not None else None
 
@@ -222,7 +224,7 @@ def _refused(one: Operation, refusal: dict[str, Any], now: Moment) -> Seen | Non
         right = now.lives and not _names(request, now) and int(refusal.get("incarnation", 0)) == now.incarnation
     elif reason == "STEP_GAP":
         ahead = (position or 0) > now.position or (experience or 0) > now.experience
-        right = here and _names(request, now) and (ahead or behind)
+        right = here and (behind or (_names(request, now) and ahead))
     elif reason == "STEP_CONFLICT":
         passed = (position is not None and position < now.position) or (experience or 0) < now.experience
         mine = one.kind == "step" and position is not None and _applied_before(request, now) is not None

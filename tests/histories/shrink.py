@@ -30,17 +30,13 @@ def shrunk(operations: list[Operation], fault: Fault) -> tuple[list[Operation], 
 
     left, fault = _of_sessions(operations, fault, fails)
     left, fault = _until(left, fault, fails)
-    size = max(1, len(left) // 2)
+    size = len(left) // 2
     while size:
-        start = 0
-        while start < len(left):
-            fewer = _forgotten(left, start, start + size)
-            if len(fewer) + sum(one.is_settled for one in fewer) < len(left) + sum(one.is_settled for one in left) and (
-                found := fails(fewer)
-            ):
+        answered = [one for one in left if one.is_settled]
+        for start in range(0, len(answered), size):
+            fewer = _forgotten(left, answered[start : start + size])
+            if found := fails(fewer):
                 left, fault = fewer, found
-                start += size if len(fewer) == len(left) else 0
-            start += size
         size //= 2
     return left, fault
 
@@ -81,10 +77,11 @@ def _cut(operations: list[Operation], end: float) -> list[Operation]:
     return [one if one.answered <= end else _without_answer(one) for one in operations if one.sent <= end]
 
 
-def _forgotten(operations: list[Operation], start: int, end: int) -> list[Operation]:
+def _forgotten(operations: list[Operation], some: list[Operation]) -> list[Operation]:
     """Without the answers of some, and without those of them that change nothing."""
-    some = [_without_answer(one) for one in operations[start:end] if one.kind in WRITES or one.kind == "loss"]
-    return [*operations[:start], *some, *operations[end:]]
+    forgotten = set(map(id, some))
+    left = [one if id(one) not in forgotten else _without_answer(one) for one in operations]
+    return [one for one in left if one.is_settled or one.kind == "loss" or one.kind in WRITES]
 
 
 def _without_answer(one: Operation) -> Operation:
