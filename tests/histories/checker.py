@@ -224,6 +224,12 @@ def _contents(orders: dict[str, list[Explained]]) -> Iterator[Fault]:
             break
 
 
+def histories_of(orders: dict[str, list[Explained]]) -> list[tuple[Operation, object]]:
+    """Each operation with the names of what it tells bits of; several operations may tell of the same."""
+    histories = _Histories(orders)
+    return [(one, what) for order in orders.values() for one, seen in order for what, _ in histories.told(one, seen)]
+
+
 class _Histories:
     """Names for what a session has been through: equal ones have equal states."""
 

@@ -83,7 +83,7 @@ class Writer:
             made(name)
 
     def _do(self, call: Callable, request: object) -> object:  # type: ignore[type-arg]
-        return call(request, timeout=CALL_TIMEOUT_S)
+        return call(request, timeout=CALL_TIMEOUT_S, wait_for_ready=True)
 
     def _learn(self, told: pb.Session | pb.ChunkResult) -> None:
         before = self._known.get(told.session_id)
