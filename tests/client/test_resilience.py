@@ -29,6 +29,8 @@ from tests.waiting import until
 Outputs = Callable[[Float32], Float32]
 QUICK = Retry(first_wait_s=0.01, longest_wait_s=0.1)
 
+pytestmark = pytest.mark.usefixtures("history")
+
 
 async def in_chunks(inputs: Float32, timesteps: int) -> AsyncIterator[Float32]:
     for start in range(0, len(inputs), timesteps):

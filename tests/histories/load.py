@@ -27,8 +27,11 @@ WEIGHTS = {
 }  # fmt: skip
 
 
-def load(target: str, seed: int, calls: int, seconds: float = float("inf"), prefix: str = "load") -> None:
-    """`calls` of each writer, or what fits into the seconds; returns when all are answered or given up."""
+def load(
+    target: str, seed: int, calls: int, seconds: float = float("inf"), prefix: str = "load", writers: int = WRITERS
+) -> None:
+    """`calls` of each writer, or what fits into the seconds; returns when all are answered or given up. What one
+    writer calls is the same for the same seed."""
     until = time.monotonic() + seconds
     options = [*DIRECTLY, ("grpc.max_receive_message_length", LARGEST_MESSAGE)]
     with grpc.insecure_channel(target, options=options) as channel:
@@ -48,7 +51,7 @@ def load(target: str, seed: int, calls: int, seconds: float = float("inf"), pref
             except BaseException as error:
                 failed.append(error)
 
-        threads = [threading.Thread(target=work, args=(writer,), daemon=True) for writer in range(WRITERS)]
+        threads = [threading.Thread(target=work, args=(writer,), daemon=True) for writer in range(writers)]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -89,14 +89,6 @@ class Recorder:
     def write(self, **event: Any) -> None:
         os.write(self._file, json.dumps({"at": time.monotonic(), **event}).encode() + b"\n")
 
-    @contextmanager
-    def may_lose(self) -> Iterator[None]:
-        """Meanwhile the server may lose, once, what was not durable: its power goes."""
-        call = self.new_call()
-        self.write(call=call, method="loss", sent={})
-        yield
-        self.write(call=call, method="loss", got={})
-
     def record(self, channel: Any) -> Any:
         """The channel, of gRPC's blocking or asyncio kind, whose calls are recorded from now on."""
         for kind in KINDS:
@@ -214,6 +206,20 @@ def described(blob: bytes) -> dict[str, Any]:
     return {"blob": digest(blob), "state": digest(blob[state:]), **where}
 
 
+_recorders: list[Recorder] = []
+
+
+@contextmanager
+def may_lose() -> Iterator[None]:
+    """Meanwhile a server may lose, once, what was not durable: its power goes. For all that is recorded now."""
+    calls = [(recorder, recorder.new_call()) for recorder in _recorders]
+    for recorder, call in calls:
+        recorder.write(call=call, method="loss", sent={})
+    yield
+    for recorder, call in calls:
+        recorder.write(call=call, method="loss", got={})
+
+
 @contextmanager
 def recorded(path: Path) -> Iterator[Recorder]:
     """All channels that are opened meanwhile are recorded for as long as they live."""
@@ -226,8 +232,10 @@ def recorded(path: Path) -> Iterator[Recorder]:
 
     for (module, name), opener in openers.items():
         setattr(module, name, partial(recording, opener))
+    _recorders.append(recorder)
     try:
         yield recorder
     finally:
+        _recorders.remove(recorder)
         for (module, name), opener in openers.items():
             setattr(module, name, opener)
