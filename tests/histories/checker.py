@@ -155,10 +155,12 @@ class Search:
                 for after in self._applied(one, state.now):
                     yield state._replace(now=after, used=state.used | {number})
         for number in minimal:
-            if self._settled[number].kind == "loss":
+            one = self._settled[number]
+            if one.kind == "loss":
+                kept = 0 if one.request.get("all") else state.kept
                 left: Moment | None = state.now
-                while left is not None and left.depth >= state.kept:
-                    yield self._advanced(state._replace(now=left), number)
+                while left is not None and left.depth >= kept:
+                    yield self._advanced(state._replace(now=left, kept=kept), number)
                     left = left.past
 
     def _applied(self, one: Operation, now: Moment) -> Iterator[Moment]:

@@ -23,7 +23,7 @@ CALL_TIMEOUT_S = 60.0
 # How often each is called; deletes are rare, so that sessions grow.
 WEIGHTS = {
     "create": 3, "step": 24, "stream": 6, "again": 8, "ahead": 2, "conflict": 4, "blind": 1, "reset": 4, "fork": 4,
-    "imitate": 6, "delete": 1, "get": 4, "list": 1, "dump": 4, "replay": 2, "export": 2, "import": 2, "late": 2,
+    "imitate": 6, "delete": 2, "get": 4, "list": 1, "dump": 4, "replay": 2, "export": 2, "import": 2, "late": 2,
 }  # fmt: skip
 
 
@@ -192,7 +192,7 @@ class Writer:
             return
         chunk = self._chance.choice(self._sent)
         request = pb.ForkSessionRequest(
-            session_id=chunk.session_id, fork_session_id=self._new("imitation"), incarnation=chunk.incarnation,
+            session_id=chunk.session_id, fork_session_id=self._new(f"{self._prefix}-imitation"), incarnation=chunk.incarnation,
             position=chunk.position,
         )  # fmt: skip
         fork = self._do(self._stub.ForkSession, request).session
@@ -210,7 +210,7 @@ class Writer:
         request = pb.DeleteSessionRequest(session_id=name)
         if self._chance.random() < 0.5:
             request.incarnation = self._known[name][0]
-        for _ in range(self._chance.randint(1, 2)):
+        for _ in range(2):
             self._do(self._stub.DeleteSession, request)
         self._before[name] = self._known.pop(name)
 
@@ -224,20 +224,22 @@ class Writer:
         dump = pb.Dump(session_id=name)
         if self._chance.random() < 0.5:
             dump.position = self._chance.randint(0, self._known[name][1])
-        list(self._do(self._stub.DumpMemory, pb.DumpMemoryRequest(dump=dump)))
+        for _ in range(2):
+            list(self._do(self._stub.DumpMemory, pb.DumpMemoryRequest(dump=dump)))
 
     def _replay(self, name: str) -> None:
         after = self._chance.randint(0, self._known[name][1])
         list(self._do(self._stub.ReplaySession, pb.ReplaySessionRequest(session_id=name, after=after)))
 
     def _export(self, name: str) -> None:
-        parts = list(self._do(self._stub.ExportSession, pb.ExportSessionRequest(session_id=name)))
-        self._blob = b"".join(part.data for part in parts)
+        for _ in range(2):
+            parts = list(self._do(self._stub.ExportSession, pb.ExportSessionRequest(session_id=name)))
+            self._blob = b"".join(part.data for part in parts)
 
     def _import(self, name: str) -> None:
         if self._blob is not None:
             request = pb.ImportSessionRequest(
-                session_id=self._new("import"), total_bytes=len(self._blob), data=self._blob
+                session_id=self._new(f"{self._prefix}-import"), total_bytes=len(self._blob), data=self._blob
             )
             for _ in range(self._chance.randint(1, 2)):
                 self._learn(self._do(self._stub.ImportSession, iter([request])).session)

@@ -210,11 +210,12 @@ _recorders: list[Recorder] = []
 
 
 @contextmanager
-def may_lose() -> Iterator[None]:
-    """Meanwhile a server may lose, once, what was not durable: its power goes. For all that is recorded now."""
+def may_lose(all_of_it: bool = False) -> Iterator[None]:
+    """Meanwhile a server may lose, once, what was not durable, as when its power goes; or what was, too. For all that
+    is recorded now."""
     calls = [(recorder, recorder.new_call()) for recorder in _recorders]
     for recorder, call in calls:
-        recorder.write(call=call, method="loss", sent={})
+        recorder.write(call=call, method="loss", sent={"all": all_of_it})
     yield
     for recorder, call in calls:
         recorder.write(call=call, method="loss", got={})

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.handler.harness import export_small
+from dnc_serve.client import Client
+from tests.handler.harness import export_small, random_inputs
 from tests.histories.__main__ import judged
 from tests.histories.checker import check
 from tests.histories.load import load
@@ -17,8 +18,9 @@ from tests.histories.operations import NEVER, Operation, read
 from tests.histories.recorder import recorded
 from tests.histories.shrink import shrunk
 from tests.server_process import ServerProcess
+from tests.waiting import wait_until
 
-CALLS = 150
+CALLS, CALLS_ALONE = 100, 600
 WAYS = 50  # of each mutation, of which one is chosen
 
 
@@ -33,9 +35,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="module")
 def good(server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> list[Operation]:
+    """What one writer calls has a place for every mistake, in each run; the others get into each other's way."""
     path = tmp_path_factory.mktemp("history") / "history.jsonl"
     with recorded(path):
+        load(server.address, seed=1, calls=CALLS_ALONE, prefix="alone", writers=1)
         load(server.address, seed=1, calls=CALLS)
+        with Client(server.address) as client, client.session("durable") as session:
+            session.step(random_inputs(1, 3))
+            wait_until(lambda: session.info().durable_position == 3, "it is durable")
     return read(path)
 
 
