@@ -192,8 +192,8 @@ class Writer:
             return
         chunk = self._chance.choice(self._sent)
         request = pb.ForkSessionRequest(
-            session_id=chunk.session_id, fork_session_id=self._new(f"{self._prefix}-imitation"), incarnation=chunk.incarnation,
-            position=chunk.position,
+            session_id=chunk.session_id, fork_session_id=self._new(f"{self._prefix}-imitation"),
+            incarnation=chunk.incarnation, position=chunk.position,
         )  # fmt: skip
         fork = self._do(self._stub.ForkSession, request).session
         same = pb.Chunk()
