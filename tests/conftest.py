@@ -3,10 +3,15 @@
 import os
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+
+from tests.histories.checker import check
+from tests.histories.operations import read
+from tests.histories.recorder import recorded
 
 LONG = "takes long: `make test-long` runs it"
 
@@ -35,6 +40,18 @@ def denormals_as_they_were() -> Iterator[None]:
     """Who steps sessions flushes denormal numbers in this thread, which hypothesis refuses to work with."""
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> Iterator[None]:
+    """Records what clients of this process are answered meanwhile; in the end, an order must explain all of it."""
+    path = tmp_path / "history.jsonl"
+    with recorded(path):
+        yield
+    operations = read(path)
+    assert operations
+    faults = check(operations)
+    assert not faults, f"python -m tests.histories check {path} shows why:\n{faults[0]}"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

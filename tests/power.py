@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dnc_serve.handler.store.sqlite_files import PAGE_BYTES
+from tests.histories.recorder import may_lose
 from tests.server_process import ServerProcess
 from tests.waiting import until
 
@@ -115,9 +116,10 @@ class PoweredServer(ServerProcess):
 
     def lose_power(self, chance: random.Random | None = None) -> int:
         """Frames of the log that were lost: while syncs are held up, all that were not synced."""
-        self.kill()
-        held = (self.state_dir / HOLD).exists()
-        lost = lose_power(self.state_dir, None if held else chance)
+        with may_lose():
+            self.kill()
+            held = (self.state_dir / HOLD).exists()
+            lost = lose_power(self.state_dir, None if held else chance)
         (self.state_dir / HOLD).unlink(missing_ok=True)
         return lost
 

@@ -18,6 +18,8 @@ PAUSE_S = 0.1  # between two chunks of a session, on average
 CALL_TIMEOUT_S = 900.0
 LOOK_AGAIN_S = 1.0
 
+pytestmark = pytest.mark.usefixtures("history")
+
 
 @pytest.mark.parametrize(
     ("durability", "runtime", "kills", "sessions"),

@@ -28,6 +28,8 @@ CHUNK = 4
 LOSSES = 60
 SYNC_INTERVAL_MS = {"async": 200, "sync": 5}
 
+pytestmark = pytest.mark.usefixtures("history")
+
 
 def durabilities(*in_short: str) -> pytest.MarkDecorator:
     """These with a single loss, and in the long run both with many."""

@@ -22,12 +22,15 @@ from dnc_serve.client.arrays import Float32
 from dnc_serve.client.session import AsyncSession
 from tests.client.relay import relay_to
 from tests.handler.harness import random_inputs
+from tests.histories.recorder import may_lose
 from tests.power import powered
 from tests.server_process import ServerProcess
 from tests.waiting import until
 
 Outputs = Callable[[Float32], Float32]
 QUICK = Retry(first_wait_s=0.01, longest_wait_s=0.1)
+
+pytestmark = pytest.mark.usefixtures("history")
 
 
 async def in_chunks(inputs: Float32, timesteps: int) -> AsyncIterator[Float32]:
@@ -231,8 +234,9 @@ async def test_a_session_that_a_power_loss_took_is_made_again_for_whoever_looks(
 
 def lose_all(server: ServerProcess) -> None:
     """All that the server ever stored."""
-    server.kill()
-    shutil.rmtree(server.state_dir)
+    with may_lose(all_of_it=True):
+        server.kill()
+        shutil.rmtree(server.state_dir)
     server.start()
 
 
@@ -282,7 +286,8 @@ async def test_without_durability_a_restart_ends_sessions(small_artifact: Path, 
     try:
         async with AsyncClient(server.address, retry=QUICK) as client, client.session("s") as session:
             await session.step(random_inputs(7, 3))
-            await asyncio.to_thread(server.kill)
+            with may_lose(all_of_it=True):
+                await asyncio.to_thread(server.kill)
             await asyncio.to_thread(server.start)
             with pytest.raises(SessionNotFound):
                 await session.step(random_inputs(8, 3))

@@ -30,6 +30,8 @@ SHORT_LEASE_S = 2.0
 SESSIONS = 12
 CHUNK = 4
 
+pytestmark = pytest.mark.usefixtures("history")
+
 
 @pytest.fixture
 def redis_server() -> Iterator[RedisServer]:

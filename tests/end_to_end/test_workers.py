@@ -366,6 +366,7 @@ def talking(artifact: Path, folder: Path) -> Iterator[tuple[Server, Talk, str, s
         yield server, talk, mine, other
 
 
+@pytest.mark.usefixtures("history")
 def test_a_killed_worker_takes_nobody_else_s_sessions_along(small_artifact: Path, tmp_path: Path) -> None:
     with talking(small_artifact, tmp_path) as (server, talk, mine, other):
         killed = server.worker_of(1)
@@ -401,6 +402,7 @@ def test_a_killed_worker_takes_nobody_else_s_sessions_along(small_artifact: Path
     assert server.log.count("serves again") == 1
 
 
+@pytest.mark.usefixtures("history")
 def test_a_worker_that_drains_takes_nobody_else_s_sessions_along(small_artifact: Path, tmp_path: Path) -> None:
     with talking(small_artifact, tmp_path) as (server, talk, mine, other):
         server.worker_of(1).terminate()
@@ -418,6 +420,7 @@ def test_a_worker_that_drains_takes_nobody_else_s_sessions_along(small_artifact:
         assert server.stop() == 0
 
 
+@pytest.mark.usefixtures("history")
 def test_our_client_streams_on_through_kills(small_artifact: Path, tmp_path: Path) -> None:
     names, chunks = [named(0), named(1)], [inputs(number, 2) for number in range(300)]
     outputs: dict[str, list[Any]] = {}
