@@ -91,6 +91,13 @@ def test_a_state_travels_with_the_call(bundled: Server, tmp_path: Path) -> None:
     assert run_python(source.replace("localhost:8500", bundled.grpc), tmp_path).startswith("(2, 8) 5 ")
 
 
+def test_a_load_is_recorded_and_judged(bundled: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    load, check = block("docs/histories.md", "sh", "tests.histories").splitlines()
+    run_shell(load.replace("localhost:8500", bundled.grpc).replace("--seconds 30", "--seconds 2"), tmp_path)
+    assert "sessions: explained" in run_shell(check, tmp_path)
+
+
 def test_a_tick_becomes_onnx(tmp_path: Path) -> None:
     torch.manual_seed(1)
     save_weights(DNC(4, 8, nr_cells=4, cell_size=4), tmp_path / "runs" / "copy")
