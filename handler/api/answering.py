@@ -10,9 +10,10 @@ import grpc
 
 from dnc_serve.handler.api.access import Access
 from dnc_serve.handler.api.logs import log_answer, log_refusal
-from dnc_serve.handler.api.operations import Caller, Operations
+from dnc_serve.handler.api.operations import Caller
 from dnc_serve.handler.api.status import DETAILS, code_of, status_of
 from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 async def answer(
-    operations: Operations,
+    metrics: Metrics,
     access: Access,
     context: Context,
     request: Any,
@@ -53,7 +54,7 @@ async def answer(
         logger.exception("a call failed")
         refused = ServeError("INTERNAL", "the server made a mistake; its log says which")
     log_refusal(request, refused)
-    operations.metrics.errors.labels(refused.reason).inc()
+    metrics.errors.labels(refused.reason).inc()
     details = ((DETAILS, status_of(refused).SerializeToString()),)
     await context.abort(code_of(refused), refused.message, details)
     return None

@@ -53,7 +53,7 @@ class Door:
 def open_door(artifact: Path, state_dir: Path, **settings: Any) -> Iterator[Door]:
     """A server on free ports, stopped at the end."""
     config = ServeConfig(state_dir=state_dir, port=0, metrics_port=0, **settings)
-    server = DncServer(config, artifact, "cpu")
+    server = DncServer(config, [artifact], "cpu")
     door = Door(server.start(), server)
     try:
         yield door
