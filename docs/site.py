@@ -159,6 +159,7 @@ def _settings() -> str:
 
 def _metrics() -> str:
     metrics = Metrics()
+    metrics.of("copy")
     rows = []
     for family in metrics.registry.collect():
         if family.name.startswith("dnc_"):

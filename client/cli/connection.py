@@ -54,6 +54,11 @@ def add_session(parser: argparse.ArgumentParser, **how: Any) -> None:
     parser.add_argument("session", metavar="SESSION", **{"help": "the session's id", **how})
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The flag that names a model of a new session."""
+    parser.add_argument("--model", metavar="NAME", help="the model of a new session, of several that the server has")
+
+
 def targets(args: argparse.Namespace) -> list[str]:
     """The servers to talk to; ends with exit code 2 if DNC_TARGET can't be one."""
     if args.target:

@@ -57,6 +57,16 @@ def export_small(folder: Path, seed: int = 7) -> Path:
     return folder
 
 
+LSTM_INPUTS, LSTM_UNITS = 3, 8
+
+
+def export_lstm(folder: Path, seed: int = 11) -> Path:
+    """The artifact of a random model that is no DNC."""
+    torch.manual_seed(seed)
+    export(torch.nn.LSTM(LSTM_INPUTS, LSTM_UNITS), folder)
+    return folder
+
+
 def random_inputs(seed: int, timesteps: int) -> Float32:
     """Bits as ±1, [T, I]."""
     return np.random.default_rng(seed).choice(np.array([-1, 1], np.float32), (timesteps, INPUT_SIZE))
