@@ -207,7 +207,7 @@ class Machine:
                 lost = lose_power(self.folder, chance)
                 self.log("lost frames", self.address, lost)
             else:
-                (self.folder / INDEX).unlink()
+                (self.folder / INDEX).unlink(missing_ok=True)  # it has not been opened yet
             self.store.drop()
             shutil.rmtree(left)
 
