@@ -326,7 +326,7 @@ class Client:
     async def _try(self, call: str, request: Any, session_id: str) -> Any:
         """An answer, a refusal, or None if there is none in time."""
         answer = await self.network.call(self._server, call, request)
-        if answer is None:
+        if answer is None or self.chance.random() < 0.15:  # a client may ask any server
             self._server = self.chance.randrange(len(self.network.machines))
         elif isinstance(answer, ServeError):
             if answer.reason == "SESSION_MOVED" and self.chance.random() < 0.8:
