@@ -254,6 +254,8 @@ async def _check_there(operations: Operations, session: Session, caller: Caller)
     """Raises why the session can't be watched any more, or not before it is asked for again."""
     if operations.draining:
         raise ServeError("DRAINING", "the server is leaving", retry_after_s=1.0)
+    if operations.engine.table.find(session.session_id) is None and operations.find(session.session_id) is not None:
+        raise ServeError("NOT_READY", "the session has come to another version of its model", retry_after_s=0.05)
     present = await operations.known(session.session_id, caller)
     if present is session:
         return
