@@ -45,6 +45,7 @@ from dnc_serve.handler.model_keeper import ModelKeeper
 from dnc_serve.handler.place import Place
 from dnc_serve.handler.served import ServedModel
 from dnc_serve.handler.tracing import make_tracing
+from dnc_serve.handler.watched_folder import WatchedFolder
 from dnc_serve.proto.dnc.v1 import dnc_pb2
 
 logger = logging.getLogger(__name__)
@@ -154,6 +155,9 @@ class DncServer:
         listener.close_private()
         metrics_address = self._open_metrics()
         keeper.keep_up(self._every_second)
+        if config.model_folder and (self._place is None or not self._place.worker):  # one looks for all
+            watched = WatchedFolder(Path(config.model_folder), models.has, administration.take)
+            self._cleanup.callback(self._loop.create_task(watched.run()).cancel)
         http_address = await self._open_http(inference_models) if config.http_port is not None else ""
         await listener.set_health(SERVING)
         return Addresses(listener.address, metrics_address, http_address)

@@ -63,6 +63,10 @@ class Administration:
                 raise
         return pb.LoadModelResponse(model=self._models.named(name, version).descriptions.summary(share))
 
+    async def take(self, name: str, source: str, version: str) -> None:
+        """The same for the server itself, which found it in a folder."""
+        await self._load(pb.LoadModelRequest(model=name, source=source, version=version))
+
     async def unload(self, request: pb.UnloadModelRequest, caller: Caller) -> pb.UnloadModelResponse:
         """A version is served no more; its sessions end first, or go on with the version that new ones are of.
 

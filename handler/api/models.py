@@ -62,6 +62,10 @@ class Models:
         """Those of the models, the default first."""
         return tuple(dict.fromkeys((self._default, *(one.name for one in self.all))))
 
+    def has(self, name: str, version: str) -> bool:
+        """Whether it is served."""
+        return any((one.name, one.version) == (name, version) for one in self.all)
+
     def versions(self, name: str) -> list[Operations]:
         """Those of a model, in the order in which they were loaded."""
         return [one for one in self.all if one.name == name]

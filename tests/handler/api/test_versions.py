@@ -24,6 +24,7 @@ from dnc_serve.model import export
 from tests.handler.door import Door, open_door
 from tests.handler.harness import LSTM_INPUTS, LSTM_UNITS, export_lstm
 from tests.handler.store.conftest import running_redis
+from tests.waiting import wait_until
 
 TOKEN = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"  # of "secret"
 
@@ -292,3 +293,20 @@ def test_durability_off(lstms: list[Path], tmp_path: Path) -> None:
             assert session.migrate()
         after = {session.step(inputs(1)).tobytes() for session in sessions}
         assert len(after) == 1
+
+
+def test_a_folder_is_watched(lstms: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    settings = {"model": [f"risk={lstms[0]}"], "model_folder": str(folder)}
+    with open_door(lstms[0], tmp_path / "state", **settings) as door, Client(door.addresses.grpc) as client:
+        (folder / "risk").mkdir(parents=True)
+        shutil.copytree(lstms[1], folder / "risk" / "20261129")  # file by file, the manifest among them
+        wait_until(lambda: len(client.models()) == 2, "it is loaded")
+        assert client.models()[0].version == "20261129"
+        damaged = folder / "other" / "1"
+        shutil.copytree(lstms[2], damaged)
+        (damaged / "program.pt2").write_bytes(b"no program")
+        shutil.copytree(lstms[2], folder / "third" / "1")
+        wait_until(lambda: client.models()[-1].name == "third", "what is whole is loaded, whatever isn't")
+        shutil.copyfile(lstms[2] / "program.pt2", damaged / "program.pt2")
+        wait_until(lambda: {model.name for model in client.models()} == {"risk", "other", "third"}, "it was mended")
