@@ -37,6 +37,7 @@ from dnc_serve.client.errors import (
     DncError,
     Internal,
     ModelMismatch,
+    ModelNotFound,
     SessionError,
     SessionReplaced,
 )
@@ -137,7 +138,11 @@ class AsyncSession:
 
     async def take_up(self, info: SessionInfo, position: int | None = None, experience: int | None = None) -> None:
         """Goes on from where the server says that the session stands, or from an earlier place."""
-        model = self._model = await self.calls.model(info.model, info.model_version)
+        try:
+            model = await self.calls.model(info.model, info.model_version)
+        except ModelNotFound:  # unloaded just now, and the session carried over
+            model = await self.calls.model(info.model)
+        self._model = model
         self._chunk_timesteps = model.chunk_timesteps()
         self.incarnation = info.incarnation
         ledger = Ledger(

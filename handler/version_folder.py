@@ -26,7 +26,7 @@ class KeptVersion:
     version: str
     number: int  # by which they are in order
     share: float | None = None  # of new sessions; None is all that others don't get
-    retiring: bool = False  # gets no new sessions, for it is to be unloaded
+    retiring: bool = False  # gets no new sessions: not all workers have it yet, or it is to be unloaded
 
 
 class VersionFolder:
@@ -48,9 +48,9 @@ class VersionFolder:
         return sorted(kept, key=lambda one: one.number)
 
     def keep(self, name: str, version: str, artifact: Path, share: float | None) -> None:
-        """Copies an artifact there, as a whole or not at all. Raises OSError."""
+        """Copies an artifact there, as a whole or not at all; it gets no new sessions yet. Raises OSError."""
         number = 1 + max((one.number for one in self.read()), default=0)
-        kept = KeptVersion(name, version, number, share)
+        kept = KeptVersion(name, version, number, share, retiring=True)
         target = self.artifact(kept)
         beside = target.with_name(f".{target.name}.part")  # no version's name begins so
         shutil.rmtree(beside, ignore_errors=True)

@@ -56,6 +56,9 @@ class Administration:
             name, version = await self._keeper.load(request.model, request.source, request.version, share)
             try:
                 await self._everywhere({"do": "sync"})
+                if request.source:  # all have it: whoever is told of it by one may ask another about it
+                    await self._keeper.retire(name, version, False)
+                    await self._everywhere({"do": "sync"})
             except ServeError:
                 if request.source:
                     await self._keeper.forget(name, version)
