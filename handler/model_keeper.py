@@ -71,11 +71,14 @@ class ModelKeeper:
         self.served: list[ServedModel] = []  # in the order in which they were loaded
         self._broken: set[tuple[str, str]] = set()  # versions that could not be loaded again; their sessions wait
         kept = list(self._load_all_kept())
-        digests = {(served.name, served.digest) for _, served in kept}
         for model, artifact in zip(config.models, artifacts, strict=True):
-            served = ServedModel(model, FIRST_VERSION, artifact, config, device)
-            if (served.name, served.digest) not in digests:  # else it was loaded before it was configured
-                self.served.append(served)
+            digest, digests = _digest_of(artifact), [one.digest for _, one in kept if one.name == model.name]
+            if digest in digests:  # it was loaded before it was configured
+                continue
+            if digests and digest in self._folder.dropped(model.name):
+                logger.warning("%s isn't served: it was unloaded, and %s has other versions", model.source, model.name)
+                continue
+            self.served.append(ServedModel(model, FIRST_VERSION, artifact, config, device))
         for one, served in kept:
             self._kept[one.name, one.version] = one
             self.served.append(served)
@@ -110,14 +113,13 @@ class ModelKeeper:
         # Of versions that aren't there: they are refused, until these are.
         await newest.register([head for some in by_digest.values() for head in some])
 
-    def keep_up(self, also: Callable[[], None]) -> None:
-        """Does from now on what is to be done beside serving; `also` is called every second."""
+    def keep_up(self) -> None:
+        """Does from now on what is to be done beside serving."""
         for one in self.served:
-            self._keep_up(one, also if one is self.served[0] else None)
-        self._also = also
+            self._keep_up(one)
 
-    def _keep_up(self, one: ServedModel, also: Callable[[], None] | None = None) -> None:
-        one.keep_up(minds_store=lambda: self.of(one.name)[0] is one, **({} if also is None else {"also": also}))
+    def _keep_up(self, one: ServedModel) -> None:
+        one.keep_up(lambda: self.of(one.name)[:1] == [one])
 
     async def leave(self) -> None:
         """Snapshots all sessions."""
@@ -189,7 +191,7 @@ class ModelKeeper:
             for key in [key for key in self._kept if key not in kept]:
                 await self._drop(*key)
             for key, one in kept.items():
-                if key not in self._kept:
+                if key not in self._kept and not self.models.has(*key):
                     try:
                         await self._add(one)
                     except (ServeError, StoreRefused):
@@ -260,26 +262,33 @@ class ModelKeeper:
     async def retire(self, name: str, version: str, retiring: bool) -> None:
         """Says in the state folder that a version gets no new sessions any more, or again. Raises MODEL_NOT_FOUND, and
         MODEL_IN_USE for one that can't be done without."""
-        kept = self._kept.get((name, version))
-        if kept is None:
-            self.models.named(name, version)
-            raise ServeError(
-                "MODEL_IN_USE", f"version {version!r} of {name!r} is what the server was started with: start it without"
-            )
-        if name in self._parts and len(self.of(name)) == 1:
+        self.models.named(name, version)
+        if retiring and name in self._parts and len(self.of(name)) == 1:
             raise ServeError("MODEL_IN_USE", f"{name!r} has no other version than {version!r}")
-        await self._run(self._folder.change, replace(kept, retiring=retiring))
+        if (kept := self._kept.get((name, version))) is None:  # what the server was started with
+            served = next(one for one in self.of(name) if one.version == version)
+            await self._run(self._folder.keep, name, version, served.artifact.folder, None, 0)
+        else:
+            await self._run(self._folder.change, replace(kept, retiring=retiring))
 
     async def forget(self, name: str, version: str) -> None:
-        """Takes a version out of the state folder; `sync` then drops it."""
-        await self._run(self._folder.forget, self._kept[name, version])
+        """Takes a version out of the state folder; `sync` then drops it, and a start with it in the configuration
+        serves it no more while there are others."""
+        served = next((one for one in self.of(name) if one.version == version), None)
+        if served is not None and name in self._parts:
+            await self._run(self._folder.drop, name, served.digest)
+        await self._run(self._folder.forget, name, version)
 
     async def _run(self, work: Callable[..., Result], *arguments: object) -> Result:
         return await asyncio.get_running_loop().run_in_executor(None, work, *arguments)
 
 
 def _digest_of(artifact: Path) -> str:
-    return str(json.loads((artifact / MANIFEST_FILE).read_text())["digest"])
+    """What an artifact says that it is; empty if it says nothing, which is found out when it is loaded."""
+    try:
+        return str(json.loads((artifact / MANIFEST_FILE).read_text())["digest"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _check(name: str, version: str, share: float | None) -> None:

@@ -53,11 +53,10 @@ class ServedModel:
         """Knows sessions that its store has."""
         await asyncio.get_running_loop().run_in_executor(None, self.engine.register_all, list(heads))
 
-    def keep_up(self, *, minds_store: Callable[[], bool], also: Callable[[], None] = lambda: None) -> None:
-        """Does from now on what is to be done beside serving; `also` is called every second. Of several versions, one
-        `minds_store`."""
+    def keep_up(self, minds_store: Callable[[], bool]) -> None:
+        """Does from now on what is to be done beside serving. Of several versions, one `minds_store`."""
         loop = asyncio.get_running_loop()
-        self._maintenance = Maintenance(self.engine, also, minds_store)
+        self._maintenance = Maintenance(self.engine, minds_store)
         self._tasks.append(loop.create_task(self._maintenance.run()))
         if self.engine.ownership.shared:
             self._tasks.append(loop.create_task(self.engine.ownership.run()))

@@ -154,7 +154,8 @@ class DncServer:
             await self_test(listener.private_address, one, self._access, self._place)
         listener.close_private()
         metrics_address = self._open_metrics()
-        keeper.keep_up(self._every_second)
+        keeper.keep_up()
+        self._cleanup.callback(self._loop.create_task(self._keep_up()).cancel)
         if config.model_folder and (self._place is None or not self._place.worker):  # one looks for all
             watched = WatchedFolder(Path(config.model_folder), models.has, administration.take)
             self._cleanup.callback(self._loop.create_task(watched.run()).cancel)
@@ -162,10 +163,15 @@ class DncServer:
         await listener.set_health(SERVING)
         return Addresses(listener.address, metrics_address, http_address)
 
-    def _every_second(self) -> None:
-        """What is looked at once for all models."""
-        self._garbage.settle()
-        self._access.refresh()
+    async def _keep_up(self) -> None:
+        """What is looked at every second, once for all models."""
+        while True:
+            await asyncio.sleep(1.0)
+            try:
+                self._garbage.settle()
+                self._access.refresh()
+            except Exception:
+                logger.exception("what is done every second will be done again")
 
     async def _open_http(self, inference: InferenceModels) -> str:
         # Not everybody has it installed.

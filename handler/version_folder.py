@@ -1,6 +1,7 @@
 """The versions of models that were loaded while the server ran, kept so that its next start has them.
 
     STATE_DIR/versions/NAME/VERSION/    an artifact, and version.json: in which order they came, and what each gets
+    STATE_DIR/versions/NAME/.unloaded   digests of versions that were unloaded, though the configuration may name them
 
 What lies there is what is served beside what `--model` says: workers read it when they start, and when one of them has
 changed it.
@@ -16,6 +17,7 @@ from dnc_serve.handler.runtime.artifact import ARTIFACT_FILES
 
 FOLDER = "versions"
 FILE = "version.json"
+DROPPED = ".unloaded"  # no version's name begins so
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +49,11 @@ class VersionFolder:
             kept.append(KeptVersion(file.parent.parent.name, file.parent.name, **fields))
         return sorted(kept, key=lambda one: one.number)
 
-    def keep(self, name: str, version: str, artifact: Path, share: float | None) -> None:
-        """Copies an artifact there, as a whole or not at all; it gets no new sessions yet. Raises OSError."""
-        number = 1 + max((one.number for one in self.read()), default=0)
+    def keep(self, name: str, version: str, artifact: Path, share: float | None, number: int | None = None) -> None:
+        """Copies an artifact there, as a whole or not at all; it gets no new sessions yet, and comes after all others
+        unless its number is given. Raises OSError."""
+        if number is None:
+            number = 1 + max((one.number for one in self.read()), default=0)
         kept = KeptVersion(name, version, number, share, retiring=True)
         target = self.artifact(kept)
         beside = target.with_name(f".{target.name}.part")  # no version's name begins so
@@ -67,10 +71,23 @@ class VersionFolder:
         """Writes what one gets anew."""
         self._write(self.artifact(kept), kept)
 
-    def forget(self, kept: KeptVersion) -> None:
+    def forget(self, name: str, version: str) -> None:
         """Removes one."""
-        (self.artifact(kept) / FILE).unlink(missing_ok=True)  # from here on it is none
-        shutil.rmtree(self.artifact(kept), ignore_errors=True)
+        folder = self._folder / name / version
+        (folder / FILE).unlink(missing_ok=True)  # from here on it is none
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def dropped(self, name: str) -> list[str]:
+        """Digests of what was unloaded of a model that the configuration may still name."""
+        file = self._folder / name / DROPPED
+        return file.read_text().split() if file.is_file() else []
+
+    def drop(self, name: str, digest: str) -> None:
+        """One more of these."""
+        with (self._folder / name / DROPPED).open("a") as file:
+            file.write(f"{digest}\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def _write(self, folder: Path, kept: KeptVersion) -> None:
         fields = {key: value for key, value in asdict(kept).items() if key not in ("name", "version")}

@@ -29,17 +29,10 @@ THAW_S = 900.0
 
 
 class Maintenance:
-    """Runs until it is cancelled; `also` is called every second, for what else has to be looked at. Of several engines
-    over one store, one `minds_store`."""
+    """Runs until it is cancelled. Of several engines over one store, one `minds_store`."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        also: Callable[[], None] = lambda: None,
-        minds_store: Callable[[], bool] = lambda: True,
-    ) -> None:
+    def __init__(self, engine: Engine, minds_store: Callable[[], bool] = lambda: True) -> None:
         self._engine = engine
-        self._also = also
         self._minds_store = minds_store
         self.journal_bytes = 0
 
@@ -50,7 +43,6 @@ class Maintenance:
             await asyncio.sleep(EXPIRY_S)
             CLOCK.now()  # it notices a step when it is looked at
             try:
-                self._also()
                 self._engine.lifecycle.end_again(self._engine.submit)
                 self.expire()
                 if not self._minds_store():
