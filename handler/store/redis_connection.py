@@ -20,6 +20,7 @@ from dnc_serve.handler.store.redis_url import parse_redis_url
 
 _PIPELINED = 256
 _BARRIER = "dnc:barrier"
+_TRIED = "dnc:{tried}"
 # Refusals that concern everybody, and for which the client of Redis has no class of their own.
 _OF_THE_SERVER = re.compile(r"\b(MISCONF|NOREPLICAS|OOM|BUSY|UNKILLABLE|READONLY|LOADING)\b")
 
@@ -33,6 +34,9 @@ class Script:
     def __init__(self, name: str) -> None:
         self.text = Path(__file__).with_name(name).read_text()
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+_PERMITTED = Script("redis_permitted.lua")
 
 
 class TooFewReplicas(StoreUnavailable):
@@ -75,6 +79,10 @@ class RedisConnection:
                 clustered = client.info("server").get("redis_mode") == "cluster"
             if clustered:
                 self._open_cluster()
+            (denied,) = self.run(_PERMITTED, [([_TRIED], ())], at_once=True)
+            if denied:
+                names = ", ".join(name.decode() for name in denied)
+                raise StoreRefused(f"{self.where} does not let this user call {names}: docs/security.md has the rule")
             if self._barrier:
                 self.commands(lasting=True)
         except StoreUnavailable as error:
@@ -116,8 +124,10 @@ class RedisConnection:
     def _refusal(self, error: StoreUnavailable) -> Exception:
         """The same, as `StoreRefused` where waiting won't help."""
         cause = error.__cause__
-        if isinstance(cause, StoreRefused | redis.exceptions.NoPermissionError):
+        if isinstance(cause, StoreRefused):
             return StoreRefused(str(error))
+        if isinstance(cause, redis.exceptions.NoPermissionError) or "NOPERM" in str(cause):  # of a transaction
+            return StoreRefused(f"{error}: docs/security.md has the rule of what sessions need")
         if isinstance(error, TooFewReplicas):
             return StoreRefused(f"{error}. Are they connected, each with appendonly yes and appendfsync always?")
         if isinstance(cause, redis.ResponseError) and "unknown command" in str(cause):
@@ -137,6 +147,10 @@ class RedisConnection:
             yield self.client
         except StoreRefused as refusal:  # by a server that has come back, or taken another's place
             raise StoreUnavailable(str(refusal)) from refusal
+        except redis.sentinel.MasterNotFoundError as exc:  # whose message is about the client's insides
+            raise StoreUnavailable(
+                f"{self.where} can't be used: no Sentinel could be asked that knows a primary of this name that is up"
+            ) from exc
         except redis.exceptions.ReadOnlyError as exc:
             self._leave()
             raise StoreUnavailable(f"{self.where} is a replica now, which writes nothing: {exc}") from exc
@@ -210,7 +224,7 @@ class RedisConnection:
         results = list(pipeline.execute(raise_on_error=False))
         results, after = results[:ended], results[ended:]
         if together:
-            _, *queued, results = results
+            *queued, results = results
             if isinstance(results, Exception):
                 raise next((answer for answer in queued if isinstance(answer, Exception)), results)
         for answer in after:

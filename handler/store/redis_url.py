@@ -64,7 +64,7 @@ def without_password(url: str) -> str:
 def _of_sentinels(url: str, scheme: str, rest: str) -> RedisURL:
     def wrong(what: str) -> ValueError:
         return ValueError(
-            f"{what}; expected {scheme}://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/DB, odd characters percent-encoded"
+            f"expected {scheme}://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/DB, odd characters percent-encoded; {what}"
         )
 
     place, _, query = rest.partition("?")

@@ -21,14 +21,17 @@ DOWN_AFTER_MS = 1000
 class Sentinel:
     """One of those that decide together which server is the primary."""
 
-    def __init__(self, folder: Path, primary: RedisServer) -> None:
+    def __init__(self, folder: Path, primary_port: int, password: str = "") -> None:
+        """With a password, the only one."""
+        self._password = password or None
         self.port = own_port()
+        quorum = 1 if password else SENTINELS // 2 + 1
         config = folder / "sentinel.conf"
         config.write_text(
             f'port {self.port}\nbind 127.0.0.1\ndir "{folder}"\n'
-            f"sentinel monitor {SERVICE} 127.0.0.1 {primary.port} {SENTINELS // 2 + 1}\n"
+            f"sentinel monitor {SERVICE} 127.0.0.1 {primary_port} {quorum}\n"
             f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}\n"
-            f"sentinel failover-timeout {SERVICE} 5000\n"
+            f"sentinel failover-timeout {SERVICE} 5000\n" + (f"requirepass {password}\n" if password else "")
         )
         with (folder / "log").open("ab") as log:
             executable = program("redis-server", "valkey-server")
@@ -36,7 +39,9 @@ class Sentinel:
 
     def state(self) -> dict[str, object]:
         """What it knows of the primary; empty while it does not answer."""
-        with contextlib.closing(redis.Redis(port=self.port, socket_timeout=PATIENCE_S)) as client:
+        with contextlib.closing(
+            redis.Redis(port=self.port, password=self._password, socket_timeout=PATIENCE_S)
+        ) as client:
             try:
                 return dict(client.sentinel_master(SERVICE))
             except redis.RedisError:
@@ -86,7 +91,7 @@ def running_group(replicas: int, **settings: str) -> Iterator[RedisGroup]:
         await_replicas(servers[0], replicas)
         sentinels: list[Sentinel] = []
         for _ in range(SENTINELS):
-            sentinels.append(Sentinel(stack.enter_context(memory_folder()), servers[0]))
+            sentinels.append(Sentinel(stack.enter_context(memory_folder()), servers[0].port))
             stack.callback(sentinels[-1].kill)
 
         def complete(state: dict[str, object]) -> bool:

@@ -65,28 +65,6 @@ def persist(act: Callable[[], object], what: str) -> object:
     return results[0]
 
 
-def test_the_primary_is_killed_and_nothing_that_was_acknowledged_is_lost(opened, writes):
-    with running_group(replicas=2) as group:
-        store = opened(group.url, replicas=1)
-        sessions = writes(store)
-        sessions.begin("a", records=5)
-        first = group.primary()
-        for ordinal in range(6, 50):
-            sessions.append("a", ordinal)
-        second = group.fail_over(kill=first)
-        assert second is not first
-        append = [Append(sessions.record("a", 50))]
-        assert persist(lambda: store.commit(append), "the next primary writes") == [None]
-        assert sessions.ordinals("a") == list(range(1, 51))
-        first.start()  # as the primary that it was
-        with contextlib.closing(first.client()) as client:
-            wait_until(lambda: client.info("replication")["role"] == "slave", "it has become a replica")
-        for ordinal in range(51, 60):
-            sessions.append("a", ordinal)
-        await_replicas(second, 2)
-        assert sessions.ordinals("a") == list(range(1, 60))
-
-
 def test_a_primary_that_is_left_behind_answers_nothing(opened, replicated, writes):
     first, second, third = replicated(2)
     await_replicas(first, 2)
