@@ -12,7 +12,7 @@ from dnc_serve.handler.api.access import Access
 from dnc_serve.handler.api.logs import log_answer, log_refusal
 from dnc_serve.handler.api.operations import Caller, Operations
 from dnc_serve.handler.api.status import DETAILS, code_of, status_of
-from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.errors import ServeError, internal_error
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ async def answer(
         raise asyncio.CancelledError from None
     except Exception:
         logger.exception("a call failed")
-        refused = ServeError("INTERNAL", "the server made a mistake; its log says which")
+        refused = internal_error()
     log_refusal(request, refused)
     operations.metrics.errors.labels(refused.reason).inc()
     details = ((DETAILS, status_of(refused).SerializeToString()),)

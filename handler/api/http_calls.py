@@ -21,7 +21,7 @@ from dnc_serve.handler.api.call_json import call_from_json, call_of, object_from
 from dnc_serve.handler.api.operations import Caller, Operations
 from dnc_serve.handler.api.rows import dispatch
 from dnc_serve.handler.api.watch import Feeds, watch
-from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.errors import ServeError, internal_error
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -106,8 +106,7 @@ async def _events(name: str, messages: AsyncIterator[Message], caller: Caller) -
             yield _event("error", json.dumps(described(error)).encode())
         except Exception:
             logger.exception("a stream of events failed")
-            mistake = ServeError("INTERNAL", "the server made a mistake; its log says which")
-            yield _event("error", json.dumps(described(mistake)).encode())
+            yield _event("error", json.dumps(described(internal_error())).encode())
 
     return StreamingResponse(events(), media_type="text/event-stream", headers={"cache-control": "no-store"})
 

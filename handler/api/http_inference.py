@@ -22,7 +22,7 @@ from dnc_serve.handler.api.openapi import openapi
 from dnc_serve.handler.api.operations import Caller, Operations
 from dnc_serve.handler.api.sequences import Sequences
 from dnc_serve.handler.api.status import http_status_of
-from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.errors import ServeError, internal_error
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class HttpInference:
                 refused = error
             except Exception:
                 logger.exception("a call failed")
-                refused = ServeError("INTERNAL", "the server made a mistake; its log says which")
+                refused = internal_error()
             log_refusal(None, refused)
             self._operations.metrics.errors.labels(refused.reason).inc()
             headers = {}

@@ -17,7 +17,7 @@ import grpc
 from dnc_serve.handler.api.operations import Caller, Operations
 from dnc_serve.handler.api.session_queue import Encoded, PendingReply, SessionQueues
 from dnc_serve.handler.engine.session import Session
-from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.errors import ServeError, internal_error
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ class OrderedStream(ABC):
             return
         except Exception:  # unanswered, it would keep the stream from its end
             logger.exception("a message on a stream could not be taken")
-            self._refuse(pending, ServeError("INTERNAL", "the server made a mistake; its log says which"))
+            self._refuse(pending, internal_error())
             return
         if self._unanswered > 1 and self._is_crowded():
             await self._until(lambda: not self._is_crowded())

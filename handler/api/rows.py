@@ -11,7 +11,7 @@ from dnc_serve.handler.api.dumps import whole_dump
 from dnc_serve.handler.api.logs import log_answer, log_refusal
 from dnc_serve.handler.api.operations import Caller, Operations
 from dnc_serve.handler.api.status import status_of
-from dnc_serve.handler.errors import ServeError, StoreUnavailable
+from dnc_serve.handler.errors import ServeError, StoreUnavailable, internal_error
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ async def _answer(operations: Operations, access: Access, call: pb.Call | ServeE
         refused = error
     except Exception:
         logger.exception("a call failed")
-        refused = ServeError("INTERNAL", "the server made a mistake; its log says which")
+        refused = internal_error()
     log_refusal(request, refused)
     operations.metrics.errors.labels(refused.reason).inc()
     return pb.CallResult(status=status_of(refused))

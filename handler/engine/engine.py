@@ -35,7 +35,7 @@ from dnc_serve.handler.engine.snapshots import Snapshots
 from dnc_serve.handler.engine.state_cache import StateCache
 from dnc_serve.handler.engine.state_rows import StateRows
 from dnc_serve.handler.engine.write_ahead import WriteAhead
-from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.errors import ServeError, internal_error
 from dnc_serve.handler.store.history import Recovered
 from dnc_serve.model.rows import WORD
 
@@ -305,7 +305,7 @@ class Engine:
             return False
         except Exception:  # a mistake: it may cost this run, and nobody else's
             logger.exception("a run of session %r could not be finished", run.session.session_id)
-            self._drop(run, ServeError("INTERNAL", "the server made a mistake; its log says which"))
+            self._drop(run, internal_error())
             return False
         if isinstance(run.request, Chunk):
             run.request.stepped_at = time.perf_counter()
