@@ -501,6 +501,10 @@ def test_a_token_s_sessions_are_counted_over_all_workers(small_artifact: Path, t
                 call = stub.ListSessions if isinstance(request, pb.ListSessionsRequest) else stub.GetSession
                 with refused("UNAUTHENTICATED", grpc.StatusCode.UNAUTHENTICATED):
                     call(request, timeout=PATIENCE_S)
+            parts: SimpleQueue[pb.ImportSessionRequest | None] = SimpleQueue()  # of which none comes
+            with refused("UNAUTHENTICATED", grpc.StatusCode.UNAUTHENTICATED):
+                stub.ImportSession(iter(parts.get, None), timeout=PATIENCE_S)
+            parts.put(None)
 
 
 @pytest.mark.parametrize(
