@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import grpc
 
+from dnc_serve.handler.api.logs import log_message_refusal
 from dnc_serve.handler.api.operations import Caller, Operations
 from dnc_serve.handler.api.session_queue import Encoded, PendingReply, SessionQueues
 from dnc_serve.handler.engine.session import Session
@@ -200,11 +201,7 @@ class OrderedStream(ABC):
         """Answers one message with an error; the stream goes on."""
         session_id, request_id = pending.queue.session_id, pending.request_id
         self._operations.metrics.errors.labels(error.reason).inc()
-        logger.debug(
-            "a message on a stream was refused: %s",
-            error.message,
-            extra={"reason": error.reason, "session": session_id, "request_id": request_id},
-        )
+        log_message_refusal(session_id, request_id, error)
         # Nothing can ever follow for an id that is none.
         fails = fails and self.refuses_behind and bool(session_id) and error.reason != "BAD_ID"
         self._queues.reply(pending, self._refusal(pending, error), failed=fails)

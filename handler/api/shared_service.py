@@ -64,7 +64,7 @@ class SharedService(dnc_pb2_grpc.DncServiceServicer):
         return await self._own.StepWithState(request, context)
 
     async def Stream(self, request_iterator: AsyncIterator[pb.StreamRequest], context: Context) -> None:
-        await self._own.serve_stream(context, Switch(context, self._siblings))
+        await self._own.serve_stream(context, Switch(context, self._siblings, self._own.operations.metrics))
 
     async def ImportSession(self, request_iterator: AsyncIterator[Any], context: Context) -> Any:
         async def first_part(caller: Caller) -> Any:
