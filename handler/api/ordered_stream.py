@@ -83,8 +83,8 @@ class OpenStreams:
 
     @property
     def share_bytes(self) -> int:
-        """What may be unanswered on each stream."""
-        return min(MAX_UNANSWERED_BYTES, UNANSWERED_BYTES // max(1, self._count))
+        """What may be unanswered on each stream, those that came in at another worker included."""
+        return min(MAX_UNANSWERED_BYTES, UNANSWERED_BYTES // max(1, len(self._open)))
 
     def go_away(self, reason: str) -> None:
         """Tells every client to go on elsewhere, or later."""
