@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import grpc
 
-from dnc_serve.handler.api.logs import log_message_refusal
 from dnc_serve.handler.api.operations import Caller, Operations
+from dnc_serve.handler.api.refusals import note_message_refusal
 from dnc_serve.handler.api.session_queue import Encoded, PendingReply, SessionQueues
 from dnc_serve.handler.engine.session import Session
 from dnc_serve.handler.errors import ServeError, internal_error
@@ -200,8 +200,7 @@ class OrderedStream(ABC):
     def _refuse(self, pending: PendingReply, error: ServeError, *, fails: bool = True) -> None:
         """Answers one message with an error; the stream goes on."""
         session_id, request_id = pending.queue.session_id, pending.request_id
-        self._operations.metrics.errors.labels(error.reason).inc()
-        log_message_refusal(session_id, request_id, error)
+        note_message_refusal(session_id, request_id, error, self._operations.metrics)
         # Nothing can ever follow for an id that is none.
         fails = fails and self.refuses_behind and bool(session_id) and error.reason != "BAD_ID"
         self._queues.reply(pending, self._refusal(pending, error), failed=fails)

@@ -14,7 +14,7 @@ from google.rpc import status_pb2
 from grpc.aio import EOF
 
 from dnc_serve.handler.api.door import opening_of
-from dnc_serve.handler.api.logs import log_message_refusal
+from dnc_serve.handler.api.refusals import note_message_refusal
 from dnc_serve.handler.api.relay import Broken, Pipe, Refused
 from dnc_serve.handler.api.siblings import Siblings, unreachable
 from dnc_serve.handler.api.status import error_of, status_of
@@ -127,8 +127,7 @@ class Switch:
         return True
 
     async def _refuse(self, session_id: str, request_id: int, error: ServeError) -> None:
-        self._metrics.errors.labels(error.reason).inc()
-        log_message_refusal(session_id, request_id, error)
+        note_message_refusal(session_id, request_id, error, self._metrics)
         refusal = pb.StreamResponse(
             error=pb.StreamError(session_id=session_id, request_id=request_id, status=status_of(error))
         )
