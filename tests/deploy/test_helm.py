@@ -110,8 +110,9 @@ def test_each_value_is_heeded() -> None:
     assert secrets == {"tokens": "my-tokens", "tls": "my-tls"}
     [store] = [entry for entry in container["env"] if entry["name"] == "DNC_STORE"]
     assert store["valueFrom"] == {"secretKeyRef": {"name": "my-store", "key": "redis"}}
-    assert container["resources"] == values["resources"]
-    assert (spec["nodeSelector"], spec["tolerations"]) == ({"pool": "ours"}, [{"operator": "Exists"}])
+    assert container["resources"] == {"requests": {"cpu": "7", "memory": "2Gi"}, "limits": {"memory": "9Gi"}}
+    assert spec["nodeSelector"] == {"kubernetes.io/arch": "amd64", "pool": "ours"}
+    assert spec["tolerations"] == [{"operator": "Exists"}]
     [claim] = only(manifests, "StatefulSet")["spec"]["volumeClaimTemplates"]
     assert claim["spec"]["resources"]["requests"]["storage"] == "7Gi"
     assert claim["spec"]["storageClassName"] == "fast"
@@ -147,6 +148,13 @@ def test_a_number_of_servers_takes_the_autoscaler_s_place() -> None:
     manifests = templated({**SECRETS, "replicas": 5})
     assert only(manifests, "StatefulSet")["spec"]["replicas"] == 5
     assert not [manifest for manifest in manifests if manifest["kind"] == "HorizontalPodAutoscaler"]
+
+
+def test_a_gpu_stays_asked_for_beside_other_resources() -> None:
+    values = {"gpu": True, "resources": {"limits": {"memory": "9Gi"}}, "tolerations": [{"key": "x"}]}
+    spec = pod(templated(values))["spec"]
+    assert spec["containers"][0]["resources"]["limits"] == {"memory": "9Gi", "nvidia.com/gpu": "1"}
+    assert [one["key"] for one in spec["tolerations"]] == ["nvidia.com/gpu", "x"]
 
 
 def test_what_is_not_wanted_is_left_out() -> None:
