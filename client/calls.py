@@ -80,17 +80,17 @@ class Calls:
         self.timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._silent: set[str] = set()
-        self._model: ModelInfo | None = None
+        self._models: dict[str, ModelInfo] = {}  # the default one also under no name
 
-    async def model(self) -> ModelInfo:
-        """What the server serves; asked for once."""
-        if self._model is None:
+    async def model(self, name: str = "") -> ModelInfo:
+        """What the server serves under this name, or without one as the default; asked for once."""
+        if name not in self._models:
             route = self.hosts.route("")
-            answer = await self.unary("GetModel", pb.GetModelRequest(), route)
+            answer = await self.unary("GetModel", pb.GetModelRequest(model=name), route)
             if answer.HasField("workers"):
                 await self.hosts.workers.learn(route.target, answer.workers)
-            self._model = ModelInfo.from_wire(answer)
-        return self._model
+            self._models[name] = self._models[answer.name] = ModelInfo.from_wire(answer)
+        return self._models[name]
 
     async def unary(self, method: str, request: Any, route: Route, session_id: str | None = None) -> Any:
         """The answer to one request."""

@@ -49,6 +49,11 @@ def checked_text(name: str, value: Any) -> str:
     return value
 
 
+def checked_model(value: Any) -> str:
+    """The name of a model as a request has it; None is the default. Raises BadRequest."""
+    return "" if value is None else checked_text("model", value)
+
+
 def checked_names(value: Any) -> list[str]:
     """Names of arrays. Raises BadRequest."""
     if isinstance(value, str) or not isinstance(value, Sequence):

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dnc_serve.handler.addresses import host_port, is_loopback, parse_host, split_address
+from dnc_serve.handler.named_models import NamedModel, named_models, read_models
 from dnc_serve.handler.store.redis_url import EXPECTED, SCHEMES, parse_redis_url
 
 ENVIRONMENT_PREFIX = "DNC_"
@@ -103,7 +104,11 @@ class ServeConfig(BaseSettings):
     )
 
     # What is served.
-    model: str = Field(default="copy", min_length=1, description="a bundled name, a run, an artifact folder or a .mar")
+    model: Annotated[tuple[str, ...], NoDecode, BeforeValidator(read_models)] = Field(
+        default=("copy",),
+        description="[NAME=]SOURCE: a bundled name, a run, an artifact folder or a .mar; may be repeated, each with a "
+        "NAME, and the first is the default",
+    )
     nr_cells: Count | None = Field(
         default=None, description="memory slots of a run that is exported; as trained if not set"
     )
@@ -281,6 +286,11 @@ class ServeConfig(BaseSettings):
                     f"{name} is {getattr(self, name)!r} and workers is {self.workers}; expected 1, because what comes "
                     "in there is not passed on to the worker that has the session"
                 )
+        if self.nr_cells is not None and len(self.model) > 1:
+            raise ValueError(
+                f"nr_cells is {self.nr_cells} and model is given {len(self.model)} times; expected one model, or "
+                "artifacts that `dnc export --nr-cells` made"
+            )
         own = [name for name in PORTS if getattr(self, name)]
         for name in own:
             for other in own[: own.index(name)]:
@@ -288,9 +298,15 @@ class ServeConfig(BaseSettings):
                     raise ValueError(f"{name} is {getattr(self, name)}; expected another port than that of {other}")
         return self
 
-    def share(self) -> "ServeConfig":
-        """The settings of one of the workers: each has its share of what the machine may hold, rounded up."""
-        return self.model_copy(update={name: -(-getattr(self, name) // self.workers) for name in SHARED})
+    @property
+    def models(self) -> tuple[NamedModel, ...]:
+        """What is served, the default first."""
+        return named_models(self.model)
+
+    def share(self, parts: int) -> "ServeConfig":
+        """The settings of one of several workers, or models: each has its share of what all of them may hold, rounded
+        up."""
+        return self.model_copy(update={name: -(-getattr(self, name) // parts) for name in SHARED})
 
     @property
     def ports(self) -> tuple[str, ...]:
@@ -316,7 +332,8 @@ class ServeConfig(BaseSettings):
 
 
 PORTS = tuple(name for name in ServeConfig.model_fields if name == "port" or name.endswith("_port"))
-# What a machine's workers have together. Streams are not among it: a client's may all come in at one of them.
+# What a machine's workers, and a worker's models, have together. Streams are not among it: a client's may all come in
+# at one worker, and one may carry sessions of all models.
 SHARED = (
     "step_threads", "max_sessions", "slots", "host_bytes", "max_tombstones", "max_queued_chunks_total",
     "max_queued_bytes", "history_bytes",

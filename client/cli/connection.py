@@ -1,6 +1,7 @@
 """How a command finds its server: the flags that all of them share."""
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -15,6 +16,8 @@ from dnc_serve.client.checks import checked_seconds, token_fault
 from dnc_serve.client.cli.files import expecting
 from dnc_serve.client.cli.parser import path
 from dnc_serve.client.client import Client
+from dnc_serve.client.errors import SessionError
+from dnc_serve.client.info import ModelInfo
 from dnc_serve.client.tls import TLS
 from dnc_serve.client.transport import DEFAULT_TARGET, Token
 from dnc_serve.proto.targets import check_target
@@ -52,6 +55,19 @@ def add_connection(
 def add_session(parser: argparse.ArgumentParser, **how: Any) -> None:
     """The argument that names a session, the same for every command; `how` says what else argparse is told of it."""
     parser.add_argument("session", metavar="SESSION", **{"help": "the session's id", **how})
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The flag that names a model of a new session."""
+    parser.add_argument("--model", metavar="NAME", help="the model of a new session, of several that the server has")
+
+
+def model_of(client: Client, session_id: str, name: str | None) -> ModelInfo:
+    """The model that a session has, or that a new one would have; none is made."""
+    if name is None and len(client.models()) > 1:
+        with contextlib.suppress(SessionError), client.session(session_id, create=False) as session:
+            name = session.model
+    return client.model(name)
 
 
 def targets(args: argparse.Namespace) -> list[str]:

@@ -29,6 +29,7 @@ PROGRAMS = ("client.md", "library.md", "triton.md")
 ELSEWHERE = {
     "memory.md": "tests/client/watch/test_memory_page.py",
     "recall-and-graph.md": "tests/client/watch/test_memory_page.py",
+    "models.md": "tests/end_to_end/test_models.py",
     "migration.md": "tests/model/test_migration.py",
     "your-data.md": "tests/end_to_end/test_your_data.py",
     "your-model.md": "tests/end_to_end/test_your_model.py",

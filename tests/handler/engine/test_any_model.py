@@ -157,7 +157,9 @@ def test_what_was_answered_survives_a_crash_to_the_bit(ledger: Path, runner: Mod
         door.create("s")
         answered = [door.step("s", chunk, position=7 * number) for number, chunk in enumerate(chunks[:4])]
         before = door.dump("s")
-        door.server._engine.snapshots.store_all = _nothing  # as if it were killed: records alone are there
+        door.server._models.default.engine.snapshots.store_all = (
+            _nothing  # as if it were killed: records alone are there
+        )
     with open_door(ledger, tmp_path / "state") as door:
         assert door.session("s").position == 28
         after = door.dump("s")
