@@ -60,7 +60,7 @@ class Sequences:
             shown = f"{name!r}" + (f", version {version!r}," if version else "")
             raise ServeError(
                 "MODEL_NOT_FOUND",
-                f"Request for unknown model: {shown} is not found; expected {self.name!r}",
+                f"Request for unknown model: {shown} is not found; expected {self.name!r}, version {VERSION!r}",
                 expected=self.name,
                 got=name,
             )
