@@ -146,7 +146,9 @@ class ServeConfig(BaseSettings):
         default=0, description="TorchServe's gRPC management port, on loopback"
     )
     advertise: Annotated[str, AfterValidator(_host_port)] = Field(
-        default="", description="host:port under which clients and other servers reach the streaming endpoint"
+        default="",
+        description="host:port under which clients and other servers reach the streaming endpoint; what is bound if "
+        "not set, which is no address to others for 0.0.0.0 and ::",
     )
 
     # Who may come in.
@@ -182,7 +184,8 @@ class ServeConfig(BaseSettings):
     max_tombstones: Count = Field(default=100_000, description="ended sessions that are remembered")
 
     sequence_end: Literal["delete", "keep"] = Field(
-        default="delete", description="what becomes of a session whose sequence has ended, by Triton's protocol"
+        default="delete",
+        description="what becomes of a session whose sequence has ended, by Triton's protocol: delete or keep",
     )
 
     # What may be under way at once.
@@ -246,7 +249,7 @@ class ServeConfig(BaseSettings):
     )
     grace_s: Seconds = Field(default=20.0, description="seconds from the first SIGTERM to the end of all processes")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="least level that is logged"
+        default="info", description="least level that is logged: debug, info, warning or error"
     )
     otlp_endpoint: str = Field(default="", description="OpenTelemetry collector (OTLP over gRPC) that gets the traces")
 

@@ -221,7 +221,11 @@ class Access:
         for key, value in metadata or ():
             if key == HEADER and isinstance(value, str) and value.startswith(SCHEME):
                 return self.grant_of_token(value[len(SCHEME) :])
-        raise ServeError("UNAUTHENTICATED", "this server asks for a bearer token in the authorization metadata")
+        raise ServeError(
+            "UNAUTHENTICATED",
+            "this server asks for a bearer token in the authorization metadata (in our client `token`, in its "
+            "command `--token-file` or DNC_TOKEN)",
+        )
 
     def grant_of_token(self, token: str) -> Grant:
         """The grant of a token; raises UNAUTHENTICATED, without saying what is wrong with it."""

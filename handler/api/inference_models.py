@@ -27,7 +27,7 @@ class InferenceModels:
             names = ", ".join(map(repr, self.all))
             raise ServeError(
                 "MODEL_NOT_FOUND",
-                f"Request for unknown model: {shown} is not found; expected {names}",
+                f"Request for unknown model: {shown} is not found; expected {names}, version {VERSION!r}",
                 expected=", ".join(self.all),
                 got=name,
             )
