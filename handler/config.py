@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from dnc_serve.handler.addresses import host_port, is_loopback, parse_host, split_address
+from dnc_serve.handler.addresses import host_port, is_every_address, is_loopback, parse_host, split_address
 from dnc_serve.handler.named_models import NamedModel, named_models, read_models
 from dnc_serve.handler.store.redis_url import EXPECTED, SCHEMES, parse_redis_url
 
@@ -147,8 +147,8 @@ class ServeConfig(BaseSettings):
     )
     advertise: Annotated[str, AfterValidator(_host_port)] = Field(
         default="",
-        description="host:port under which clients and other servers reach the streaming endpoint; what is bound if "
-        "not set, which is no address to others for 0.0.0.0 and ::",
+        description="host:port under which clients and other servers reach the streaming endpoint; what is bound "
+        "if not set",
     )
 
     # Who may come in.
@@ -280,6 +280,11 @@ class ServeConfig(BaseSettings):
             raise ValueError(
                 f"workers is {self.workers}; expected 1 with a shared store: start several servers instead, each with "
                 "its address"
+            )
+        if self.store != "sqlite" and not self.advertise and is_every_address(self.host):
+            raise ValueError(
+                f"advertise is '' and host is {self.host!r}; expected host:port, because with a shared store clients "
+                "are sent to the server that has a session, and nobody is reached at all addresses"
             )
         if self.store_replicas and self.store == "sqlite":
             raise ValueError(f"store_replicas is {self.store_replicas}; expected 0, because store is 'sqlite'")
