@@ -5,7 +5,7 @@ from torch import Tensor
 
 from dnc_serve.model.controller import Cell
 from dnc_serve.model.dnc import DNC
-from dnc_serve.model.interface import InterfaceLayer
+from dnc_serve.model.interface import InterfaceVector
 from dnc_serve.model.recipe import Recipe, Start
 from dnc_serve.model.tasks.task import Task
 
@@ -22,7 +22,7 @@ def new_model(task: Task, recipe: Recipe, device: torch.device | str = "cpu") ->
 @torch.no_grad()
 def apply_start(model: DNC, start: Start) -> None:
     """Changes a fresh model's parameters as `start` says. Raises ValueError for an unknown part of the interface."""
-    for interface in [module for module in model.modules() if isinstance(module, InterfaceLayer)]:
+    for interface in [module for module in model.modules() if isinstance(module, InterfaceVector)]:
         for part, value in start.biases.items():
             _bias(interface, part).add_(value)
     cells = [module for module in model.modules() if isinstance(module, Cell)]
@@ -32,7 +32,7 @@ def apply_start(model: DNC, start: Start) -> None:
     cells[0].weight_ih[:, : model.config.input_size].mul_(start.input_scale)
 
 
-def _bias(interface: InterfaceLayer, part: str) -> Tensor:
+def _bias(interface: InterfaceVector, part: str) -> Tensor:
     """The biases of one part of the interface vector, as a view to write through."""
     if part == "content_mode":
         _, modes = interface.section("read_modes")
