@@ -33,6 +33,8 @@ SIZES = (
     "sparse_reads",
     "temporal_reads",
 )
+# A float32 holds the number of each.
+MOST_SPARSE_CELLS = 1 << 24
 FLAGS = ("bias", "independent_linears", "share_memory", "stop_usage_gradient")
 
 
@@ -106,6 +108,8 @@ class DNCConfig:
                 raise ValueError(
                     f"sparse_reads is {self.sparse_reads}; expected at most nr_cells, which is {self.nr_cells}"
                 )
+            if self.nr_cells > MOST_SPARSE_CELLS:
+                raise ValueError(f"nr_cells is {self.nr_cells}; expected at most {MOST_SPARSE_CELLS} of a sparse memory")
 
     @property
     def outputs(self) -> int:

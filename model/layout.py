@@ -34,32 +34,27 @@ class StatePacking(nn.Module):
         super().__init__()
         self.sizes = [field.size for field in fields]
         self.shapes = [list(field.shape) for field in fields]
-        self.integers = [not field.is_floating for field in fields]
         self.has_cell_state = config.rnn_type == "lstm"
         self.num_layers, self.num_memories = config.num_layers, config.num_memories
-        self.memory_kind, self.memory_fields = config.memory, len(memory_shapes(config))
+        self.memory_kind = config.memory
+        self.integers = [name in INTEGERS for name in memory_shapes(config)]
 
     @torch.jit.export
     def pack(self, state: DNCState) -> Tensor:
-        """The state as rows [B, S]; integers stand there with their own bits."""
-        pieces: list[Tensor] = []
-        for field in self.fields_of(state):
-            words = field if field.is_floating_point() else field.view(dtype=torch.float32)
-            pieces.append(words.flatten(1))
-        return torch.cat(pieces, 1)
+        """The state as rows [B, S]."""
+        return torch.cat([field.flatten(1) for field in self.fields_of(state)], 1)
 
     @torch.jit.export
     def unpack(self, packed: Tensor) -> DNCState:
-        """The state that rows [B, S] hold, as views into them."""
+        """The state that rows [B, S] hold, as views into them but for integers."""
         fields: list[Tensor] = []
         for index, piece in enumerate(packed.split_with_sizes(self.sizes, 1)):
-            words = piece.view(dtype=torch.int32) if self.integers[index] else piece
-            fields.append(words.unflatten(1, self.shapes[index]))  # type: ignore[no-untyped-call]
+            fields.append(piece.unflatten(1, self.shapes[index]))  # type: ignore[no-untyped-call]
         return self.state_of(fields)
 
     @torch.jit.export
     def fields_of(self, state: DNCState) -> list[Tensor]:
-        """The tensors of a state, each [B, *shape], in the order of `StateLayout`."""
+        """The tensors of a state, each [B, *shape], in the order of `StateLayout`; integers as floats of that value."""
         fields: list[Tensor] = []
         for layer in state.controller_hidden:
             if isinstance(layer, Tensor):
@@ -69,7 +64,8 @@ class StatePacking(nn.Module):
                 fields.append(layer[1].transpose(0, 1))
         fields.append(state.read_vectors)
         for memory in state.memory:
-            fields.extend(tensors_of(memory))
+            for field in tensors_of(memory):
+                fields.append(field.to(state.read_vectors.dtype))  # noqa: PERF401  TorchScript knows no such list
         return fields
 
     @torch.jit.export
@@ -85,10 +81,14 @@ class StatePacking(nn.Module):
             controller_hidden.append(layer)
             at += 1
         read_vectors = fields[at]
+        at += 1
         memories: list[Memory] = []
-        for memory in range(self.num_memories):
-            start = at + 1 + memory * self.memory_fields
-            memories.append(memory_of(self.memory_kind, fields[start : start + self.memory_fields]))
+        for _ in range(self.num_memories):
+            tensors: list[Tensor] = []
+            for is_integer in self.integers:
+                tensors.append(fields[at].to(torch.int32) if is_integer else fields[at])
+                at += 1
+            memories.append(memory_of(self.memory_kind, tensors))
         return DNCState(controller_hidden, memories, read_vectors)
 
 
@@ -111,10 +111,7 @@ class StateLayout(RowLayout):
                 fields.append(Field(controller_shape, name="controller_cell", part=layer))
         fields.append(Field((config.read_size,), name="read_vectors"))
         for memory in range(config.num_memories):
-            fields.extend(
-                Field(shape, "int32" if name in INTEGERS else "float32", name, part=memory)
-                for name, shape in memory_shapes(config).items()
-            )
+            fields.extend(Field(shape, name=name, part=memory) for name, shape in memory_shapes(config).items())
         super().__init__(fields)
         self.experience_offset = next(field.offset for field in self.fields if field.name == "memory")
         # As the seed's debug table has them: memory first.
@@ -126,7 +123,7 @@ class StateLayout(RowLayout):
         return self.packing.pack(state)
 
     def unpack(self, packed: Tensor) -> DNCState:
-        """The state that rows [B, S] hold, as views into them."""
+        """The state that rows [B, S] hold, as views into them but for integers."""
         return self.packing.unpack(packed)
 
     def dump(self, row: "Tensor | np.ndarray[Any, Any]") -> dict[str, np.ndarray[Any, Any]]:

@@ -14,10 +14,10 @@ from dnc_serve.model.config import DNCConfig
 from dnc_serve.model.interface import SparseInterface, SparseInterfaceLayer
 from dnc_serve.model.state import Memory, SparseMemoryState, tensors_of
 
-# An int32 holds more timesteps than most sessions live. At LATEST all times are brought down by PUT_BACK, and at least
-# to 0: slots that were left alone for longer than that become equals.
-LATEST = 1 << 30
-PUT_BACK = 1 << 29
+# A float32, in which a row has it, counts no further than 2^24. At LATEST, after millions of timesteps, all times are
+# brought down by PUT_BACK, and at least to 0: slots that were left alone for longer than that become equals.
+LATEST = (1 << 24) - 1
+PUT_BACK = 1 << 23
 
 
 class SparseChange(NamedTuple):

@@ -48,7 +48,8 @@ class MemoryState(NamedTuple):
 class SparseMemoryState(NamedTuple):
     """One sparse access memory: its words, when each was accessed last, and the few slots that were read.
 
-    Integers are int32, as wide as the floats of a row. A slot whose weight is 0 stands for none.
+    Integers are int32, of a size that a float32 can hold, as which they stand in a row. A slot whose weight is 0 stands
+    for none.
     """
 
     memory: Tensor  # [B, N, W]
