@@ -31,7 +31,7 @@ class SparseInterface(NamedTuple):
     write_vector: Tensor  # [B, W]
     allocation_gate: Tensor  # [B, 1], in [0, 1]: 1 - γ of the paper
     write_gate: Tensor  # [B, 1], in [0, 1]: α of the paper
-    read_modes: Tensor  # [B, R, M], in the simplex
+    read_modes: Tensor  # [B, R, M], in the simplex; [B, R, 0] where there are no links
 
 
 def interface_sections(config: DNCConfig) -> dict[str, int]:
@@ -162,8 +162,8 @@ class SparseInterfaceLayer(InterfaceVector):
     def __init__(self, config: DNCConfig) -> None:
         super().__init__(config)
         read = config.read_heads
-        modes = read * config.read_modes if config.read_modes > 1 else 0
-        self.parts = [config.read_size + config.cell_size, read, 2, modes]
+        self.modes = config.read_modes if config.read_modes > 1 else 0  # a single one is nothing to choose
+        self.parts = [config.read_size + config.cell_size, read, 2, read * self.modes]
         self.key_parts = [config.read_size, config.cell_size]
 
     def forward(self, controller_output: Tensor) -> SparseInterface:
@@ -174,24 +174,24 @@ class SparseInterfaceLayer(InterfaceVector):
             vectors = torch.tanh(vectors)
         keys, write_vector = vectors.split_with_sizes(self.key_parts, 1)
         allocation_gate, write_gate = torch.sigmoid(gates).split_with_sizes([1, 1], 1)
-        # Without links there is one mode, content, and nothing to choose.
-        shares = modes.view(rows, self.read_heads, self.read_modes) if self.read_modes > 1 else strengths.unsqueeze(2)
         return SparseInterface(
             keys.view(rows, self.read_heads, self.cell_size),
             softplus(strengths),
             write_vector,
             allocation_gate,
             write_gate,
-            torch.softmax(shares, 2),
+            torch.softmax(modes.view(rows, self.read_heads, self.modes), 2),
         )
 
     @torch.jit.export
     def asked(self, controller_output: Tensor) -> dict[str, Tensor]:
         """What is no vector of the interface, by name: gates, read modes and strengths."""
         interface = self.forward(controller_output)
-        return {
+        asked = {
             "allocation_gates": interface.allocation_gate,
             "write_gates": interface.write_gate,
-            "read_modes": interface.read_modes,
             "read_strengths": interface.read_strengths,
         }
+        if self.modes > 0:
+            asked["read_modes"] = interface.read_modes
+        return asked

@@ -110,8 +110,9 @@ def change_links(links: Links, slots: Tensor, write_weights: Tensor) -> LinkChan
         earlier.unsqueeze(2).expand_as(candidates).flatten(1),
     ).view(batch, count, -1)  # fmt: skip
     once = addressing.is_first(addressing.first_equal(candidates))
-    now = torch.cat((torch.ones_like(after), (links.precedence > 0).unsqueeze(2).expand(batch, count, entries)), 2)
-    next_slots, link = addressing.largest(candidates, link.detach() * once * now, count)
+    linked_now = (links.precedence > 0).unsqueeze(2) & (write_weights > 0).unsqueeze(1)
+    once = once & torch.cat((torch.ones_like(after, dtype=torch.bool), linked_now), 2)
+    next_slots, link = addressing.largest(candidates, link.detach() * once, count)
     # A row that isn't full is filled up with its own slot, to which it has no link.
     next_slots = torch.where(link > 0, next_slots, earlier.unsqueeze(2))
     next_slots = addressing.rows_of(next_slots, addressing.first_equal(earlier))
