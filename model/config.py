@@ -109,7 +109,9 @@ class DNCConfig:
                     f"sparse_reads is {self.sparse_reads}; expected at most nr_cells, which is {self.nr_cells}"
                 )
             if self.nr_cells > MOST_SPARSE_CELLS:
-                raise ValueError(f"nr_cells is {self.nr_cells}; expected at most {MOST_SPARSE_CELLS} of a sparse memory")
+                raise ValueError(
+                    f"nr_cells is {self.nr_cells}; expected at most {MOST_SPARSE_CELLS} of a sparse memory"
+                )
 
     @property
     def outputs(self) -> int:

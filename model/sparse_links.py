@@ -120,9 +120,7 @@ def change_links(links: Links, slots: Tensor, write_weights: Tensor) -> LinkChan
     kept_share = rsub(torch.sum(write_weights, 1, keepdim=True), 1)
     candidates = torch.cat((earlier, slots), 1)
     strengths = torch.cat((kept_share * links.precedence, write_weights), 1)
-    precedence_slots, precedence = addressing.largest(
-        candidates, addressing.merged(candidates, strengths), count
-    )
+    precedence_slots, precedence = addressing.largest(candidates, addressing.merged(candidates, strengths), count)
     return LinkChange(slots, row_slots, row_weights, earlier, next_slots, precedence_slots, precedence)
 
 
@@ -159,9 +157,7 @@ def read_weighting(
     ).view_as(following)
     forward = forward * read_before
     modes = read_modes.unsqueeze(3).split_with_sizes([1, 1, 1], 2)  # [B, R, 1, 1] each
-    candidates = torch.cat(
-        (previous.view(batch, heads, -1), following.view(batch, heads, -1), found), 2
-    )
+    candidates = torch.cat((previous.view(batch, heads, -1), following.view(batch, heads, -1), found), 2)
     weights = torch.cat(
         (
             backward.view(batch, heads, -1) * modes[0].squeeze(3),

@@ -54,15 +54,11 @@ class Reference:
         for i in n:
             if write[i] + sum(head[i] for head in self.read_weights) > 0.005:
                 self.last_access[i] = self.time
-        return [
-            [sum(head[i] * self.memory[i][w] for i in n) for w in range(self.words)] for head in self.read_weights
-        ]
+        return [[sum(head[i] * self.memory[i][w] for i in n) for w in range(self.words)] for head in self.read_weights]
 
     def _link(self, write):
         n, p = range(self.slots), self.precedence
-        link = [
-            [(1 - write[i]) * self.link[i][j] + write[i] * p[j] if i != j else 0.0 for j in n] for i in n
-        ]
+        link = [[(1 - write[i]) * self.link[i][j] + write[i] * p[j] if i != j else 0.0 for j in n] for i in n]
         self.link = [_sparse(row, self.links) for row in link]
         for j in n:
             if p[j] > 0:

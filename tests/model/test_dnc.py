@@ -202,7 +202,11 @@ def test_the_stopped_gradient_is_stopped(random_state):
         ({"batch_first": 1}, TypeError, "batch_first is 1; expected True or False"),
         ({"debug": None}, TypeError, "debug is None"),
         ({"gpu_id": -2}, ValueError, "gpu_id is -2; expected -1"),
-        ({"memory": "sparse", "sparse_reads": 7}, ValueError, "sparse_reads is 7; expected at most nr_cells, which is 6"),
+        (
+            {"memory": "sparse", "sparse_reads": 7},
+            ValueError,
+            "sparse_reads is 7; expected at most nr_cells, which is 6",
+        ),
         ({"memory": "sparse", "write_heads": 2}, ValueError, "write_heads is 2; expected 1: a sparse memory has one"),
         ({"memory": "sparser"}, ValueError, "memory is 'sparser'; expected one of 'dense', 'sparse', 'sparse_links'"),
         ({"nr_cells": 0}, ValueError, "nr_cells is 0; expected at least 1"),

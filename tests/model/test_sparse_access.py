@@ -231,9 +231,9 @@ def test_a_slot_that_stands_there_twice_has_its_gradient_once():
     (interface,) = interfaces(config, 1, 1)
 
     def run(vector, weights):
-        return access.access(
-            interface._replace(write_vector=vector), state._replace(sparse_read_weights=weights)
-        )[1].memory
+        return access.access(interface._replace(write_vector=vector), state._replace(sparse_read_weights=weights))[
+            1
+        ].memory
 
     arguments = [interface.write_vector.requires_grad_(), state.sparse_read_weights.requires_grad_()]
     assert torch.autograd.gradcheck(run, arguments)
@@ -259,7 +259,9 @@ def test_times_are_brought_down_before_a_float_cannot_count_them(in_place):
 
 
 def test_a_trifle_is_no_access():
-    config = DNCConfig(input_size=1, hidden_size=1, memory="sparse", nr_cells=4, cell_size=1, read_heads=1, sparse_reads=2)
+    config = DNCConfig(
+        input_size=1, hidden_size=1, memory="sparse", nr_cells=4, cell_size=1, read_heads=1, sparse_reads=2
+    )
     access = access_of(config)
     memory = torch.tensor([[[1.0], [-1.0], [0.0], [0.0]]], dtype=torch.float64)
     state = empty(config, 1)._replace(memory=memory, squared_norms=(memory * memory).sum(2))
