@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from dnc_serve.model.config import DNCConfig
 from dnc_serve.model.rows import Field, RowLayout
 from dnc_serve.model.state import (
-    ControllerHidden,
     INTEGERS,
     MEMORY_KINDS,
+    ControllerHidden,
     DNCState,
     Memory,
     as_array,

@@ -1,4 +1,4 @@
-"""Sparse memories in a real server: killed, reset, forked, looked into; and who says that the row kernel isn't theirs."""
+"""Sparse memories in a real server: killed, reset, forked, looked into; and why the row kernel does not step them."""
 
 from pathlib import Path
 
