@@ -204,13 +204,17 @@ class DNC(nn.Module):
         Without `pass_through_memory` only the controller moves: memory and read vectors stay as they were.
         """
         accesses: list[Memory] = []
-        return self.step_observed(x, state, pass_through_memory, accesses)
+        return self.step_observed(x, state, pass_through_memory, accesses, False)
 
     @torch.jit.export
     def step_observed(
-        self, x: Tensor, state: DNCState, pass_through_memory: bool, accesses: list[Memory]
+        self, x: Tensor, state: DNCState, pass_through_memory: bool, accesses: list[Memory], in_place: bool = False
     ) -> tuple[Tensor, DNCState]:
-        """`step`, which also appends to `accesses` the memory as each layer's access left it, layer by layer."""
+        """`step`, which also appends to `accesses` the memory as each layer's access left it, layer by layer.
+
+        For who owns the state and needs no gradient, `in_place` changes the large tensors of a sparse memory where they
+        are; those of earlier accesses then change with them.
+        """
         read_vectors = state.read_vectors
         controller_hidden: list[ControllerHidden] = []
         memories: list[Memory] = []
@@ -223,7 +227,7 @@ class DNC(nn.Module):
                 output, hidden = controller(features, state.controller_hidden[len(controller_hidden)])
                 controller_hidden.append(hidden)
                 if pass_through_memory:
-                    read_vectors, memory = tower.access(output, memory)  # type: ignore[operator]
+                    read_vectors, memory = tower.access(output, memory, in_place)  # type: ignore[operator]
                 accesses.append(memory)
                 features = torch.cat((output, read_vectors), 1)
             memories.append(memory)
@@ -247,7 +251,7 @@ class DNC(nn.Module):
             accesses.clear()
             if not self.feed_reads_at_once:
                 state = DNCState(state.controller_hidden, state.memory, given_reads)
-            output, state = self.step_observed(x, state, pass_through_memory, accesses)
+            output, state = self.step_observed(x, state, pass_through_memory, accesses, False)
             outputs.append(output)
         return torch.stack(outputs), state
 

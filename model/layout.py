@@ -22,6 +22,10 @@ from dnc_serve.model.state import (
 )
 
 
+# Of sparse memories; but not integers, of which a row has no view.
+CHANGED_IN_PLACE = ("memory", "squared_norms", "sparse_links")
+
+
 class StatePacking(nn.Module):
     """Between a `DNCState` and rows [B, S], in TorchScript too; the order of the row is that of `StateLayout`."""
 
@@ -34,6 +38,7 @@ class StatePacking(nn.Module):
         super().__init__()
         self.sizes = [field.size for field in fields]
         self.shapes = [list(field.shape) for field in fields]
+        self.changed_in_place = [field.name in CHANGED_IN_PLACE for field in fields]
         self.has_cell_state = config.rnn_type == "lstm"
         self.num_layers, self.num_memories = config.num_layers, config.num_memories
         self.memory_kind = config.memory
@@ -43,6 +48,15 @@ class StatePacking(nn.Module):
     def pack(self, state: DNCState) -> Tensor:
         """The state as rows [B, S]."""
         return torch.cat([field.flatten(1) for field in self.fields_of(state)], 1)
+
+    @torch.jit.export
+    def put(self, state: DNCState, packed: Tensor) -> Tensor:
+        """`packed`, the rows in which steps in place have changed the large tensors already, with the others as well."""
+        pieces = packed.split_with_sizes(self.sizes, 1)
+        for index, field in enumerate(self.fields_of(state)):
+            if not self.changed_in_place[index]:
+                pieces[index].copy_(field.flatten(1))
+        return packed
 
     @torch.jit.export
     def unpack(self, packed: Tensor) -> DNCState:

@@ -28,8 +28,10 @@ class MemoryAccess(nn.Module):
         self.write_heads, self.read_heads = config.write_heads, config.read_heads
         self.interface = InterfaceLayer(config)
 
-    def forward(self, controller_output: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+    def forward(self, controller_output: Tensor, memory: Memory, in_place: bool = False) -> tuple[Tensor, Memory]:
         """From [B, H] and the previous timestep's state, the read vectors [B, R * W] and this timestep's state.
+
+        All of a dense memory changes, so that `in_place` has no effect.
 
         Autocast ends here: weightings are products of many small numbers, which half precision can't tell apart.
         """

@@ -39,34 +39,31 @@ class SparseAccess(nn.Module):
 
     smooth: bool
     sparse_reads: int
-    in_place: bool
 
     def __init__(self, config: DNCConfig) -> None:
         super().__init__()
         self.smooth = config.cosine == "deepmind"
         self.sparse_reads = config.sparse_reads
-        # Whoever owns the state may have it changed, which saves a copy of all of it at each timestep.
-        self.in_place = False
         self.interface = SparseInterfaceLayer(config)
 
-    def forward(self, controller_output: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+    def forward(self, controller_output: Tensor, memory: Memory, in_place: bool = False) -> tuple[Tensor, Memory]:
         """From [B, H] and the previous timestep's state, the read vectors [B, R * W] and this timestep's state.
 
-        Autocast ends here, as in a dense memory.
+        `in_place` changes the large tensors of the state that was given, which saves a copy of them. Autocast ends here, as in a dense memory.
         """
         interface = self.interface(controller_output)
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
             device = controller_output.device.type
             if torch.is_autocast_enabled(device):
                 with torch.autocast(device, enabled=False):
-                    return self.access(interface, memory)
-        return self.access(interface, memory)
+                    return self.access(interface, memory, in_place)
+        return self.access(interface, memory, in_place)
 
-    def access(self, interface: SparseInterface, memory: Memory) -> tuple[Tensor, Memory]:
+    def access(self, interface: SparseInterface, memory: Memory, in_place: bool = False) -> tuple[Tensor, Memory]:
         """`forward`, for a controller's output as the interface layer understood it."""
         state = sparse_part(memory)
         read_vectors, change = self.change(interface, state)
-        return read_vectors, changed(state, change, self.in_place)
+        return read_vectors, changed(state, change, in_place)
 
     def change(self, interface: SparseInterface, state: SparseMemoryState) -> tuple[Tensor, SparseChange]:
         """The read vectors [B, R * W], and what this timestep does to the memory."""

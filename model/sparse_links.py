@@ -53,12 +53,11 @@ class LinkedSparseAccess(SparseAccess):
 
     smooth: bool
     sparse_reads: int
-    in_place: bool
 
     def __init__(self, config: DNCConfig) -> None:
         super().__init__(config)
 
-    def access(self, interface: SparseInterface, memory: Memory) -> tuple[Tensor, Memory]:
+    def access(self, interface: SparseInterface, memory: Memory, in_place: bool = False) -> tuple[Tensor, Memory]:
         """The read vectors [B, R * W], and the memory after this timestep."""
         state, links = sparse_part(memory), links_of(memory)
         slots, write_weights = addressing.write_weighting(
@@ -77,7 +76,7 @@ class LinkedSparseAccess(SparseAccess):
         read_words = words_at(state, slots, words, read_slots)
         read_vectors = torch.sum(read_weights.unsqueeze(3) * read_words, 2).flatten(1)
         change = change_of(state, slots, write_weights, words, read_slots, read_weights)
-        return read_vectors, with_links(changed(state, change, self.in_place), links, linked, self.in_place)
+        return read_vectors, with_links(changed(state, change, in_place), links, linked, in_place)
 
 
 def links_of(memory: Memory) -> Links:

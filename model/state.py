@@ -108,14 +108,13 @@ class LinkedMemoryState(NamedTuple):
         return self.map(lambda tensor: tensor[rows])
 
 
+# TorchScript takes tuples of any name for plain ones, and gives the names back: see `memory_of`.
+Tensors6 = Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]  # noqa: UP006
+Tensors11 = Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]  # noqa: UP006
 if TYPE_CHECKING:
     Memory = MemoryState | SparseMemoryState | LinkedMemoryState
 else:
-    # TorchScript takes tuples of any name for plain ones, and gives the names back: see `memory_of`.
-    Memory = Union[  # noqa: UP007
-        Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor],  # noqa: UP006
-        Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor],  # noqa: UP006
-    ]
+    Memory = Union[Tensors6, Tensors11]  # noqa: UP007
 
 MEMORY_KINDS: dict[str, Any] = {
     "dense": MemoryState,
@@ -127,16 +126,13 @@ INTEGERS = ("last_access", "time", "read_slots", "precedence_slots", "previous_s
 
 def tensors_of(memory: Memory) -> List[Tensor]:  # noqa: UP006
     """A memory's tensors in the order of its fields, in TorchScript too."""
-    if torch.jit.is_scripting():  # type: ignore[attr-defined]
-        if torch.jit.isinstance(memory, Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]):  # noqa: UP006
-            return [memory[0], memory[1], memory[2], memory[3], memory[4], memory[5]]
-        assert torch.jit.isinstance(
-            memory,
-            Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor],  # noqa: UP006
-        )
-        first = [memory[0], memory[1], memory[2], memory[3], memory[4], memory[5]]
-        return first + [memory[6], memory[7], memory[8], memory[9], memory[10]]  # noqa: RUF005
-    return list(memory)
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        return list(memory)
+    if torch.jit.isinstance(memory, Tensors6):  # type: ignore[no-untyped-call]
+        return [memory[0], memory[1], memory[2], memory[3], memory[4], memory[5]]
+    assert torch.jit.isinstance(memory, Tensors11)  # type: ignore[no-untyped-call]
+    t = memory
+    return [t[0], t[1], t[2], t[3], t[4], t[5], t[6], t[7], t[8], t[9], t[10]]  # type: ignore[misc]
 
 
 def memory_of(kind: str, t: List[Tensor]) -> Memory:  # noqa: UP006

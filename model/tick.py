@@ -28,15 +28,22 @@ class TickModule(nn.Module):
                 part.least_rows = least_rows
         self.packing = StateLayout(dnc.config).packing
         self.memory_fields = list(memory_shapes(dnc.config))
+        # Of a large memory, in which a timestep touches little, one copy is made for all timesteps.
+        self.in_place = dnc.config.is_sparse
 
     def forward(self, inputs: Tensor, packed: Tensor) -> tuple[Tensor, Tensor]:
         """From inputs [T, B, I] and states [B, S], outputs [T, B, O] and the states after them; changes neither."""
-        state = self.packing.unpack(packed)
         outputs: list[Tensor] = []
+        accesses: list[Memory] = []
+        if self.in_place:
+            packed = packed.clone()
+        state = self.packing.unpack(packed)
         for x in inputs.unbind(0):
-            output, state = self.dnc.step(x, state)
+            accesses.clear()
+            output, state = self.dnc.step_observed(x, state, True, accesses, self.in_place)
             outputs.append(output)
-        return torch.stack(outputs), self.packing.pack(state)
+        after = self.packing.put(state, packed) if self.in_place else self.packing.pack(state)
+        return torch.stack(outputs), after
 
     @torch.jit.export
     def trace_debug(self, inputs: Tensor, packed: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -49,7 +56,7 @@ class TickModule(nn.Module):
         outputs: list[Tensor] = []
         accesses: list[Memory] = []
         for x in inputs.unbind(0):
-            output, state = self.dnc.step_observed(x, state, True, accesses)
+            output, state = self.dnc.step_observed(x, state, True, accesses, False)
             outputs.append(output)
         observed: dict[str, Tensor] = {}
         for index, name in enumerate(self.memory_fields):
@@ -69,7 +76,7 @@ class TickModule(nn.Module):
             for controller in tower.controllers:  # type: ignore[union-attr]
                 output = controller.output(state.controller_hidden[len(asked)])
                 interface = tower.access.interface  # type: ignore[union-attr]
-                asked.append(interface.asked(output))  # type: ignore[operator]
+                asked.append(interface.asked(output))  # type: ignore
         return {name: torch.stack([layer[name] for layer in asked]) for name in asked[0]}
 
 

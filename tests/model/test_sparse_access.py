@@ -152,17 +152,16 @@ def test_so_is_each_timestep_of_a_new_session_with_one_read_a_head(config, seed)
 @given(configs(), st.integers(0, 2**32 - 1))
 def test_in_place_gives_the_same_bits_and_only_what_was_touched_changes(config, seed):
     torch.manual_seed(seed)
-    pure, owned = access_of(config), access_of(config)
-    owned.in_place = True
+    access = access_of(config)
     state = without_ties(config, 2)
     mine = state.map(torch.clone)
     large = {name: getattr(mine, name) for name in ("memory", "last_access", "squared_norms")}
     for interface in interfaces(config, 2, 6):
         before = state.map(torch.clone)
-        reads, after = pure.access(interface, state)
+        reads, after = access.access(interface, state)
         for one, other in zip(before, state, strict=True):
             assert torch.equal(one, other), "a pure step changes nothing"
-        owned_reads, mine = owned.access(interface, mine)
+        owned_reads, mine = access.access(interface, mine, in_place=True)
         assert torch.equal(owned_reads, reads)
         for name, one, other in zip(after._fields, after, mine, strict=True):
             assert torch.equal(one, other), name
@@ -243,12 +242,11 @@ def test_a_slot_that_stands_there_twice_has_its_gradient_once():
 def test_times_are_brought_down_before_a_float_cannot_count_them(in_place):
     config = DNCConfig(input_size=1, hidden_size=1, memory="sparse", nr_cells=6, cell_size=2, sparse_reads=1)
     access, state = access_of(config), without_ties(config, 2)
-    access.in_place = in_place
     ages = torch.tensor([[5, PUT_BACK - 1, PUT_BACK + 3, LATEST - 9, LATEST - 2, LATEST - 1]] * 2, dtype=torch.int32)
     late = torch.tensor([[LATEST], [LATEST - 1]], dtype=torch.int32)
     (interface,) = interfaces(config, 2, 1)
     same = state.rows(torch.tensor([0, 0]))._replace(last_access=ages.clone(), time=late)
-    _, after = access.access(SparseInterface(*(part[[0, 0]] for part in interface)), same)
+    _, after = access.access(SparseInterface(*(part[[0, 0]] for part in interface)), same, in_place)
     assert after.time.tolist() == [[LATEST + 1 - PUT_BACK], [LATEST]]
     assert after.time.max() < 2**24
     slots, counts = after.last_access[0], after.last_access[1]
