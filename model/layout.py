@@ -21,7 +21,6 @@ from dnc_serve.model.state import (
     tensors_of,
 )
 
-
 # Of sparse memories; but not integers, of which a row has no view.
 CHANGED_IN_PLACE = ("memory", "squared_norms", "sparse_links")
 
@@ -51,7 +50,7 @@ class StatePacking(nn.Module):
 
     @torch.jit.export
     def put(self, state: DNCState, packed: Tensor) -> Tensor:
-        """`packed`, the rows in which steps in place have changed the large tensors already, with the others as well."""
+        """`packed`, rows in which steps in place have changed the large tensors already, with the others as well."""
         pieces = packed.split_with_sizes(self.sizes, 1)
         for index, field in enumerate(self.fields_of(state)):
             if not self.changed_in_place[index]:

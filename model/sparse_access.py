@@ -49,7 +49,8 @@ class SparseAccess(nn.Module):
     def forward(self, controller_output: Tensor, memory: Memory, in_place: bool = False) -> tuple[Tensor, Memory]:
         """From [B, H] and the previous timestep's state, the read vectors [B, R * W] and this timestep's state.
 
-        `in_place` changes the large tensors of the state that was given, which saves a copy of them. Autocast ends here, as in a dense memory.
+        `in_place` changes the large tensors of the state that was given, which saves a copy of them. Autocast ends
+        here, as in a dense memory.
         """
         interface = self.interface(controller_output)
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
