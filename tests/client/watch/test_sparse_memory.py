@@ -44,7 +44,7 @@ def test_the_page_shows_each_field_now_and_over_time(server: ServerProcess, brow
 
 
 def test_it_is_dumped_drawn_and_recorded(server: ServerProcess, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    at = ["--address", server.address]
+    at = ["--target", server.address]
     inputs = tmp_path / "inputs.npy"
     np.save(inputs, np.ones((3, 5), np.float32))
     assert main(["record", "r", str(inputs), "--output", str(tmp_path / "recording"), *at]) == 0
