@@ -106,6 +106,18 @@ def test_a_tick_becomes_onnx(tmp_path: Path) -> None:
     assert (tmp_path / "tick.onnx").is_file()
 
 
+def test_a_sparse_memory_is_built_trained_and_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    said = run_python(block("docs/sparse.md", "python", 'memory="sparse"'), tmp_path)
+    assert said.startswith("torch.Size([1, 100000, 32]) [[[")
+    train, export = block("docs/sparse.md", "sh", "dnc train").splitlines()
+    run_shell(f"{train} --iterations 2", tmp_path)
+    assert "100000 memory slots" in run_shell(export, tmp_path)
+    assert "| 1,024 | sparse_links | 0.2 MiB |" in run_shell(
+        f"{block('docs/sparse.md', 'sh', 'bench.sparse').strip()} --most 1024 --turns 1", tmp_path
+    )
+
+
 def test_a_token_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     token, serve = block("docs/security.md", "sh", "dnc token").splitlines()
     monkeypatch.setenv("DNC_TOKEN", run_shell(token, tmp_path).strip())
