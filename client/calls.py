@@ -178,7 +178,7 @@ class Calls:
         """The server didn't answer; that is told once, until it does."""
         if target not in self._silent:
             self._silent.add(target)
-            logger.warning("%s doesn't answer: %s", target, _why(error))
+            logger.warning("%s doesn't answer: %s; tried again for %g s", target, _why(error), self.patience_s())
 
     def told(self, error: DncError) -> DncError:
         """What the last error amounts to: short where no server has ever answered."""

@@ -101,8 +101,12 @@ def checked_bytes(name: str, value: Any) -> bytes:
     try:
         return bytes(memoryview(value))
     except TypeError:
-        error, giver = (BadBlob, "`export` gives") if name == "blob" else (BadState, "`step_with_state` gives")
-        raise error(f"the {name} is {_shortly(value)}, expected bytes, as {giver} them") from None
+        error, giver = (
+            (BadBlob, "`export` gives them")
+            if name == "blob"
+            else (BadState, "`step_with_state` gives them; b'' for a new session's")
+        )
+        raise error(f"the {name} is {_shortly(value)}, expected bytes, as {giver}") from None
 
 
 def token_fault(value: Any) -> str:

@@ -131,7 +131,7 @@ class DncServer:
         listener.bind()
         self._cleanup.push_async_callback(listener.close, 0)
         siblings = None if self._place is None else Siblings(self._place)
-        seal = StateSeal(config.state_keys, config.state_max_age_s)
+        seal = self._seal = StateSeal(config.state_keys, config.state_max_age_s)
         epoch = secrets.token_hex(8)
 
         def operations(one: ServedModel) -> Operations:
@@ -164,12 +164,13 @@ class DncServer:
         return Addresses(listener.address, metrics_address, http_address)
 
     async def _keep_up(self) -> None:
-        """What is looked at every second, once for all models."""
+        """What is looked at every second, once for all models: garbage, and tokens and keys that have changed."""
         while True:
             await asyncio.sleep(1.0)
             try:
                 self._garbage.settle()
                 self._access.refresh()
+                self._seal.refresh()
             except Exception:
                 logger.exception("what is done every second will be done again")
 

@@ -28,7 +28,9 @@ Value = TypeVar("Value")
 
 
 def add_connection(
-    parser: argparse.ArgumentParser, title: str = "connection", otherwise: str = f"DNC_TARGET, {DEFAULT_TARGET}"
+    parser: argparse.ArgumentParser,
+    title: str = "connection",
+    otherwise: str = f"DNC_TARGET, with commas; {DEFAULT_TARGET}",
 ) -> None:
     """The flags that say where the server is and who calls; `otherwise` says what happens without `--target`."""
     group = parser.add_argument_group(title)
@@ -71,11 +73,14 @@ def model_of(client: Client, session_id: str, name: str | None) -> ModelInfo:
 
 
 def targets(args: argparse.Namespace) -> list[str]:
-    """The servers to talk to; ends with exit code 2 if DNC_TARGET can't be one."""
+    """The servers to talk to; ends with exit code 2 if those of DNC_TARGET can't be some."""
     if args.target:
         return list(args.target)
     try:
-        return [check_target(_variable("DNC_TARGET", "host:port") or DEFAULT_TARGET)]
+        named = _variable("DNC_TARGET", "host:port") or DEFAULT_TARGET
+        # gRPC's own way to write several addresses of one server has commas, too.
+        several = [named] if named.startswith(("ipv4:", "ipv6:")) else named.split(",")
+        return [check_target(target.strip()) for target in several]
     except ValueError as exc:
         print(f"dnc: DNC_TARGET: {exc}", file=sys.stderr)
         raise SystemExit(2) from exc

@@ -19,7 +19,6 @@ HELP = "record a session's memory at each timestep, as .npz and as an animation"
 ARRAYS_FILE = "recording.npz"
 ANIMATION_FILE = "recording.gif"
 DEFAULT_LAST = 32
-NAMES = ("memory", "link_matrix", "precedence", "read_weights", "write_weights", "usage_vector")
 
 
 @dataclass(frozen=True)
@@ -100,8 +99,8 @@ def look_up(session: Session, model: ModelInfo, last: int) -> Recording:
 
 
 def _names(model: ModelInfo) -> tuple[str, ...]:
-    """Of a DNC its memory, of another model the whole state."""
-    return NAMES if model.config else tuple(field.name for field in model.state)
+    """Of a DNC its memory, which is its experience, of another model the whole state."""
+    return tuple(field.name for field in model.state if field.experience or not model.config)
 
 
 def _write(recording: Recording, args: argparse.Namespace) -> None:

@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=filled,
         default=STANDARD,
         metavar="FILE",
-        help="where outputs go, .npy or CSV by its name; else as in",
+        help="where outputs go, .npy or else CSV by its name; standard output, as the inputs are, if left out",
     )
     parser.add_argument("--reset-experience", action="store_true", help="zero the memory before the first timestep")
     parser.add_argument("--chunk", type=count, default=64, metavar="T", help="timesteps sent at once (64)")

@@ -24,6 +24,7 @@ from aiohttp.typedefs import Handler
 from dnc_serve.client import errors
 from dnc_serve.client.arrays import Array, TensorSpec
 from dnc_serve.client.async_client import AsyncClient
+from dnc_serve.client.axes import has_dense_memory
 from dnc_serve.client.cli.timesteps import BadFile, Source
 from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, SessionInfo
 from dnc_serve.client.session import AsyncSession
@@ -37,7 +38,7 @@ MAX_CELLS = 1 << 15
 # Of an array at each of many timesteps.
 MAX_PAST_CELLS = 1 << 14
 RECONNECT_PAUSE_S = 0.5
-# Of a DNC at each of many timesteps: what it did. Of another model that is its whole state.
+# Of a dense DNC at each of many timesteps: what it did. Of another model that is its whole state.
 OVER_TIME = ("write_weights", "read_weights", "usage_vector", "interface")
 Shape = tuple[int, ...]
 _MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
@@ -185,7 +186,7 @@ class Site:
         after, until, every = (_number(request.query.get(name, ""), name) for name in ("after", "until", "every"))
         async with self._client.session(request.match_info["id"], create=False) as session:
             model = await self._client.model(session.model)
-            names = OVER_TIME if model.config else await self._names(session)
+            names = OVER_TIME if has_dense_memory(model.config) else await self._names(session)
             timesteps = await session.replay(after, until, names, every=max(1, every), max_cells=MAX_PAST_CELLS)
         messages = (
             encode(

@@ -21,9 +21,11 @@ from dnc_serve.handler.api.arrays import decode_inputs, encode_array
 from dnc_serve.handler.api.call_json import call_from_json, call_of, object_from_json, to_json
 from dnc_serve.handler.api.models import Models
 from dnc_serve.handler.api.operations import Caller
+from dnc_serve.handler.api.refusals import refusal_for
 from dnc_serve.handler.api.rows import dispatch
 from dnc_serve.handler.api.watch import FeedsOfModels, watch
 from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.metrics import Metrics
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -76,7 +78,7 @@ class HttpCalls:
                     piece.experience = chunk.experience + chunk.reset_experience
                 yield (await operations.step(pb.StepRequest(chunk=piece), caller)).result
 
-        return await _events("chunk", results(), caller)
+        return await _events("chunk", results(), caller, self._models.metrics)
 
     async def _memory(self, request: Request, caller: Caller) -> Response:
         names = [name for name in request.query_params.get("names", "").split(",") if name]
@@ -92,10 +94,10 @@ class HttpCalls:
             async for frame in watch(operations, self._feeds.of(operations), wanted, caller):
                 yield pb.WatchMemoryResponse.FromString(frame)
 
-        return await _events("frame", frames(), caller)
+        return await _events("frame", frames(), caller, self._models.metrics)
 
 
-async def _events(name: str, messages: AsyncIterator[Message], caller: Caller) -> Response:
+async def _events(name: str, messages: AsyncIterator[Message], caller: Caller, metrics: Metrics) -> Response:
     """Each message as an event; what is refused at once has a status of its own, and what is later an event `error`."""
     first = await anext(messages)
 
@@ -107,12 +109,8 @@ async def _events(name: str, messages: AsyncIterator[Message], caller: Caller) -
                 yield _event(name, to_json(message))
         except StopAsyncIteration:
             yield _event("end", b"{}")
-        except ServeError as error:
-            yield _event("error", json.dumps(described(error)).encode())
-        except Exception:
-            logger.exception("a stream of events failed")
-            mistake = ServeError("INTERNAL", "the server made a mistake; its log says which")
-            yield _event("error", json.dumps(described(mistake)).encode())
+        except Exception as error:
+            yield _event("error", json.dumps(described(refusal_for(error, None, metrics))).encode())
 
     return StreamingResponse(events(), media_type="text/event-stream", headers={"cache-control": "no-store"})
 

@@ -40,9 +40,11 @@ class InferenceModels:
             pass
         shown = f"{name!r}" + (f", version {version!r}," if version else "")
         names = ", ".join(map(repr, self.models.names))
+        versions = ", ".join(repr(one.version) for one in self.models.versions(name or self.models.default.name))
         raise ServeError(
             "MODEL_NOT_FOUND",
-            f"Request for unknown model: {shown} is not found; expected {names}",
+            f"Request for unknown model: {shown} is not found; expected {names}"
+            + (f", version {versions}" if versions and version else ""),
             expected=", ".join(self.models.names),
             got=name,
         )

@@ -126,7 +126,8 @@ class Models:
     async def living(self, session_id: str) -> Operations | None:
         """The model whose session lives under the id."""
         for one in self.all:
-            if one.engine.table.find(session_id) is not None:
+            session = one.engine.table.find(session_id)
+            if session is not None and one.engine.ownership.holds(session):
                 return one
         if self.default.engine.ownership.shared:
             for name in self.names:

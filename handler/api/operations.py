@@ -418,7 +418,8 @@ class Operations:
         if self.artifact.layout.experience_offset is None:
             raise ServeError(
                 "BAD_REQUEST",
-                "the model doesn't say which fields of its state are the experience, expected a reset of all",
+                "the model doesn't say which fields of its state are the experience, expected a reset of all "
+                "(scope 'all')",
                 expected="RESET_SCOPE_ALL",
             )
 

@@ -9,9 +9,10 @@ from dnc_serve.handler.api.access import Access
 from dnc_serve.handler.api.administration import Administration
 from dnc_serve.handler.api.copies import Copies
 from dnc_serve.handler.api.dumps import whole_dump
-from dnc_serve.handler.api.logs import log_answer, log_refusal
+from dnc_serve.handler.api.logs import log_answer
 from dnc_serve.handler.api.models import Models
 from dnc_serve.handler.api.operations import Caller
+from dnc_serve.handler.api.refusals import refusal_for
 from dnc_serve.handler.api.status import status_of
 from dnc_serve.handler.errors import ServeError, StoreUnavailable
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
@@ -47,15 +48,9 @@ async def _answer(
             result = await dispatch(models, administration, call, caller)
         log_answer(request, caller.owner, caller.endpoint, started_at)
         return result
-    except TimeoutError:
-        refused = _too_late(caller)
-    except ServeError as error:
-        refused = error
-    except Exception:
-        logger.exception("a call failed")
-        refused = ServeError("INTERNAL", "the server made a mistake; its log says which")
-    log_refusal(request, refused)
-    models.metrics.errors.labels(refused.reason).inc()
+    except Exception as error:
+        told = _too_late(caller) if isinstance(error, TimeoutError) else error
+        refused = refusal_for(told, request, models.metrics)
     return pb.CallResult(status=status_of(refused))
 
 

@@ -11,8 +11,11 @@ and an index of them all (`redis_index.py`). Where models have names, each has k
 
 The braces put a session's keys into one slot of a cluster. A session is written by one script that checks the lease's
 token first, so a server that was taken over from, however late it wakes, changes nothing. With `appendfsync always`,
-which is checked, what was acknowledged survives a power loss of the Redis host; an asynchronous failover to a replica
-may lose it.
+which is checked, what was acknowledged survives a power loss of the Redis host.
+
+A failover to a replica takes what that had not got yet. With `replicas`, commits, leases, and what is told of where
+sessions stand are answered once so many replicas have synced them; or, for commits of a store that `answers_first`,
+`sync` waits for that. A primary that is cut off from its replicas can't promise anything then.
 """
 
 import logging
@@ -68,16 +71,20 @@ class RedisStore:
 
     shared = True
 
-    def __init__(self, url: str, owner: str, lease_s: float, part: str = "") -> None:
+    def __init__(
+        self, url: str, owner: str, lease_s: float, part: str = "", *, replicas: int = 0, answers_first: bool = False
+    ) -> None:
         if not owner:
             raise ValueError("a shared store needs the address that this server advertises: owner is empty")
-        self._redis = RedisConnection(url, timeout_s=min(2.0, lease_s / 3))
+        self._redis = RedisConnection(url, timeout_s=min(2.0, lease_s / 3), replicas=replicas)
+        self._answers_first = answers_first and replicas > 0
         self._owner = owner
         self._keys = Keys(part)
         self._lease_s = lease_s
         self._holder = secrets.token_hex(8)  # this run of this server
         self._index = RedisIndex(self._redis, self._holder, self._keys)
         self._sequence = 0
+        self._mark = f"dnc:committed:{self._holder}"  # the sequence of the latest commit that waits for `sync`
         self._tokens: dict[str, int] = {}  # of the sessions that this server holds
         self._tokens_lock = threading.Lock()
 
@@ -109,7 +116,9 @@ class RedisStore:
             calls.append((self._keys.all(session_id), arguments))
             called.append((session_id, own))
         self._index.enter(mutation.head for mutation in mutations if isinstance(mutation, Begin))
-        results = self._redis.run(_COMMIT, calls, at_once=growing, each=True)
+        mark = ("SET", self._mark, self._sequence, "PX", _REMEMBERED_MS) if self._answers_first else None
+        lasting = not self._answers_first
+        results = self._redis.run(_COMMIT, calls, at_once=growing, each=True, lasting=lasting, mark=mark)
         for (session_id, own), reasons in zip(called, results, strict=True):
             if isinstance(reasons, Exception):
                 logger.error("session %r could not be written: %s", session_id, reasons)
@@ -133,11 +142,16 @@ class RedisStore:
         return outcomes
 
     def sync(self) -> None:
-        """Nothing is left to do: the server has synced what it acknowledged."""
+        """The server has synced what it acknowledged; its replicas are waited for, if `commit` has not."""
+        if self._answers_first and self._sequence:
+            (marked,) = self._redis.commands(("GET", self._mark), lasting=True)
+            if marked != str(self._sequence).encode():
+                raise StoreUnavailable(f"{self._redis.where} has failed over and lost what was committed last")
 
     def head(self, session_id: str) -> Head | None:
-        with self._redis.ready() as client:
-            return head_of(session_id, client.hgetall(self._keys.of(session_id, "head")))
+        """It is lasting, because it is told to clients, and what is loaded goes on from it."""
+        (found,) = self._redis.commands(("HGETALL", self._keys.of(session_id, "head")), lasting=True)
+        return head_of(session_id, found)
 
     def heads(self) -> Iterator[Head]:
         for ids in self._pages_of_ids():
@@ -238,7 +252,8 @@ class RedisStore:
 
     def acquire(self, session_id: str) -> Lease:
         arguments = (self._holder, self._owner, math.ceil(self._lease_s * 1000), _REMEMBERED_MS)
-        ((verdict, *rest),) = self._redis.run(_ACQUIRE, [([self._keys.of(session_id, "lease")], arguments)])
+        calls = [([self._keys.of(session_id, "lease")], arguments)]
+        ((verdict, *rest),) = self._redis.run(_ACQUIRE, calls, lasting=True)
         if verdict != b"granted":
             raise LeaseHeld(session_id, rest[0].decode(), rest[1] / 1000)
         token = int(rest[0])
@@ -247,7 +262,7 @@ class RedisStore:
         return Lease(session_id, token, self._lease_s)
 
     def renew(self, leases: Sequence[Lease]) -> list[Lease | None]:
-        results = self._renew(leases, math.ceil(self._lease_s * 1000))
+        results = self._renew(leases, math.ceil(self._lease_s * 1000), lasting=True)
         renewed = [
             Lease(lease.session_id, lease.token, self._lease_s) if result else None
             for lease, result in zip(leases, results, strict=True)
@@ -257,13 +272,13 @@ class RedisStore:
 
     def release(self, leases: Sequence[Lease]) -> None:
         self._drop(leases)
-        self._renew(leases, 0)
+        self._renew(leases, 0, lasting=False)
 
-    def _renew(self, leases: Sequence[Lease], lease_ms: int) -> list[int]:
+    def _renew(self, leases: Sequence[Lease], lease_ms: int, *, lasting: bool) -> list[int]:
         calls = [
             ([self._keys.of(lease.session_id, "lease")], (lease.token, lease_ms, _REMEMBERED_MS)) for lease in leases
         ]
-        return self._redis.run(_RENEW, calls)
+        return self._redis.run(_RENEW, calls, lasting=lasting)
 
     def _drop(self, leases: Sequence[Lease]) -> None:
         with self._tokens_lock:
@@ -275,8 +290,8 @@ class RedisStore:
         """Ids of all sessions, each once, though SCAN may find a key twice."""
         seen: set[str] = set()
         page: list[str] = []
-        with self._redis.guard():
-            for name in self._redis.client.scan_iter(match=self._keys.of("*", "head"), count=_SCAN):
+        with self._redis.guard() as client:
+            for name in client.scan_iter(match=self._keys.of("*", "head"), count=_SCAN):
                 session_id = self._keys.id_of_head(name)
                 if session_id not in seen:
                     seen.add(session_id)

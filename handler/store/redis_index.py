@@ -126,9 +126,10 @@ class RedisIndex:
         leaves."""
         names = [one.decode() for one in ids]
         calls = [([self._keys.of(one, "head"), self._keys.of(one, "lease")], ()) for one in names]
+        states = self._redis.run(_STATE, calls, lasting=True)
         living: list[tuple[Head, bytes, float]] = []
         leaving: list[Sequence[Any]] = []
-        for session_id, (facts, holder, rest_ms) in zip(names, self._redis.run(_STATE, calls), strict=True):
+        for session_id, (facts, holder, rest_ms) in zip(names, states, strict=True):
             head = head_of(session_id, dict(zip(facts[::2], facts[1::2], strict=True)))
             if head is not None and not head.ended:
                 if owner is None or head.owner == owner:

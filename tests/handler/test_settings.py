@@ -64,8 +64,17 @@ def test_the_worker_gets_it_unchanged() -> None:
         (
             {"store": "mysql://me:secret@host"},
             "store is 'mysql://me:***@host' (--store); "
-            "expected sqlite, redis://HOST:PORT/DB, rediss://… or unix://PATH",
+            "expected sqlite, redis://HOST:PORT/DB, rediss://…, unix://PATH or "
+            "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB",
         ),
+        (
+            {"store": "redis+sentinel://me:secret@host:1"},
+            "store is 'redis+sentinel://me:***@host:1' (--store); expected "
+            "redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/DB, odd characters percent-encoded; "
+            "the URL of the store names no service",
+        ),
+        ({"store_replicas": "-1"}, "store_replicas is '-1' (--store-replicas); expected at least 0"),
+        ({"store_replicas": "1"}, "store_replicas is 1; expected 0, because store is 'sqlite'"),
         ({"metrics_port": "8500"}, "metrics_port is 8500; expected another port than that of port"),
         ({"tls_key": "k"}, "tls_certificate is ''; expected a file, because tls_key is set"),
         ({"tls_client_ca": "c"}, "tls_certificate is ''; expected a file, because tls_client_ca is set"),

@@ -22,7 +22,6 @@ from dnc_serve.handler.engine.session_table import SessionTable
 from dnc_serve.handler.errors import StoreUnavailable
 from dnc_serve.handler.metrics import Metrics
 from dnc_serve.handler.store.redis import RedisStore
-from dnc_serve.handler.store.redis_connection import REQUIRED
 from dnc_serve.handler.store.sqlite import SQLiteStore
 from tests.power import INDEX, LOG, NOTE, LogEnd, lose_power
 from tests.simulation.loop import LIFE, Life, VirtualLoop, outside
@@ -102,9 +101,6 @@ class Wire:
     def pipeline(self, transaction: bool = False) -> Pipeline:
         return Pipeline(self)
 
-    def hgetall(self, name: str) -> Any:
-        return self.send(lambda: self.redis.hgetall(name))
-
     def script_load(self, text: str) -> Any:
         return self.send(lambda: self.redis.script_load(text))
 
@@ -113,9 +109,6 @@ class Wire:
 
     def info(self, section: str) -> dict[str, str]:
         return {}
-
-    def config_get(self, name: str) -> dict[str, str]:
-        return {name: REQUIRED[name]}
 
 
 class Machine:

@@ -98,7 +98,7 @@ def test_the_model_is_described_field_by_field(door: Door) -> None:
     assert (list(model.inputs.shape), model.inputs.data_type) == ([2], pb.DATA_TYPE_UINT8)
     assert (list(model.outputs.shape), model.outputs.data_type) == ([8], pb.DATA_TYPE_FLOAT32)
     assert model.artifact == "program"
-    assert model.artifact_note == "only a DNC has one"
+    assert model.artifact_note == "only a DNC has a row kernel"
     assert not model.config_json
     assert not model.derived
     fields = {field.name: (list(field.shape), field.dtype, field.experience) for field in model.state}
