@@ -90,7 +90,8 @@ class Calls:
             if answer.HasField("workers"):
                 await self.hosts.workers.learn(route.target, answer.workers)
             info = ModelInfo.from_wire(answer)
-            self._models[name, version] = self._models[info.name, info.version] = info
+            for asked in ((name, version), (info.name, version), (info.name, info.version)):
+                self._models[asked] = info
         return self._models[name, version]
 
     async def unary(self, method: str, request: Any, route: Route, session_id: str | None = None) -> Any:

@@ -92,6 +92,11 @@ class Feeds(Observer):
         feed.watchers += 1
         return feed
 
+    @property
+    def sessions(self) -> list[Session]:
+        """Those that are watched."""
+        return list(self._feeds)
+
     def leave(self, feed: "Feed") -> None:
         """One watcher less."""
         feed.watchers -= 1
@@ -117,10 +122,15 @@ class FeedsOfModels:
         self._feeds: dict[Operations, Feeds] = {}
 
     def of(self, operations: Operations) -> Feeds:
-        """Those of one model."""
+        """Those of one version of a model."""
         if operations not in self._feeds:
             self._feeds[operations] = Feeds(operations.engine, operations.artifact)
         return self._feeds[operations]
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Those that are watched."""
+        return [session for feeds in self._feeds.values() for session in feeds.sessions]
 
 
 class Feed:
