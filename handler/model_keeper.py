@@ -37,16 +37,14 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-FIRST_VERSION = "1"
 PREPARE = "dnc_serve.handler.runtime.prepare"
-NEWER_S = 0.05  # how often it is looked whether a version has come to rest
+LOOK_S = 0.05  # how often it is looked whether a version has come to rest
 
 
 class ModelKeeper:
     """Loads and unloads what `models` has.
 
-    `observers(name, version)` are told by its engine, `operations(served)` is what may be asked of it, and
-    `changed()` is called when something has come or gone.
+    `observers(name, version)` are told by the engine of a version.
     """
 
     models: Models
@@ -71,20 +69,30 @@ class ModelKeeper:
         self.served: list[ServedModel] = []  # in the order in which they were loaded
         self._broken: set[tuple[str, str]] = set()  # versions that could not be loaded again; their sessions wait
         kept = list(self._load_all_kept())
+        self.served += [served for _, served in kept]
+        self._kept |= {(one.name, one.version): one for one, _ in kept}
+        self._configured: dict[str, tuple[str, str]] = {}  # by name: the version, and its digest
         for model, artifact in zip(config.models, artifacts, strict=True):
-            digest, digests = _digest_of(artifact), [one.digest for _, one in kept if one.name == model.name]
-            if digest in digests:  # it was loaded before it was configured
+            digest, others = _digest_of(artifact), self.of(model.name)
+            version, former = self._folder.configured(model.name)
+            # What was loaded while it was configured is newer; what is configured since then is newer than that.
+            at = self.served.index(others[0]) if others and former == digest else len(self.served)
+            version = version if former == digest else self._next_version(model.name)
+            self._configured[model.name] = version, digest
+            if any(one.digest == digest for one in others):  # it was loaded before it was configured
                 continue
-            if digests and digest in self._folder.dropped(model.name):
+            if others and digest in self._folder.dropped(model.name):
                 logger.warning("%s isn't served: it was unloaded, and %s has other versions", model.source, model.name)
                 continue
-            self.served.append(ServedModel(model, FIRST_VERSION, artifact, config, device))
-        for one, served in kept:
-            self._kept[one.name, one.version] = one
-            self.served.append(served)
+            self.served.insert(at, ServedModel(model, version, artifact, config, device))
+
+    def _next_version(self, name: str) -> str:
+        numbers = [int(one.version) for one in self.of(name) if one.version.isdecimal()]
+        numbers += [int(version) for broken, version in self._broken if broken == name and version.isdecimal()]
+        return str(1 + max(numbers, default=0))
 
     async def open(self, owner: str, operations: Callable[[ServedModel], Operations]) -> Models:
-        """Finds the sessions; returns what may be asked of all. Raises StoreRefused."""
+        """Finds the sessions; returns what may be asked of all, which `operations` makes. Raises StoreRefused."""
         self._owner, self._operations = owner, operations
         for name in dict.fromkeys(one.name for one in self.served):
             await self._open_store(name, self.of(name))
@@ -139,9 +147,7 @@ class ModelKeeper:
         it. Returns its name and version. Raises MODEL_UNUSABLE, MODEL_IN_USE, BAD_REQUEST."""
         async with self._changing:
             name = name or self.models.default.name
-            version = version or str(
-                1 + max((int(one.version) for one in self.of(name) if one.version.isdecimal()), default=0)
-            )
+            version = version or self._next_version(name)
             _check(name, version, share)
             kept = self._kept.get((name, version))
             there = any(one.version == version for one in self.of(name)) or (name, version) in self._broken
@@ -163,7 +169,8 @@ class ModelKeeper:
                 if same is not None:
                     raise ServeError("MODEL_IN_USE", f"{source} is what {name!r} has as version {same!r} already")
                 try:
-                    await self._run(self._folder.keep, name, version, artifact, share)
+                    configured = self._configured.get(name, ("", ""))
+                    await self._run(self._folder.keep, name, version, artifact, share, configured)
                 except OSError as exc:
                     raise ServeError(
                         "MODEL_UNUSABLE", f"{source} can't be copied into the state folder: {exc}"
@@ -228,7 +235,7 @@ class ModelKeeper:
         served = next(one for one in self.of(name) if one.version == version)
         self.models.remove(name, version)
         while not served.engine.at_rest:
-            await asyncio.sleep(NEWER_S)
+            await asyncio.sleep(LOOK_S)
         await served.leave()
         self.served.remove(served)
         del self._kept[name, version]
@@ -267,7 +274,7 @@ class ModelKeeper:
             raise ServeError("MODEL_IN_USE", f"{name!r} has no other version than {version!r}")
         if (kept := self._kept.get((name, version))) is None:  # what the server was started with
             served = next(one for one in self.of(name) if one.version == version)
-            await self._run(self._folder.keep, name, version, served.artifact.folder, None, 0)
+            await self._run(self._folder.keep, name, version, served.artifact.folder, None, self._configured[name], 0)
         else:
             await self._run(self._folder.change, replace(kept, retiring=retiring))
 

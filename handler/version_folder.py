@@ -1,6 +1,7 @@
 """The versions of models that were loaded while the server ran, kept so that its next start has them.
 
     STATE_DIR/versions/NAME/VERSION/    an artifact, and version.json: in which order they came, and what each gets
+    STATE_DIR/versions/NAME/.configured what `--model` named when the last of them was loaded: its version, its digest
     STATE_DIR/versions/NAME/.unloaded   digests of versions that were unloaded, though the configuration may name them
 
 What lies there is what is served beside what `--model` says: workers read it when they start, and when one of them has
@@ -17,7 +18,7 @@ from dnc_serve.handler.runtime.artifact import ARTIFACT_FILES
 
 FOLDER = "versions"
 FILE = "version.json"
-DROPPED = ".unloaded"  # no version's name begins so
+DROPPED, CONFIGURED = ".unloaded", ".configured"  # no version's name begins so
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +50,18 @@ class VersionFolder:
             kept.append(KeptVersion(file.parent.parent.name, file.parent.name, **fields))
         return sorted(kept, key=lambda one: one.number)
 
-    def keep(self, name: str, version: str, artifact: Path, share: float | None, number: int | None = None) -> None:
+    def keep(
+        self,
+        name: str,
+        version: str,
+        artifact: Path,
+        share: float | None,
+        configured: tuple[str, str],
+        number: int | None = None,
+    ) -> None:
         """Copies an artifact there, as a whole or not at all; it gets no new sessions yet, and comes after all others
-        unless its number is given. Raises OSError."""
+        unless its number is given. `configured` is what the configuration names meanwhile: its version, and its
+        digest. Raises OSError."""
         if number is None:
             number = 1 + max((one.number for one in self.read()), default=0)
         kept = KeptVersion(name, version, number, share, retiring=True)
@@ -64,6 +74,7 @@ class VersionFolder:
                 shutil.copyfile(artifact / file, beside / file)
                 _sync(beside / file)
         self._write(beside, kept)
+        (target.parent / CONFIGURED).write_text(" ".join(configured))
         beside.rename(target)
         _sync(target.parent)
 
@@ -76,6 +87,12 @@ class VersionFolder:
         folder = self._folder / name / version
         (folder / FILE).unlink(missing_ok=True)  # from here on it is none
         shutil.rmtree(folder, ignore_errors=True)
+
+    def configured(self, name: str) -> tuple[str, str]:
+        """What the configuration named when a version was loaded last: its version, and its digest."""
+        file = self._folder / name / CONFIGURED
+        words = file.read_text().split() if file.is_file() else []
+        return (words[0], words[1]) if len(words) == 2 else ("", "")
 
     def dropped(self, name: str) -> list[str]:
         """Digests of what was unloaded of a model that the configuration may still name."""

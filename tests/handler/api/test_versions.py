@@ -251,6 +251,9 @@ def test_loaded_versions_are_there_after_a_restart(lstms: list[Path], tmp_path: 
     # What is configured was unloaded: it doesn't come back.
     with open_door(lstms[1], state, model=[f"risk={lstms[1]}"]) as door, Client(door.addresses.grpc) as client:
         assert listed(client) == [("risk", "4", 1), ("other", "1", 1)]
+    # What is configured anew is newer than what was loaded before.
+    with open_door(lstms[2], state, model=[f"risk={lstms[2]}"]) as door, Client(door.addresses.grpc) as client:
+        assert listed(client) == [("risk", "5", 0), ("risk", "4", 1), ("other", "1", 1)]
 
 
 def test_who_may(lstms: list[Path], tmp_path: Path) -> None:
