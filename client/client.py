@@ -9,6 +9,7 @@ import atexit
 import os
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any, Literal, Self, TypeVar, overload
@@ -155,7 +156,7 @@ class LoopThread:
             self.start(close())
 
 
-class _Closing:
+class _Closing(ABC):
     """What a `with` closes."""
 
     def __enter__(self) -> Self:
@@ -164,8 +165,8 @@ class _Closing:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def close(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def close(self) -> None: ...
 
 
 class _Opener(_Closing):

@@ -145,7 +145,7 @@ class DncServer:
             await self._loop.run_in_executor(None, store.sync)
             await self._loop.run_in_executor(None, engine.register_all)
         siblings = None if self._place is None else Siblings(self._place)
-        seal = StateSeal(config.state_keys, config.state_max_age_s)
+        seal = self._seal = StateSeal(config.state_keys, config.state_max_age_s)
         self._operations = Operations(engine, artifact, secrets.token_hex(8), self._metrics, siblings, seal)
         self._access = Access(config.tokens, os.environ.get(TOKENS_VARIABLE, ""), config.workers)
         self._streams = OpenStreams(config.max_streams)
@@ -158,13 +158,18 @@ class DncServer:
             await self._open_among(siblings, inference)
         await self_test(listener.private_address, self._operations, self._access, self._place)
         listener.close_private()
-        maintenance = Maintenance(engine, self._access.refresh)
+        maintenance = Maintenance(engine, self._read_again)
         metrics_address = self._open_metrics(engine, maintenance)
         for for_ever in (maintenance.run(), *([engine.ownership.run()] if store.shared else [])):
             self._cleanup.callback(self._loop.create_task(for_ever).cancel)
         http_address = await self._open_http(sequences) if config.http_port is not None else ""
         await listener.set_health(SERVING)
         return Addresses(listener.address, metrics_address, http_address)
+
+    def _read_again(self) -> None:
+        """Takes up tokens and keys that have changed."""
+        self._access.refresh()
+        self._seal.refresh()
 
     async def _open_http(self, sequences: Sequences) -> str:
         # Not everybody has it installed.

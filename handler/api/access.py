@@ -18,7 +18,6 @@ when it changes.
 import asyncio
 import hashlib
 import hmac
-import logging
 import secrets
 import time
 import tomllib
@@ -30,10 +29,9 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from dnc_serve.handler.api.watched_file import WatchedFile
 from dnc_serve.handler.clock import CLOCK
 from dnc_serve.handler.errors import ServeError
-
-logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -178,12 +176,13 @@ def read_tokens(text: str, origin: str) -> list[Token]:
 
 
 class Access:
-    """Finds out what a caller may do. Without tokens everybody may do everything, as one owner."""
+    """Finds out what a caller may do. Without tokens everybody may do everything, as one owner.
+
+    Raises ValueError or OSError for a file of tokens that can't be read.
+    """
 
     def __init__(self, tokens_file: str = "", tokens_text: str = "", workers: int = 1) -> None:
         self._workers = workers
-        self._path = Path(tokens_file) if tokens_file else None
-        self._stamp: tuple[int, int] | None = None
         self._grants: dict[bytes, Grant] = {}  # by the token's SHA-256
         self._everybody = Grant()
         # The server's own self-test comes in with a token that lives as long as the process.
@@ -191,34 +190,14 @@ class Access:
         self.required = bool(tokens_file or tokens_text)
         if tokens_text:
             self._take(read_tokens(tokens_text, "the tokens in the environment"))
-        self.reload()
+        self._file = WatchedFile(Path(tokens_file), "tokens", self._read) if tokens_file else None
 
     def refresh(self) -> None:
         """Reads the file again if it has changed, and ends the calls that last of those whose token has expired."""
-        self.reload()
+        if self._file is not None:
+            self._file.refresh()
         for grant in self._grants.values():
             grant.end_calls()
-
-    def reload(self) -> None:
-        """Reads the file again if it has changed, and ends the calls of tokens that are gone; a wrong file is refused,
-        and the old tokens stay.
-
-        Raises ValueError or OSError at the first reading.
-        """
-        if self._path is None:
-            return
-        first = self._stamp is None
-        try:
-            status = self._path.stat()
-            stamp = (status.st_mtime_ns, status.st_size)
-            if stamp == self._stamp:
-                return
-            self._stamp = stamp
-            self._take(read_tokens(self._path.read_text(), str(self._path)))
-        except (OSError, ValueError) as exc:
-            if first:
-                raise
-            logger.error("the tokens stay as they were: %s", exc)
 
     def grant_of(self, metadata: Iterable[Any] | None) -> Grant:
         """The grant of a gRPC caller; raises UNAUTHENTICATED."""
@@ -248,7 +227,11 @@ class Access:
         """What the server's own self-test identifies itself with."""
         return ((HEADER, SCHEME + self._own),)
 
+    def _read(self, path: Path) -> None:
+        self._take(read_tokens(path.read_text(), str(path)))
+
     def _take(self, tokens: list[Token]) -> None:
+        """Knows these tokens from now on, and ends the calls of those that are gone."""
         before = self._grants
         buckets = {grant.owner: grant for grant in before.values()}
         self._grants = {}

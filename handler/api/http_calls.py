@@ -19,9 +19,11 @@ from starlette.routing import Route
 from dnc_serve.handler.api.arrays import decode_inputs, encode_array
 from dnc_serve.handler.api.call_json import call_from_json, call_of, object_from_json, to_json
 from dnc_serve.handler.api.operations import Caller, Operations
+from dnc_serve.handler.api.refusals import refusal_for
 from dnc_serve.handler.api.rows import dispatch
 from dnc_serve.handler.api.watch import Feeds, watch
 from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.metrics import Metrics
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -72,7 +74,7 @@ class HttpCalls:
                     piece.experience = chunk.experience + chunk.reset_experience
                 yield (await self._operations.step(pb.StepRequest(chunk=piece), caller)).result
 
-        return await _events("chunk", results(), caller)
+        return await _events("chunk", results(), caller, self._operations.metrics)
 
     async def _memory(self, request: Request, caller: Caller) -> Response:
         names = [name for name in request.query_params.get("names", "").split(",") if name]
@@ -87,10 +89,10 @@ class HttpCalls:
             async for frame in watch(self._operations, self._feeds, wanted, caller):
                 yield pb.WatchMemoryResponse.FromString(frame)
 
-        return await _events("frame", frames(), caller)
+        return await _events("frame", frames(), caller, self._operations.metrics)
 
 
-async def _events(name: str, messages: AsyncIterator[Message], caller: Caller) -> Response:
+async def _events(name: str, messages: AsyncIterator[Message], caller: Caller, metrics: Metrics) -> Response:
     """Each message as an event; what is refused at once has a status of its own, and what is later an event `error`."""
     first = await anext(messages)
 
@@ -102,12 +104,8 @@ async def _events(name: str, messages: AsyncIterator[Message], caller: Caller) -
                 yield _event(name, to_json(message))
         except StopAsyncIteration:
             yield _event("end", b"{}")
-        except ServeError as error:
-            yield _event("error", json.dumps(described(error)).encode())
-        except Exception:
-            logger.exception("a stream of events failed")
-            mistake = ServeError("INTERNAL", "the server made a mistake; its log says which")
-            yield _event("error", json.dumps(described(mistake)).encode())
+        except Exception as error:
+            yield _event("error", json.dumps(described(refusal_for(error, None, metrics))).encode())
 
     return StreamingResponse(events(), media_type="text/event-stream", headers={"cache-control": "no-store"})
 

@@ -17,9 +17,10 @@ from dnc_serve.handler.api.access import Access
 from dnc_serve.handler.api.http_calls import HttpCalls, described
 from dnc_serve.handler.api.http_messages import JSON_LENGTH, answer_of, read_request
 from dnc_serve.handler.api.inference_models import EXTENSIONS, model_config, model_metadata, model_statistics
-from dnc_serve.handler.api.logs import log_answer, log_refusal
+from dnc_serve.handler.api.logs import log_answer
 from dnc_serve.handler.api.openapi import openapi
 from dnc_serve.handler.api.operations import Caller, Operations
+from dnc_serve.handler.api.refusals import refusal_for
 from dnc_serve.handler.api.sequences import Sequences
 from dnc_serve.handler.api.status import http_status_of
 from dnc_serve.handler.errors import ServeError
@@ -115,13 +116,8 @@ class HttpInference:
                 response = await caller.grant.while_good(answer(request, caller))
                 log_answer(None, caller.owner, caller.endpoint, started_at)
                 return response
-            except ServeError as error:
-                refused = error
-            except Exception:
-                logger.exception("a call failed")
-                refused = ServeError("INTERNAL", "the server made a mistake; its log says which")
-            log_refusal(None, refused)
-            self._operations.metrics.errors.labels(refused.reason).inc()
+            except Exception as error:
+                refused = refusal_for(error, None, self._operations.metrics)
             headers = {}
             if refused.retry_after_s is not None:
                 headers["retry-after"] = str(max(1, round(refused.retry_after_s)))

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dnc_serve.handler.api.access import Access
 from dnc_serve.handler.api.copies import Copies
 from dnc_serve.handler.api.dumps import whole_dump
-from dnc_serve.handler.api.logs import log_answer, log_refusal
+from dnc_serve.handler.api.logs import log_answer
 from dnc_serve.handler.api.operations import Caller, Operations
+from dnc_serve.handler.api.refusals import refusal_for
 from dnc_serve.handler.api.status import status_of
 from dnc_serve.handler.errors import ServeError, StoreUnavailable
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
@@ -39,15 +40,9 @@ async def _answer(operations: Operations, access: Access, call: pb.Call | ServeE
             result = await dispatch(operations, call, caller)
         log_answer(request, caller.owner, caller.endpoint, started_at)
         return result
-    except TimeoutError:
-        refused = _too_late(caller)
-    except ServeError as error:
-        refused = error
-    except Exception:
-        logger.exception("a call failed")
-        refused = ServeError("INTERNAL", "the server made a mistake; its log says which")
-    log_refusal(request, refused)
-    operations.metrics.errors.labels(refused.reason).inc()
+    except Exception as error:
+        told = _too_late(caller) if isinstance(error, TimeoutError) else error
+        refused = refusal_for(told, request, operations.metrics)
     return pb.CallResult(status=status_of(refused))
 
 

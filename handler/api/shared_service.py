@@ -64,10 +64,14 @@ class SharedService(dnc_pb2_grpc.DncServiceServicer):
         return await self._own.StepWithState(request, context)
 
     async def Stream(self, request_iterator: AsyncIterator[pb.StreamRequest], context: Context) -> None:
-        await self._own.serve_stream(context, Switch(context, self._siblings))
+        await self._own.serve_stream(context, Switch(context, self._siblings, self._own.operations.metrics))
 
     async def ImportSession(self, request_iterator: AsyncIterator[Any], context: Context) -> Any:
-        first = await anext(aiter(request_iterator), None)
+        async def first_part(caller: Caller) -> Any:
+            return await anext(aiter(request_iterator), None)
+
+        # The first part names the session, and so the worker. It is waited for as the caller's whose token was checked.
+        first = await self._own.answer(context, None, first_part)
 
         async def parts() -> AsyncIterator[Any]:
             if first is not None:

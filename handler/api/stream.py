@@ -15,7 +15,7 @@ from dnc_serve.handler.api.status import status_of
 from dnc_serve.handler.api.views import Shown
 from dnc_serve.handler.engine.requests import Inspect, StateView
 from dnc_serve.handler.engine.session import GONE, Session, check_id
-from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.errors import ServeError, internal_error
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -150,8 +150,7 @@ class SessionStream(OrderedStream):
                 return
             except Exception:
                 logger.exception("a dump failed")
-                mistake = ServeError("INTERNAL", "the server made a mistake; its log says which")
-                self._refuse(pending, mistake, fails=fails)
+                self._refuse(pending, internal_error(), fails=fails)
                 return
             parts = dump_parts(message, view, arrays)
             self._queues.reply(pending, (self._encode(pb.StreamResponse(dump=part)) for part in parts))

@@ -36,7 +36,7 @@ ELSEWHERE = {
 }
 # Blocks that can't be run by a test, by a line of theirs.
 NOT_RUN = (
-    "docker", "kubectl",  # need an engine, or a cluster
+    "docker", "kubectl", "helm install",  # need an engine, or a cluster
     "perf_analyzer -m",  # of NVIDIA, and k6 beside it: tests/clients runs both
     "job_name:",  # of a configuration of Prometheus
 )  # fmt: skip

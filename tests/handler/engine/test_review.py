@@ -268,7 +268,7 @@ async def test_debug_that_fails_applies_nothing(
         def fails(*run: object) -> None:
             raise RuntimeError("out of memory")
 
-        monkeypatch.setattr(harness.engine._executor, "debug", fails)
+        monkeypatch.setattr(tiles, "debug", fails)
         with pytest.raises(ServeError) as refused:
             await harness.step(session, random_inputs(1, 3), debug=True)
         assert refused.value.reason == "INTERNAL"
