@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.folders import memory_folder
 from tests.handler.store.conftest import SAFE
 from tests.histories.checker import check
@@ -91,6 +93,7 @@ def disturb(wire: Network, client: Client, at: Machine, store: Machine, servers:
         client.none_stands_still()
 
 
+@pytest.mark.long
 def test_a_slow_lossy_network_that_fails_one_way_loses_nothing(small_artifact: Path, tmp_path: Path) -> None:
     history = tmp_path / "history.jsonl"
     with ExitStack() as stack:
