@@ -136,6 +136,10 @@ class Ownership:
             raise _exists(session_id)
         return others
 
+    async def count_of(self, owner: str, at_most: int | None) -> int:
+        """How many sessions of the owner's the store has, whoever serves them."""
+        return await self._loop.run_in_executor(None, self._store.count_of, owner, at_most)
+
     async def head(self, session_id: str) -> Head | None:
         """What the store knows of a session, whoever has it."""
         return await self._loop.run_in_executor(None, self._store.head, session_id)

@@ -29,6 +29,7 @@ PROGRAMS = ("client.md", "library.md", "triton.md")
 ELSEWHERE = {
     "memory.md": "tests/client/watch/test_memory_page.py",
     "recall-and-graph.md": "tests/client/watch/test_memory_page.py",
+    "models.md": "tests/end_to_end/test_models.py",
     "migration.md": "tests/model/test_migration.py",
     "your-data.md": "tests/end_to_end/test_your_data.py",
     "your-model.md": "tests/end_to_end/test_your_model.py",
@@ -103,6 +104,18 @@ def test_a_tick_becomes_onnx(tmp_path: Path) -> None:
     save_weights(DNC(4, 8, nr_cells=4, cell_size=4), tmp_path / "runs" / "copy")
     run_python(block("docs/training.md", "python", "onnx"), tmp_path)
     assert (tmp_path / "tick.onnx").is_file()
+
+
+def test_a_sparse_memory_is_built_trained_and_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    said = run_python(block("docs/sparse.md", "python", 'memory="sparse"'), tmp_path)
+    assert said.startswith("torch.Size([1, 100000, 32]) [[[")
+    train, export = block("docs/sparse.md", "sh", "dnc train").splitlines()
+    run_shell(f"{train} --iterations 2", tmp_path)
+    assert "100000 memory slots" in run_shell(export, tmp_path)
+    assert "| 1,024 | sparse_links | 0.2 MiB |" in run_shell(
+        f"{block('docs/sparse.md', 'sh', 'bench.sparse').strip()} --most 1024 --turns 1", tmp_path
+    )
 
 
 def test_a_token_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
