@@ -19,7 +19,19 @@ if TYPE_CHECKING:
 
 HELP = "train a model on a task, or on your data"
 
-TASK_NAMES = ("copy", "repeat_copy", "recall", "graph", "adding", "argmax")
+TASK_NAMES = (
+    "copy",
+    "repeat_copy",
+    "recall",
+    "graph",
+    "adding",
+    "argmax",
+    "priority_sort",
+    "traversal",
+    "shortest_path",
+    "family_tree",
+    "babi",
+)
 TRAINING: dict[str, tuple[type, str]] = {
     "iterations": (int, "batches to train on"),
     "batch_size": (int, "sequences in a batch"),
@@ -87,6 +99,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=VALUE",
         help="such as max_length=30; a wrong name lists the right ones",
+    )
+    group.add_argument(
+        "--data",
+        type=path,
+        metavar="PATH",
+        help="babi: the folder or tar of its stories; traversal, shortest_path: the underground's folder, for an exam",
     )
     for name, prefix in (("inputs", "x_"), ("outputs", "y_")):
         group.add_argument(
@@ -180,26 +198,29 @@ def _open_run(args: argparse.Namespace) -> "Run":
     if args.resume is None:
         columns = {name: getattr(args, name) for name in COLUMNS if getattr(args, name) is not None}
         task = make_task(args.task, {**_task_options(args.task_option), **columns})
+        if args.data is not None:
+            task = task.moved(args.data)
         plan = Plan(task, _recipe(args, task.recipe), ["dnc", *sys.argv[1:]])
         return Run.create(args.output or new_folder(task.name), plan, **options)
     given = [name for name in (*TRAINING, *MODEL, *COLUMNS, "output") if getattr(args, name) is not None]
     if given or args.task_option:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given) or "--task-option"
         raise ValueError(f"{names} can't be changed by --resume: a resumed run goes on as it was planned")
-    return Run.resume(args.resume, _plan(args.resume, args.task, str(args.resume)), **options)
+    return Run.resume(args.resume, _plan(args.resume, args, str(args.resume)), **options)
 
 
-def _plan(folder: Path, task: str, given: str) -> "Plan":
+def _plan(folder: Path, args: argparse.Namespace, given: str) -> "Plan":
     """The run's plan, which must be one of the task that was named; data are taken from where they are now."""
     from dnc_serve.model.runs import Plan
     from dnc_serve.model.tasks.data import DataTask
 
     plan = Plan.read(folder)
-    if isinstance(plan.task, DataTask) and Path(task).exists():
-        return replace(plan, task=plan.task.moved(Path(task)))
-    if plan.task.argument != task.replace("-", "_"):
-        raise ValueError(f"{given} is a run of the task {plan.task.argument}; expected one of {task}")
-    return plan
+    source = args.data
+    if isinstance(plan.task, DataTask) and Path(args.task).exists():
+        source = source or Path(args.task)
+    elif plan.task.argument != args.task.replace("-", "_"):
+        raise ValueError(f"{given} is a run of the task {plan.task.argument}; expected one of {args.task}")
+    return plan if source is None else replace(plan, task=plan.task.moved(source))
 
 
 def _recipe(args: argparse.Namespace, recipe: "Recipe") -> "Recipe":
@@ -249,7 +270,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from dnc_serve.model.weights import load_model
 
     folder = _model_folder(args.evaluate)
-    plan = _plan(folder, args.task, args.evaluate)
+    plan = _plan(folder, args, args.evaluate)
     model = load_model(folder, nr_cells=args.nr_cells, device=args.device)
     for figure in examined(plan.task, model, args.episodes):
         print(figure, flush=True)

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dnc_serve.model.tasks.graph import BUNDLED, DIGITS, Journey
+from dnc_serve.model.tasks.graph import BUNDLED
+from dnc_serve.model.tasks.triples import DIGITS, MOST_STATIONS, Journey
 
 HEADER = ("from", "line", "to")
-MOST_STATIONS = DIGITS * DIGITS
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class StationMap:
         triples = [
             (self.number(source), self.lines.index(line), self.number(target)) for source, line, target in self.triples
         ]
-        batch = BUNDLED.episode(torch.tensor(triples).unsqueeze(1), [])
+        batch = BUNDLED.tell(torch.tensor(triples).unsqueeze(1))
         inputs: npt.NDArray[np.float32] = batch.inputs[:, 0].numpy()
         return inputs
 
@@ -84,7 +84,7 @@ class StationMap:
                 raise ValueError(f"line is {line!r}; expected one of {', '.join(self.lines)}")
         taken = torch.tensor([[self.lines.index(line)] for line in lines])
         journey = Journey(torch.tensor([self.number(start)]), taken, torch.zeros_like(taken))
-        batch = BUNDLED.episode(torch.zeros(0, 1, 3, dtype=torch.long), [journey])
+        batch = BUNDLED.travel(journey)
         inputs: npt.NDArray[np.float32] = batch.inputs[:, 0].numpy()
         return inputs
 
