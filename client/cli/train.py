@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dnc_serve.model.pictures import Gallery
     from dnc_serve.model.recipe import Recipe
     from dnc_serve.model.runs import Plan, Run
+    from dnc_serve.model.tasks import Task
 
 HELP = "train a model on a task, or on your data"
 
@@ -199,7 +200,7 @@ def _open_run(args: argparse.Namespace) -> "Run":
         columns = {name: getattr(args, name) for name in COLUMNS if getattr(args, name) is not None}
         task = make_task(args.task, {**_task_options(args.task_option), **columns})
         if args.data is not None:
-            task = task.moved(args.data)
+            task = _moved(task, args.data)
         plan = Plan(task, _recipe(args, task.recipe), ["dnc", *sys.argv[1:]])
         return Run.create(args.output or new_folder(task.name), plan, **options)
     given = [name for name in (*TRAINING, *MODEL, *COLUMNS, "output") if getattr(args, name) is not None]
@@ -220,7 +221,13 @@ def _plan(folder: Path, args: argparse.Namespace, given: str) -> "Plan":
         source = source or Path(args.task)
     elif plan.task.argument != args.task.replace("-", "_"):
         raise ValueError(f"{given} is a run of the task {plan.task.argument}; expected one of {args.task}")
-    return plan if source is None else replace(plan, task=plan.task.moved(source))
+    return plan if source is None else replace(plan, task=_moved(plan.task, source))
+
+
+def _moved(task: "Task", source: Path) -> "Task":
+    if not source.exists():
+        raise FileNotFoundError(f"{source} doesn't exist; expected the data of the task {task.name}")
+    return task.moved(source)
 
 
 def _recipe(args: argparse.Namespace, recipe: "Recipe") -> "Recipe":
