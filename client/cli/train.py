@@ -72,6 +72,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=path, metavar="RUN", help="the run's folder (default runs/TASK-TIME)")
     parser.add_argument("--resume", type=path, metavar="RUN", help="go on with the run in this folder")
     parser.add_argument(
+        "--start-from",
+        metavar="MODEL",
+        help="begin with the weights of a run, or of a bundled model by its name: for harder episodes, or more slots",
+    )
+    parser.add_argument(
         "--evaluate",
         metavar="MODEL",
         help="train nothing; examine a run, or a bundled model by its name, and print the figures of its card",
@@ -202,8 +207,9 @@ def _open_run(args: argparse.Namespace) -> "Run":
         if args.data is not None:
             task = _moved(task, args.data)
         plan = Plan(task, _recipe(args, task.recipe), ["dnc", *sys.argv[1:]])
-        return Run.create(args.output or new_folder(task.name), plan, **options)
-    given = [name for name in (*TRAINING, *MODEL, *COLUMNS, "output") if getattr(args, name) is not None]
+        weights = None if args.start_from is None else _model_folder(args.start_from)
+        return Run.create(args.output or new_folder(task.name), plan, weights=weights, **options)
+    given = [name for name in (*TRAINING, *MODEL, *COLUMNS, "output", "start_from") if getattr(args, name) is not None]
     if given or args.task_option:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given) or "--task-option"
         raise ValueError(f"{names} can't be changed by --resume: a resumed run goes on as it was planned")
