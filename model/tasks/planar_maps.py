@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dnc_serve.model.tasks.task import random_share
 from dnc_serve.model.tasks.triples import EMPTY
 
 
@@ -36,7 +37,9 @@ class Maps(NamedTuple):
 def planar_maps(stations: int, neighbours: int, lines: int, batch_size: int, generator: torch.Generator) -> Maps:
     """Stations uniform in a square, each joined in both directions to its nearest `neighbours`, and to whom it is near.
 
-    Lines have random names, no two alike out of one station. Raises ValueError where there are too few for that.
+    Lines have random names, no two alike out of one station. Half of the time a map has no more of them than its
+    busiest station needs, so that a name comes again at station after station, as that of a real line does. Raises
+    ValueError where there are too few.
     """
     places = torch.rand(batch_size, stations, 2, generator=generator)
     distances = torch.cdist(places, places)
@@ -46,8 +49,10 @@ def planar_maps(stations: int, neighbours: int, lines: int, batch_size: int, gen
     joined |= joined.transpose(1, 2).clone()
     if (most := int(joined.sum(2).max())) > lines:
         raise ValueError(f"lines is {lines}; {most} leave one station; expected at least as many")
-    names = torch.rand(batch_size, stations, lines, generator=generator).argsort(2)
-    line = names.gather(2, (joined.cumsum(2) - 1).clamp(0, lines - 1))
+    used = most if random_share(generator) < 0.5 else lines
+    leaving = torch.rand(batch_size, stations, used, generator=generator).argsort(2)
+    place = leaving.gather(2, (joined.cumsum(2) - 1).clamp(0, used - 1))
+    line = torch.rand(batch_size, lines, generator=generator).argsort(1).gather(1, place.flatten(1)).view_as(place)
     rows, sources, targets = joined.nonzero(as_tuple=True)
     counts = joined.sum((1, 2))
     places_told = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]

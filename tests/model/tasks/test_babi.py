@@ -13,30 +13,15 @@ from dnc_serve.model.start import new_model
 from dnc_serve.model.tasks.babi import BabiTask
 from dnc_serve.model.tasks.babi_files import read_babi, read_stories
 from dnc_serve.model.train import Training, wrong_share
+from tests.model.tasks.published import PATHS, WHERE, write_babi
 
-WHERE = """1 Ada went to the Attic.
-2 Ben is in the cellar.
-3 Where is Ada?\tattic\t1
-4 Ada went to the cellar.
-5 Where is Ada?\tcellar\t4
-1 Ben went to the attic.
-2 Where is Ben?\tattic\t1
-"""
-PATHS = """1 The attic is north of the cellar.
-2 How do you go from the cellar to the attic?\tn,n\t1
-"""
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "nr_cells": 8, "cell_size": 16, "read_heads": 1}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    data = tmp_path / "data"
-    data.mkdir()
-    for name, text in (("qa1", WHERE), ("qa19_path-finding", PATHS)):
-        (data / f"{name}_train.txt").write_text(text)
-        (data / f"{name}_test.txt").write_text(text)
-    (data / "README.txt").write_text("not a task")
-    return data
+    write_babi(tmp_path / "data")
+    return tmp_path / "data"
 
 
 def said(task: BabiTask, row: torch.Tensor) -> list[str]:

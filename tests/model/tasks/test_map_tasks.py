@@ -13,34 +13,12 @@ from dnc_serve.model.tasks.task import Batch
 from dnc_serve.model.tasks.traversal import Traversal
 from dnc_serve.model.tasks.triples import DIGITS
 from dnc_serve.model.tasks.underground import Underground
-
-STATIONS = """"id","latitude","longitude","name","display_name","zone","total_lines","rail"
-1,51.50,-0.20,"Ash","Ash<br />Road",1,3,0
-2,51.50,-0.10,"Beech",NULL,1.5,3,0
-3,51.51,-0.15,"Cherry",NULL,1,1,0
-4,51.50,-0.15,"Elder",NULL,1,3,0
-5,51.50,-0.01,"Fir",NULL,2,3,0
-"""
-LINES = '"line","name","colour","stripe"\n1,"Red Line","FF0000",NULL\n2,"Blue Line","0000FF",NULL\n3,"Dun","AAA",NULL\n'
-# Red goes straight on from Ash to Fir, blue by Cherry past Elder, dun to and fro.
-CONNECTIONS = """"station1","station2","line","time"
-1,4,1,2
-4,2,1,2
-2,5,1,2
-1,3,2,1
-3,2,2,1
-4,2,2,1
-5,2,2,1
-1,4,3,1
-2,4,3,1
-5,2,3,1
-"""
+from tests.model.tasks.published import write_underground
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name, text in (("stations", STATIONS), ("lines", LINES), ("connections", CONNECTIONS)):
-        (tmp_path / f"london.{name}.csv").write_text(text)
+    write_underground(tmp_path)
     return tmp_path
 
 
@@ -88,12 +66,15 @@ def walk_length(ways: dict[tuple[int, int], int], start: int, end: int) -> tuple
 
 
 def test_a_planar_map_joins_each_station_to_its_nearest_in_both_directions() -> None:
-    maps = planar_maps(9, 2, 40, 20, torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    maps = planar_maps(9, 2, 40, 20, generator)
     joined = maps.joined
     assert torch.equal(joined, joined.mT) and not joined.diagonal(dim1=1, dim2=2).any()
     assert joined.sum(2).min() >= 2
     told = (maps.triples[:, :, 0] >= 0).sum(0)
     assert torch.equal(told, joined.sum((1, 2))) and len(maps.triples) == told.max()
+    used = {len(planar_maps(9, 2, 40, 1, generator).triples[:, 0, 1].unique()) for _ in range(30)}
+    assert min(used) <= 6 and max(used) > 12  # lines that come again, and lines that don't
     with pytest.raises(ValueError, match=r"lines is 2; \d+ leave one station"):
         planar_maps(9, 2, 2, 20, torch.Generator().manual_seed(1))
 
