@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from dnc_serve.model.recipe import LOOKUP_START, Recipe
-from dnc_serve.model.tasks.planar_maps import shuffled
 from dnc_serve.model.tasks.task import Batch, Task, check_range, option, random_int
-from dnc_serve.model.tasks.triples import EMPTY, Triples, joined, random_names, two_digits
+from dnc_serve.model.tasks.triples import EMPTY, Triples, joined, random_names, shuffled, two_digits
 
 MOST_CHILDREN = 2
 GENERATIONS = 4

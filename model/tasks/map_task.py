@@ -6,9 +6,9 @@ from typing import Self
 
 import torch
 
-from dnc_serve.model.tasks.planar_maps import Maps, planar_maps, shuffled
+from dnc_serve.model.tasks.planar_maps import Maps, planar_maps
 from dnc_serve.model.tasks.task import Task, check_range, option, random_int
-from dnc_serve.model.tasks.triples import MOST_STATIONS, Triples
+from dnc_serve.model.tasks.triples import MOST_STATIONS, Triples, shuffled
 from dnc_serve.model.tasks.underground import Underground
 
 

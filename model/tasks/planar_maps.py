@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dnc_serve.model.tasks.task import random_share
-from dnc_serve.model.tasks.triples import EMPTY
+from dnc_serve.model.tasks.triples import EMPTY, shuffled
 
 
 class Maps(NamedTuple):
@@ -42,10 +42,10 @@ def planar_maps(stations: int, neighbours: int, lines: int, batch_size: int, gen
     ValueError where there are too few.
     """
     places = torch.rand(batch_size, stations, 2, generator=generator)
-    distances = torch.cdist(places, places)
-    distances.diagonal(dim1=1, dim2=2).fill_(torch.inf)
-    nearest = distances.topk(min(neighbours, stations - 1), largest=False).indices
-    joined = torch.zeros_like(distances, dtype=torch.bool).scatter_(2, nearest, True)
+    apart = torch.cdist(places, places)
+    apart.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+    nearest = apart.topk(min(neighbours, stations - 1), largest=False).indices
+    joined = torch.zeros_like(apart, dtype=torch.bool).scatter_(2, nearest, True)
     joined |= joined.transpose(1, 2).clone()
     if (most := int(joined.sum(2).max())) > lines:
         raise ValueError(f"lines is {lines}; {most} leave one station; expected at least as many")
@@ -59,12 +59,6 @@ def planar_maps(stations: int, neighbours: int, lines: int, batch_size: int, gen
     triples = torch.full((int(counts.max()), batch_size, 3), EMPTY)
     triples[places_told, rows] = torch.stack((sources, line[rows, sources, targets], targets), 1)
     return Maps(shuffled(triples, generator), stations)
-
-
-def shuffled(triples: Tensor, generator: torch.Generator) -> Tensor:
-    """The triples [n, B, 3] of each row in an order of its own, those of EMPTY last."""
-    order = torch.rand(triples.shape[:2], generator=generator).masked_fill(triples[:, :, 0] == EMPTY, 2.0).argsort(0)
-    return triples.gather(0, order.unsqueeze(2).expand_as(triples))
 
 
 def distances(joined: Tensor, at_most: int) -> tuple[Tensor, Tensor]:

@@ -106,6 +106,12 @@ def random_names(stations: int, batch_size: int, generator: torch.Generator) -> 
     return torch.rand(MOST_STATIONS, batch_size, generator=generator).argsort(0)[:stations]
 
 
+def shuffled(triples: Tensor, generator: torch.Generator) -> Tensor:
+    """The triples [n, B, 3] of each row in an order of its own, those of EMPTY last."""
+    order = torch.rand(triples.shape[:2], generator=generator).masked_fill(triples[:, :, 0] == EMPTY, 2.0).argsort(0)
+    return triples.gather(0, order.unsqueeze(2).expand_as(triples))
+
+
 def two_digits(stations: Tensor) -> Tensor:
     """Numbers below 100, [...], as two one-hot digits, [..., 20]; zeros for EMPTY."""
     tens = torch.where(stations == EMPTY, EMPTY, stations // DIGITS)
