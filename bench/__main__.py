@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-PROGRAMS = ("serving", "compare", "durability", "neighbours", "breakdown", "soak")
+PROGRAMS = ("serving", "compare", "durability", "neighbours", "sessions", "breakdown", "soak")
 
 commands = {name: [sys.executable, "-m", f"bench.{name}", *sys.argv[1:]] for name in PROGRAMS}
 failed = [name for name, command in commands.items() if subprocess.run(command, check=False).returncode]

@@ -54,7 +54,15 @@ from dnc_serve.client.errors import (
     Unauthenticated,
     Unavailable,
 )  # fmt: skip
-from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, PastTimestep, SessionInfo, StateAfter
+from dnc_serve.client.info import (
+    MemoryFrame,
+    MemoryLook,
+    ModelInfo,
+    ModelSummary,
+    PastTimestep,
+    SessionInfo,
+    StateAfter,
+)
 from dnc_serve.client.session import AsyncSession
 from dnc_serve.client.tls import TLS
 
@@ -62,9 +70,9 @@ __all__ = [
     "TLS", "AccessError", "AsyncClient", "AsyncMultiplex", "AsyncSession", "BadBlob", "BadDtype", "BadId",
     "BadRequest", "BadShape", "BadState", "Cancelled", "ChunkTooLong", "Client", "ClientClosed", "CorruptState",
     "DeadlineExceeded", "DncError", "Draining", "Internal", "InvalidRequest", "LimitError", "MemoryFrame",
-    "MemoryLook", "ModelInfo", "ModelMismatch", "ModelNotFound", "Multiplex", "NonFiniteResult", "NotFinite",
-    "NotReady", "PastTimestep", "PermissionDenied", "PositionError", "PositionGone", "QueueFull", "RateLimit",
-    "ReplyGone", "ResultError", "Retry", "Session", "SessionError", "SessionExists", "SessionExpired",
+    "MemoryLook", "ModelInfo", "ModelMismatch", "ModelNotFound", "ModelSummary", "Multiplex", "NonFiniteResult",
+    "NotFinite", "NotReady", "PastTimestep", "PermissionDenied", "PositionError", "PositionGone", "QueueFull",
+    "RateLimit", "ReplyGone", "ResultError", "Retry", "Session", "SessionError", "SessionExists", "SessionExpired",
     "SessionInfo", "SessionLimit", "SessionMoved", "SessionNotFound", "SessionReplaced", "StateAfter",
     "StateExpired", "StateTooLarge", "StepConflict", "StepGap", "StoreUnavailable", "Unauthenticated",
     "Unavailable",

@@ -13,12 +13,13 @@ from dnc_serve.client.checks import (
     checked_count,
     checked_flag,
     checked_id,
+    checked_model,
     checked_number,
     checked_seconds,
     checked_text,
 )
 from dnc_serve.client.errors import BadRequest, DncError, SessionError
-from dnc_serve.client.info import ModelInfo, SessionInfo, StateAfter
+from dnc_serve.client.info import ModelInfo, ModelSummary, SessionInfo, StateAfter
 from dnc_serve.client.ledger import Entry
 from dnc_serve.client.session import AsyncSession
 from dnc_serve.client.stream import Stream
@@ -59,6 +60,7 @@ class Opener:
         *,
         allow_existing: bool = True,
         create: bool = True,
+        model: str | None = None,
         writer_id: int | None = None,
         position: int | None = None,
         experience: int | None = None,
@@ -66,12 +68,14 @@ class Opener:
         """A session with a stream of its own, or one of a multiplex's; one with a random id if none is given.
 
         Enter it with `async with`, or await it; it is created, or taken up where it was left. Without
-        `allow_existing` one that is there raises SessionExists, without `create` one that isn't SessionNotFound.
+        `allow_existing` one that is there raises SessionExists, without `create` one that isn't SessionNotFound. A
+        new one is of the default model, or of the one that is named; one that is there of another than the named one
+        raises SessionExists.
         `writer_id`, `position` and `experience`, as an earlier handle had them, go on in its place.
         """
         return AsyncSession(
             self.calls, self.open_stream, self.handles, id, allow_existing=allow_existing, create=create,
-            writer_id=writer_id, position=position, experience=experience,
+            model=model, writer_id=writer_id, position=position, experience=experience,
         )  # fmt: skip
 
     def open_stream(self, route: Route, session_id: str) -> Stream:
@@ -126,17 +130,25 @@ class AsyncClient(Opener):
         self._multiplexes.add(multiplex)
         return multiplex
 
-    async def model(self) -> ModelInfo:
-        """What the server serves; asked for once."""
-        return await self.calls.model()
+    async def model(self, name: str | None = None) -> ModelInfo:
+        """The model of this name, or the default one; asked for once. Raises ModelNotFound."""
+        return await self.calls.model(checked_model(name))
 
-    async def sessions(self, prefix: str = "", page_size: int = 100) -> AsyncGenerator[SessionInfo, None]:
-        """All sessions that this client may see, by id."""
+    async def models(self) -> list[ModelSummary]:
+        """All models that the server has, the default first."""
+        answer = await self.calls.unary("ListModels", pb.ListModelsRequest(), self.calls.hosts.route(""))
+        return [ModelSummary(model.name, model.model_digest) for model in answer.models]
+
+    async def sessions(
+        self, prefix: str = "", page_size: int = 100, *, model: str | None = None
+    ) -> AsyncGenerator[SessionInfo, None]:
+        """All sessions that this client may see, or those of one model, by id."""
         checked_text("prefix", prefix)
+        model = checked_model(model)
         page_size = checked_number("page_size", page_size, 1, UINT32)
         token = ""
         while True:
-            request = pb.ListSessionsRequest(page_size=page_size, page_token=token, prefix=prefix)
+            request = pb.ListSessionsRequest(page_size=page_size, page_token=token, prefix=prefix, model=model)
             page = await self.calls.unary("ListSessions", request, self.calls.hosts.route(""))
             for session in page.sessions:
                 yield SessionInfo.from_wire(session)
@@ -144,21 +156,24 @@ class AsyncClient(Opener):
             if not token:
                 return
 
-    async def step_with_state(self, inputs: Any, state: Blob = b"", *, reset_experience: bool = False) -> StateAfter:
+    async def step_with_state(
+        self, inputs: Any, state: Blob = b"", *, reset_experience: bool = False, model: str | None = None
+    ) -> StateAfter:
         """Outputs [T, O] for inputs [T, I] of any length, and the state after them, from a state that this caller
-        keeps; none begins as new.
+        keeps; none begins as new. It is the default model's, or that of the named one.
 
         The server stores nothing, and any one with the same model and keys answers. The same call again, from an older
         state too, gives the same outputs. Raises BadState, StateExpired or ModelMismatch.
         """
-        model, kept = await self.model(), checked_bytes("state", state)
+        name, kept = checked_model(model), checked_bytes("state", state)
+        info = await self.calls.model(name)
         reset_experience = checked_flag("reset_experience", reset_experience)
-        array = as_inputs(inputs, model.inputs)
-        at_most, results = model.chunk_timesteps(), []
+        array = as_inputs(inputs, info.inputs)
+        at_most, results = info.chunk_timesteps(), []
         for start in range(0, len(array), at_most):
             piece = to_wire(array[start : start + at_most])
             chunk = pb.Chunk(inputs=piece, reset_experience=reset_experience and not start)
-            request = pb.StepWithStateRequest(chunk=chunk, state=kept)
+            request = pb.StepWithStateRequest(chunk=chunk, state=kept, model=name)
             answer = await self.calls.unary("StepWithState", request, self.calls.hosts.route(""))
             results.append(answer.result)
             kept = answer.state

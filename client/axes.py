@@ -1,7 +1,7 @@
 """The axes of a DNC's arrays, under the letters of the model's legend.
 
 N memory slots, W word size, R read heads, K write heads, M read modes, D hidden layers of the controller, H their size,
-V = R x W.
+V = R x W; of sparse memories S slots that a head reads, Q links of a slot.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,16 @@ AXES: Mapping[str, str] = {
     "read_weights": "RN",
     "write_weights": "KN",
     "usage_vector": "N",
+    # Of a sparse memory.
+    "squared_norms": "N",
+    "last_access": "N",
+    "read_slots": "RS",
+    "sparse_read_weights": "RS",
+    "precedence_slots": "Q",
+    "sparse_precedence": "Q",
+    "previous_slots": "NQ",
+    "sparse_links": "NQ",
+    "next_slots": "NQ",
     "read_vectors": "V",
     "controller_hidden": "DH",
     "controller_cell": "DH",
@@ -25,6 +35,11 @@ AXES: Mapping[str, str] = {
     "write_strengths": "K",
     "read_strengths": "R",
 }
+
+
+def has_dense_memory(config: Mapping[str, Any]) -> bool:
+    """Whether a model's config is that of a DNC whose memory has the six fields of a dense one."""
+    return bool(config) and config.get("memory", "dense") == "dense"
 
 
 def described(name: str, shape: Sequence[int], config: Mapping[str, Any]) -> str:

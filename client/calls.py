@@ -80,17 +80,17 @@ class Calls:
         self.timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._silent: set[str] = set()
-        self._model: ModelInfo | None = None
+        self._models: dict[str, ModelInfo] = {}  # the default one also under no name
 
-    async def model(self) -> ModelInfo:
-        """What the server serves; asked for once."""
-        if self._model is None:
+    async def model(self, name: str = "") -> ModelInfo:
+        """What the server serves under this name, or without one as the default; asked for once."""
+        if name not in self._models:
             route = self.hosts.route("")
-            answer = await self.unary("GetModel", pb.GetModelRequest(), route)
+            answer = await self.unary("GetModel", pb.GetModelRequest(model=name), route)
             if answer.HasField("workers"):
                 await self.hosts.workers.learn(route.target, answer.workers)
-            self._model = ModelInfo.from_wire(answer)
-        return self._model
+            self._models[name] = self._models[answer.name] = ModelInfo.from_wire(answer)
+        return self._models[name]
 
     async def unary(self, method: str, request: Any, route: Route, session_id: str | None = None) -> Any:
         """The answer to one request."""
@@ -177,7 +177,7 @@ class Calls:
         """The server didn't answer; that is told once, until it does."""
         if target not in self._silent:
             self._silent.add(target)
-            logger.warning("%s doesn't answer: %s", target, _why(error))
+            logger.warning("%s doesn't answer: %s; tried again for %g s", target, _why(error), self.patience_s())
 
     def told(self, error: DncError) -> DncError:
         """What the last error amounts to: short where no server has ever answered."""

@@ -113,7 +113,7 @@ class BadState(InvalidRequest):
 
 
 class ModelNotFound(InvalidRequest):
-    """The server has no model of that name: one that is asked for by name, as other protocols than this client's do."""
+    """The server has no model of that name."""
 
 
 class SessionError(DncError):

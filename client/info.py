@@ -102,6 +102,14 @@ class StateField(_OfAMessage):
 
 
 @dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """One of the models that a server has."""
+
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class SessionInfo(_OfAMessage):
     """A session as its server describes it."""
 
@@ -110,6 +118,7 @@ class SessionInfo(_OfAMessage):
     position: int  # timesteps consumed
     durable_position: int  # timesteps that survive a power loss
     experience: int  # resets done
+    model: str  # its name
     model_digest: str
     tier: str  # slot, host or store
     state_bytes: int

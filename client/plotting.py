@@ -21,12 +21,13 @@ MAP_OF_SHARES = "cividis"  # from 0 to 1
 MAP_OF_VALUES = "PuOr"  # around 0
 SHARES = (
     "link_matrix", "precedence", "read_weights", "write_weights", "usage_vector", "weightings", "allocation_gates",
-    "write_gates", "free_gates", "read_modes",
+    "write_gates", "free_gates", "read_modes", "sparse_read_weights", "sparse_precedence", "sparse_links",
 )  # fmt: skip
 # What lies along the last axis, and along the one before it.
 _ALONG = {
     "N": "slot", "W": "position in the word", "R": "read head", "K": "write head", "M": "backward, forward, by content",
-    "D": "hidden layer", "H": "unit", "V": "number read",
+    "D": "hidden layer", "H": "unit", "V": "number read", "S": "slot that is read",
+    "Q": "link",
 }  # fmt: skip
 LABELS = {name: (_ALONG[axes[-1]], _ALONG[axes[-2]] if len(axes) > 1 else "") for name, axes in AXES.items()}
 LABELS |= {"link_matrix": ("from slot", "to slot"), "weightings": ("timestep", "slot")}

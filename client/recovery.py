@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from weakref import WeakMethod
 
@@ -24,7 +25,7 @@ MakeAgain = WeakMethod[Callable[[], Awaitable[int]]]
 drops that wants no session."""
 
 
-class Recovery:
+class Recovery(ABC):
     """Decides when a session's entries are sent again, and when they are given up; the base of what sends them.
 
     They are one object, not two that hold each other: a dropped handle's is gone at once, without a collection.
@@ -50,17 +51,17 @@ class Recovery:
         self._loss: DncError | None = None  # why the session is to be made again before anything is sent
         self._resumption: asyncio.Task[None] | None = None  # until it is done, nothing is sent
 
+    @abstractmethod
     def push(self) -> None:
         """Sends what may be sent now. Raises ClientClosed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _drop_stream(self) -> None:
         """Leaves the stream for another one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _give_up(self, error: DncError) -> None:
         """All that is unanswered fails."""
-        raise NotImplementedError
 
     def _answered(self) -> None:
         """The trouble is over."""

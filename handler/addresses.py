@@ -3,12 +3,18 @@
 import ipaddress
 import re
 import socket
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 # A name that every resolver takes for one; `127.1` is neither that nor an address to all of them.
 _NAME = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]*[A-Za-z_][A-Za-z0-9_-]*\.?")
 LOOPBACK_NAMES = ("localhost", "ip6-localhost", "ip6-loopback")
 # What is listened on by all addresses of a machine is reached at this one.
 _REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  nothing is bound to it here
+
+
+# As `getaddrinfo` gives it: family, kind, protocol, name, address.
+SocketAddress: TypeAlias = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
 
 
 def parse_host(text: str) -> str:
@@ -42,6 +48,11 @@ def reached_at(address: str) -> tuple[str, int]:
     return _REACHED_AT.get(host, host), port
 
 
+def is_every_address(host: str) -> bool:
+    """Whether it is no address, but all that the machine has."""
+    return host in _REACHED_AT
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach the address."""
     try:
@@ -52,16 +63,31 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
+def socket_addresses(host: str, port: int) -> Sequence[SocketAddress]:
+    """Where a server can listen for a host and port, a name's first address first. Raises OSError."""
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+
+
+def bound(where: SocketAddress, *options: int) -> socket.socket:
+    """A TCP socket that is bound there, with these options of sockets set. Raises OSError."""
+    family, kind, protocol, _, address = where
+    taken = socket.socket(family, kind, protocol)
+    try:
+        for option in options:
+            taken.setsockopt(socket.SOL_SOCKET, option, 1)
+        taken.bind(address)
+    except OSError:
+        taken.close()
+        raise
+    return taken
+
+
 def why_not_free(host: str, port: int) -> OSError | None:
     """Why a server could not listen there now; None if it could."""
     try:
-        for family, kind, protocol, _, address in socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
-            with socket.socket(family, kind, protocol) as probe:
-                # As servers do: what a closed connection left behind doesn't count.
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
+        for where in socket_addresses(host, port):
+            # The option as servers have it: what a closed connection left behind doesn't count.
+            with bound(where, socket.SO_REUSEADDR) as probe:
                 probe.listen(1)
     except OSError as exc:
         return exc

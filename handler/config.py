@@ -6,17 +6,17 @@ The class takes no value from the environment or a file: `load_config` of `setti
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from dnc_serve.handler.addresses import host_port, is_loopback, parse_host, split_address
+from dnc_serve.handler.addresses import host_port, is_every_address, is_loopback, parse_host, split_address
+from dnc_serve.handler.named_models import NamedModel, named_models, read_models
+from dnc_serve.handler.store.redis_url import EXPECTED, SCHEMES, parse_redis_url
 
 ENVIRONMENT_PREFIX = "DNC_"
 # The text of a tokens file, for those who keep secrets in the environment.
 TOKENS_VARIABLE = "DNC_TOKENS_TEXT"
-STORES = ("redis", "rediss", "unix")
 # More of them would wait for the interpreter's lock more than step.
 MOST_STEP_THREADS = 8
 MAX_SOCKET_LENGTH = 107  # as the system has it
@@ -32,8 +32,10 @@ def default_state_dir() -> Path:
 
 
 def _store(value: str) -> str:
-    if value != "sqlite" and urlsplit(value).scheme not in STORES:
-        raise ValueError("expected sqlite, redis://HOST:PORT/DB, rediss://… or unix://PATH")
+    if value != "sqlite":
+        if value.partition("://")[0] not in SCHEMES:
+            raise ValueError(f"expected sqlite, {EXPECTED}")
+        parse_redis_url(value)
     return value
 
 
@@ -102,7 +104,11 @@ class ServeConfig(BaseSettings):
     )
 
     # What is served.
-    model: str = Field(default="copy", min_length=1, description="a bundled name, a run, an artifact folder or a .mar")
+    model: Annotated[tuple[str, ...], NoDecode, BeforeValidator(read_models)] = Field(
+        default=("copy",),
+        description="[NAME=]SOURCE: a bundled name, a run, an artifact folder or a .mar; may be repeated, each with a "
+        "NAME, and the first is the default",
+    )
     nr_cells: Count | None = Field(
         default=None, description="memory slots of a run that is exported; as trained if not set"
     )
@@ -140,7 +146,9 @@ class ServeConfig(BaseSettings):
         default=0, description="TorchServe's gRPC management port, on loopback"
     )
     advertise: Annotated[str, AfterValidator(_host_port)] = Field(
-        default="", description="host:port under which clients and other servers reach the streaming endpoint"
+        default="",
+        description="host:port under which clients and other servers reach the streaming endpoint; what is bound "
+        "if not set",
     )
 
     # Who may come in.
@@ -176,7 +184,8 @@ class ServeConfig(BaseSettings):
     max_tombstones: Count = Field(default=100_000, description="ended sessions that are remembered")
 
     sequence_end: Literal["delete", "keep"] = Field(
-        default="delete", description="what becomes of a session whose sequence has ended, by Triton's protocol"
+        default="delete",
+        description="what becomes of a session whose sequence has ended, by Triton's protocol: delete or keep",
     )
 
     # What may be under way at once.
@@ -194,7 +203,14 @@ class ServeConfig(BaseSettings):
     # What survives.
     state_dir: Folder = Field(default_factory=default_state_dir, description="folder of the sessions' store and caches")
     store: Annotated[str, AfterValidator(_store)] = Field(
-        default="sqlite", description="sqlite, redis://…, rediss://… or unix://…"
+        default="sqlite",
+        description="sqlite, redis://…, rediss://…, unix://…, redis+sentinel://… or rediss+sentinel://…",
+    )
+    store_replicas: int = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="replicas of a shared store that must have synced what is called durable, beside their primary",
     )
     durability: Literal["off", "async", "sync"] = Field(
         default="async", description="what a reply waits for: off, async, sync"
@@ -233,7 +249,7 @@ class ServeConfig(BaseSettings):
     )
     grace_s: Seconds = Field(default=20.0, description="seconds from the first SIGTERM to the end of all processes")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="least level that is logged"
+        default="info", description="least level that is logged: debug, info, warning or error"
     )
     otlp_endpoint: str = Field(default="", description="OpenTelemetry collector (OTLP over gRPC) that gets the traces")
 
@@ -265,12 +281,24 @@ class ServeConfig(BaseSettings):
                 f"workers is {self.workers}; expected 1 with a shared store: start several servers instead, each with "
                 "its address"
             )
+        if self.store != "sqlite" and not self.advertise and is_every_address(self.host):
+            raise ValueError(
+                f"advertise is '' and host is {self.host!r}; expected host:port, because with a shared store clients "
+                "are sent to the server that has a session, and nobody is reached at all addresses"
+            )
+        if self.store_replicas and self.store == "sqlite":
+            raise ValueError(f"store_replicas is {self.store_replicas}; expected 0, because store is 'sqlite'")
         for name in ("http_port", "listen"):
             if self.workers > 1 and getattr(self, name) not in (None, ""):
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r} and workers is {self.workers}; expected 1, because what comes "
                     "in there is not passed on to the worker that has the session"
                 )
+        if self.nr_cells is not None and len(self.model) > 1:
+            raise ValueError(
+                f"nr_cells is {self.nr_cells} and model is given {len(self.model)} times; expected one model, or "
+                "artifacts that `dnc export --nr-cells` made"
+            )
         own = [name for name in PORTS if getattr(self, name)]
         for name in own:
             for other in own[: own.index(name)]:
@@ -278,9 +306,15 @@ class ServeConfig(BaseSettings):
                     raise ValueError(f"{name} is {getattr(self, name)}; expected another port than that of {other}")
         return self
 
-    def share(self) -> "ServeConfig":
-        """The settings of one of the workers: each has its share of what the machine may hold, rounded up."""
-        return self.model_copy(update={name: -(-getattr(self, name) // self.workers) for name in SHARED})
+    @property
+    def models(self) -> tuple[NamedModel, ...]:
+        """What is served, the default first."""
+        return named_models(self.model)
+
+    def share(self, parts: int) -> "ServeConfig":
+        """The settings of one of several workers, or models: each has its share of what all of them may hold, rounded
+        up."""
+        return self.model_copy(update={name: -(-getattr(self, name) // parts) for name in SHARED})
 
     @property
     def ports(self) -> tuple[str, ...]:
@@ -306,7 +340,8 @@ class ServeConfig(BaseSettings):
 
 
 PORTS = tuple(name for name in ServeConfig.model_fields if name == "port" or name.endswith("_port"))
-# What a machine's workers have together. Streams are not among it: a client's may all come in at one of them.
+# What a machine's workers, and a worker's models, have together. Streams are not among it: a client's may all come in
+# at one worker, and one may carry sessions of all models.
 SHARED = (
     "step_threads", "max_sessions", "slots", "host_bytes", "max_tombstones", "max_queued_chunks_total",
     "max_queued_bytes", "history_bytes",

@@ -40,3 +40,8 @@ class Overtaken(ServeError):
         super().__init__(
             "NOT_READY", f"another server has taken session {session_id!r} over: ask again", retry_after_s=0.05
         )
+
+
+def internal_error() -> ServeError:
+    """What is told of a mistake of ours; whoever catches it has logged it."""
+    return ServeError("INTERNAL", "the server made a mistake; its log says which")

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import ValidationError
 from pydantic_settings import EnvSettingsSource, TomlConfigSettingsSource
 
 from dnc_serve.handler.config import ENVIRONMENT_PREFIX, TOKENS_VARIABLE, ServeConfig, flag
+from dnc_serve.handler.store.redis_url import without_password
 
 DEFAULT_FILE = Path("dnc.toml")
 # Variables of the settings' prefix that are read elsewhere: by the commands that call a server, and by a worker.
@@ -38,7 +38,7 @@ class LoadedConfig:
         lines = []
         for name in ServeConfig.model_fields:
             value = getattr(self.config, name)
-            shown = _without_password(value) if name == "store" else value
+            shown = without_password(value) if name == "store" else value
             setting = f"# {name} is not set" if shown in (None, "") else f"{name} = {_toml(shown)}"
             lines.append(f"{setting:<60} # {self.origins[name]}")
         return "\n".join(lines)
@@ -58,7 +58,7 @@ def load_config(flags: Mapping[str, Any], file: Path | None = None) -> LoadedCon
                 raise ConfigError(
                     f"{origin} sets {name!r}, which is no setting; expected one of those that --help lists"
                 )
-            if isinstance(value, str) and not value.strip():
+            if any(isinstance(one, str) and not one.strip() for one in (value if isinstance(value, list) else [value])):
                 raise ConfigError(f"{name} is {value!r} ({_origin(origin, name)}); expected a value, or to be left out")
             if name not in values:
                 values[name] = value
@@ -110,7 +110,9 @@ def _one_line(error: ValidationError, origins: Mapping[str, str]) -> str:
     if not first["loc"]:  # the settings don't fit together; the message says which
         return message
     name = str(first["loc"][0])
-    value = _without_password(first["input"]) if name == "store" else first["input"]
+    value = first["input"]
+    if name == "store" and isinstance(value, str):
+        value = without_password(value)
     template = _EXPECTATIONS.get(first["type"])
     expected = template.format(**first.get("ctx", {})) if template else message.removeprefix("Input should be ")
     return f"{name} is {value!r} ({origins[name]}); expected {expected.removeprefix('expected ')}"
@@ -132,15 +134,9 @@ _EXPECTATIONS = {
 }
 
 
-def _without_password(value: Any) -> Any:
-    parts = urlsplit(value) if isinstance(value, str) else None
-    if parts is None or not parts.password:
-        return value
-    user = parts.username or ""
-    return urlunsplit(parts._replace(netloc=f"{user}:***@{parts.netloc.rpartition('@')[2]}"))
-
-
 def _toml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return _toml(value[0]) if len(value) == 1 else f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 CHOICES = {
+    "memory": ("dense", "sparse", "sparse_links"),
     "rnn_type": ("lstm", "gru", "rnn"),
     "nonlinearity": ("tanh", "relu"),
     "key_activation": ("linear", "tanh"),
@@ -29,13 +30,22 @@ SIZES = (
     "read_heads",
     "write_heads",
     "cell_size",
+    "sparse_reads",
+    "temporal_reads",
 )
+# A float32 holds the number of each.
+MOST_SPARSE_CELLS = 1 << 24
 FLAGS = ("bias", "independent_linears", "share_memory", "stop_usage_gradient")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DNCConfig:
     """Everything that decides what a DNC computes, apart from its weights; checked when made.
+
+    `memory` chooses how it is accessed: `dense`, all slots at each timestep; `sparse`, a sparse access memory, which
+    reads `sparse_reads` slots a head and writes where it read before, or the slot that was left alone longest; or
+    `sparse_links`, the same with links from slot to slot, at most `temporal_reads` of each. A sparse memory has one
+    write head, and neither usage nor erase vectors: what is said of those below doesn't concern it.
 
     The last six fields choose between DeepMind's maths (the defaults) and that of the `dnc` package of PyPI:
 
@@ -66,6 +76,9 @@ class DNCConfig:
     independent_linears: bool = False
     share_memory: bool = True
     clip: float = 20.0  # 0: nothing is clipped
+    memory: str = "dense"
+    sparse_reads: int = 4
+    temporal_reads: int = 8
     key_activation: str = "linear"
     cosine: str = "deepmind"
     allocation_order: str = "nonusage"
@@ -88,6 +101,17 @@ class DNCConfig:
             object.__setattr__(self, name, lowered)
         object.__setattr__(self, "dropout", _number("dropout", self.dropout, below=1.0))
         object.__setattr__(self, "clip", _number("clip", self.clip))
+        if self.is_sparse:
+            if self.write_heads != 1:
+                raise ValueError(f"write_heads is {self.write_heads}; expected 1: a sparse memory has one write head")
+            if self.sparse_reads > self.nr_cells:
+                raise ValueError(
+                    f"sparse_reads is {self.sparse_reads}; expected at most nr_cells, which is {self.nr_cells}"
+                )
+            if self.nr_cells > MOST_SPARSE_CELLS:
+                raise ValueError(
+                    f"nr_cells is {self.nr_cells}; expected at most {MOST_SPARSE_CELLS} of a sparse memory"
+                )
 
     @property
     def outputs(self) -> int:
@@ -101,9 +125,14 @@ class DNCConfig:
         return 1 if self.share_memory else self.num_layers
 
     @property
+    def is_sparse(self) -> bool:
+        """Whether a timestep touches a few slots only."""
+        return self.memory != "dense"
+
+    @property
     def read_modes(self) -> int:
-        """M: backward and forward along the links of each write head, and content."""
-        return 1 + 2 * self.write_heads
+        """M: backward and forward along the links of each write head, and content; 1 where there are no links."""
+        return 1 if self.memory == "sparse" else 1 + 2 * self.write_heads
 
     @property
     def read_size(self) -> int:

@@ -40,7 +40,8 @@ def _named(state: DNCState) -> list[tuple[str, Tensor]]:
     order = ("usage_vector", "write_weights", "memory", "link_matrix", "precedence", "read_weights")
     assert set(order) == set(MemoryState._fields)
     for index, memory in enumerate(state.memory):
-        tensors += [(f"memory[{index}].{name}", getattr(memory, name)) for name in order]
+        names = order if isinstance(memory, MemoryState) else memory._fields
+        tensors += [(f"memory[{index}].{name}", getattr(memory, name)) for name in names]
     return [*tensors, ("read_vectors", state.read_vectors)]
 
 

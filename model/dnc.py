@@ -11,10 +11,26 @@ from torch import Tensor, nn
 from dnc_serve.model import sequences
 from dnc_serve.model.config import DNCConfig, as_flag, as_whole, unknown_names
 from dnc_serve.model.controller import Cell, Controller
-from dnc_serve.model.interface import InterfaceLayer
+from dnc_serve.model.interface import InterfaceVector
 from dnc_serve.model.memory import MemoryAccess
 from dnc_serve.model.numerics import filled_up
-from dnc_serve.model.state import ControllerHidden, DNCState, MemoryState, memory_shapes
+from dnc_serve.model.sparse_access import SparseAccess
+from dnc_serve.model.sparse_links import LinkedSparseAccess
+from dnc_serve.model.state import (
+    INTEGERS,
+    ControllerHidden,
+    DNCState,
+    Memory,
+    memory_of,
+    memory_shapes,
+    tensors_of,
+)
+
+ACCESSES: dict[str, type[MemoryAccess | SparseAccess]] = {
+    "dense": MemoryAccess,
+    "sparse": SparseAccess,
+    "sparse_links": LinkedSparseAccess,
+}
 
 
 class Tower(nn.Module):
@@ -24,7 +40,7 @@ class Tower(nn.Module):
         super().__init__()
         first, above = config.input_size + config.read_size, config.hidden_size + config.read_size
         self.controllers = nn.ModuleList(Controller(config, above if layer else first) for layer in layers)
-        self.access = MemoryAccess(config)
+        self.access = ACCESSES[config.memory](config)
 
 
 class DNC(nn.Module):
@@ -47,6 +63,7 @@ class DNC(nn.Module):
     read_heads: Final[int]
     write_heads: Final[int]
     cell_size: Final[int]
+    memory_kind: Final[str]
     has_cell_state: Final[bool]
     clip_result: Final[float]
     batch_first: Final[bool]
@@ -121,7 +138,10 @@ class DNC(nn.Module):
         self.read_heads, self.write_heads = config.read_heads, config.write_heads
         self.has_cell_state = config.rnn_type == "lstm"
         self.clip_result = config.clip if config.clip_scope == "all" else 0.0
-        self.memory_shapes = [list(shape) for shape in memory_shapes(config).values()]
+        self.memory_kind = config.memory
+        shapes = memory_shapes(config)
+        self.memory_shapes = [list(shape) for shape in shapes.values()]
+        self.memory_integers = [name in INTEGERS for name in shapes]
         # Where and how precise states are: `.to()` takes it along, and no adapter or quantisation replaces it.
         self.register_buffer("like", torch.empty(0), persistent=False)
         self.least_rows = 1
@@ -147,7 +167,7 @@ class DNC(nn.Module):
         """The sizes and options, for `print(dnc)`."""
         return ", ".join(f"{name}={value!r}" for name, value in self.config.to_dict().items())
 
-    def interfaces(self) -> list[InterfaceLayer]:
+    def interfaces(self) -> list[InterfaceVector]:
         """Each memory's interface layer; its `section(name)` gives a part's weight and bias."""
         return [cast(Tower, tower).access.interface for tower in self.towers]
 
@@ -167,11 +187,14 @@ class DNC(nn.Module):
             if self.has_cell_state:
                 layer = (like.new_zeros(shape), like.new_zeros(shape))
             hidden.append(layer)
-        memories: list[MemoryState] = []
+        memories: list[Memory] = []
         for _ in range(len(self.towers)):
-            # TorchScript doesn't unpack lists.
-            fields = [like.new_zeros([batch_size] + shape) for shape in self.memory_shapes]  # noqa: RUF005
-            memories.append(MemoryState(fields[0], fields[1], fields[2], fields[3], fields[4], fields[5]))
+            fields: list[Tensor] = []
+            for index, shape in enumerate(self.memory_shapes):
+                # TorchScript doesn't unpack lists.
+                field = like.new_zeros([batch_size] + shape)  # noqa: RUF005
+                fields.append(field.to(torch.int32) if self.memory_integers[index] else field)
+            memories.append(memory_of(self.memory_kind, fields))
         return DNCState(hidden, memories, like.new_zeros([batch_size, self.read_heads * self.cell_size]))
 
     @torch.jit.export
@@ -180,25 +203,31 @@ class DNC(nn.Module):
 
         Without `pass_through_memory` only the controller moves: memory and read vectors stay as they were.
         """
-        accesses: list[MemoryState] = []
-        return self.step_observed(x, state, pass_through_memory, accesses)
+        accesses: list[Memory] = []
+        return self.step_observed(x, state, pass_through_memory, accesses, False)
 
     @torch.jit.export
     def step_observed(
-        self, x: Tensor, state: DNCState, pass_through_memory: bool, accesses: list[MemoryState]
+        self, x: Tensor, state: DNCState, pass_through_memory: bool, accesses: list[Memory], in_place: bool = False
     ) -> tuple[Tensor, DNCState]:
-        """`step`, which also appends to `accesses` the memory as each layer's access left it, layer by layer."""
+        """`step`, which also appends to `accesses` the memory as each layer's access left it, layer by layer.
+
+        For who owns the state and needs no gradient, `in_place` changes the large tensors of a sparse memory where they
+        are; those of earlier accesses then change with them.
+        """
         read_vectors = state.read_vectors
         controller_hidden: list[ControllerHidden] = []
-        memories: list[MemoryState] = []
+        memories: list[Memory] = []
         features = torch.cat((x, read_vectors), 1)
         for index, tower in enumerate(self.towers):
             memory = state.memory[index]
+            if torch.jit.is_scripting():  # type: ignore[attr-defined]
+                memory = memory_of(self.memory_kind, tensors_of(memory))
             for controller in tower.controllers:  # type: ignore[union-attr]
                 output, hidden = controller(features, state.controller_hidden[len(controller_hidden)])
                 controller_hidden.append(hidden)
                 if pass_through_memory:
-                    read_vectors, memory = tower.access(output, memory)  # type: ignore[operator]
+                    read_vectors, memory = tower.access(output, memory, in_place)  # type: ignore[operator]
                 accesses.append(memory)
                 features = torch.cat((output, read_vectors), 1)
             memories.append(memory)
@@ -215,14 +244,14 @@ class DNC(nn.Module):
     @torch.jit.export
     def unroll(self, inputs: Tensor, state: DNCState, pass_through_memory: bool = True) -> tuple[Tensor, DNCState]:
         """Many timesteps: from inputs [T, B, I], T at least 1, the outputs [T, B, O] and the last state."""
-        accesses: list[MemoryState] = []
+        accesses: list[Memory] = []
         outputs: list[Tensor] = []
         given_reads = state.read_vectors
         for x in inputs.unbind(0):
             accesses.clear()
             if not self.feed_reads_at_once:
                 state = DNCState(state.controller_hidden, state.memory, given_reads)
-            output, state = self.step_observed(x, state, pass_through_memory, accesses)
+            output, state = self.step_observed(x, state, pass_through_memory, accesses, False)
             outputs.append(output)
         return torch.stack(outputs), state
 

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from dnc_serve.model.config import DNCConfig
-from dnc_serve.model.state import ControllerHidden, DNCState, MemoryState, memory_shapes
+from dnc_serve.model.state import INTEGERS, MEMORY_KINDS, ControllerHidden, DNCState, Memory, memory_shapes
 
 Shape = tuple[int, ...]
 
@@ -29,7 +30,7 @@ class Network(Protocol):
     def initial_state(self, batch_size: int) -> DNCState: ...
 
     def step_observed(
-        self, x: Tensor, state: DNCState, pass_through_memory: bool, accesses: list[MemoryState]
+        self, x: Tensor, state: DNCState, pass_through_memory: bool, accesses: list[Memory]
     ) -> tuple[Tensor, DNCState]: ...
 
 
@@ -55,11 +56,11 @@ def as_state(dnc: Network, hidden: Any, batch_size: int) -> DNCState:
         _controller_layer(config, layer, f"controller_hidden[{index}]", shape, like)
         for index, layer in enumerate(_listed("controller_hidden", controller_hidden, config.num_layers))
     ]
-    if isinstance(memory, Mapping) or hasattr(memory, "link_matrix"):
+    if isinstance(memory, Mapping) or hasattr(memory, "memory"):
         memory = [memory]
     shapes = {name: (batch_size, *shape) for name, shape in memory_shapes(config).items()}
     memories = [
-        _memory(state, f"memory[{index}]", shapes, like)
+        _memory(MEMORY_KINDS[config.memory], state, f"memory[{index}]", shapes, like)
         for index, state in enumerate(_listed("memory", memory, config.num_memories))
     ]
     return DNCState(layers, memories, _checked("read_vectors", read_vectors, (batch_size, config.read_size), like))
@@ -79,16 +80,23 @@ def _controller_layer(config: DNCConfig, layer: Any, name: str, shape: Shape, li
     return _checked(f"{name}[0]", layer[0], shape, like), _checked(f"{name}[1]", layer[1], shape, like)
 
 
-def _memory(state: Any, name: str, shapes: dict[str, Shape], like: Tensor) -> MemoryState:
+def _memory(kind: Any, state: Any, name: str, shapes: dict[str, Shape], like: Tensor) -> Memory:
     if isinstance(state, Mapping):
         missing = [field for field in shapes if field not in state]
         if missing:
             raise ValueError(f"{name} lacks {', '.join(missing)}; expected a dict with {', '.join(shapes)}")
         state = tuple(state[field] for field in shapes)
     if not isinstance(state, tuple) or len(state) != len(shapes):
-        raise TypeError(f"{name} is {_describe(state)}; expected a MemoryState or a dict with {', '.join(shapes)}")
+        raise TypeError(f"{name} is {_describe(state)}; expected a {kind.__name__} or a dict with {', '.join(shapes)}")
     parts = zip(shapes.items(), state, strict=True)
-    return MemoryState(*(_checked(f"{name}.{field}", tensor, shape, like) for (field, shape), tensor in parts))
+    integers = like.to(torch.int32)
+    memory: Memory = kind(
+        *(
+            _checked(f"{name}.{field}", tensor, shape, integers if field in INTEGERS else like)
+            for (field, shape), tensor in parts
+        )
+    )
+    return memory
 
 
 def _checked(name: str, tensor: Any, shape: Shape, like: Tensor) -> Tensor:

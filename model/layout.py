@@ -1,5 +1,6 @@
 """A session's whole state as one row of numbers, as the server keeps it."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -9,12 +10,19 @@ from torch import Tensor, nn
 from dnc_serve.model.config import DNCConfig
 from dnc_serve.model.rows import Field, RowLayout
 from dnc_serve.model.state import (
+    INTEGERS,
+    MEMORY_KINDS,
     ControllerHidden,
     DNCState,
-    MemoryState,
+    Memory,
     as_array,
+    memory_of,
     memory_shapes,
+    tensors_of,
 )
+
+# Of sparse memories; but not integers, of which a row has no view.
+CHANGED_IN_PLACE = ("memory", "squared_norms", "sparse_links")
 
 
 class StatePacking(nn.Module):
@@ -23,60 +31,77 @@ class StatePacking(nn.Module):
     has_cell_state: Final[bool]
     num_layers: Final[int]
     num_memories: Final[int]
-    depth: Final[int]
-    hidden_size: Final[int]
-    write_heads: Final[int]
+    memory_kind: Final[str]
 
-    def __init__(self, config: DNCConfig, sizes: list[int]) -> None:
+    def __init__(self, config: DNCConfig, fields: Sequence[Field]) -> None:
         super().__init__()
-        self.sizes = sizes
+        self.sizes = [field.size for field in fields]
+        self.shapes = [list(field.shape) for field in fields]
+        self.changed_in_place = [field.name in CHANGED_IN_PLACE for field in fields]
         self.has_cell_state = config.rnn_type == "lstm"
         self.num_layers, self.num_memories = config.num_layers, config.num_memories
-        self.depth, self.hidden_size = config.num_hidden_layers, config.hidden_size
-        self.write_heads = config.write_heads
-        self.memory_shapes = [list(shape) for shape in memory_shapes(config).values()]
+        self.memory_kind = config.memory
+        self.integers = [name in INTEGERS for name in memory_shapes(config)]
 
     @torch.jit.export
     def pack(self, state: DNCState) -> Tensor:
         """The state as rows [B, S]."""
-        pieces: list[Tensor] = []
-        for layer in state.controller_hidden:
-            if isinstance(layer, Tensor):
-                pieces.append(layer.transpose(0, 1).flatten(1))
-            else:
-                pieces.append(layer[0].transpose(0, 1).flatten(1))
-                pieces.append(layer[1].transpose(0, 1).flatten(1))
-        pieces.append(state.read_vectors)
-        for memory in state.memory:
-            for field in memory:
-                pieces.append(field.flatten(1))  # noqa: PERF401  TorchScript knows no such list
-        return torch.cat(pieces, 1)
+        return torch.cat([field.flatten(1) for field in self.fields_of(state)], 1)
+
+    @torch.jit.export
+    def put(self, state: DNCState, packed: Tensor) -> Tensor:
+        """`packed`, rows in which steps in place have changed the large tensors already, with the others as well."""
+        pieces = packed.split_with_sizes(self.sizes, 1)
+        for index, field in enumerate(self.fields_of(state)):
+            if not self.changed_in_place[index]:
+                pieces[index].copy_(field.flatten(1))
+        return packed
 
     @torch.jit.export
     def unpack(self, packed: Tensor) -> DNCState:
-        """The state that rows [B, S] hold, as views into them."""
-        rows = packed.size(0)
-        pieces = packed.split_with_sizes(self.sizes, 1)
-        next_piece = 0
+        """The state that rows [B, S] hold, as views into them but for integers."""
+        fields: list[Tensor] = []
+        for index, piece in enumerate(packed.split_with_sizes(self.sizes, 1)):
+            fields.append(piece.unflatten(1, self.shapes[index]))  # type: ignore[no-untyped-call]
+        return self.state_of(fields)
+
+    @torch.jit.export
+    def fields_of(self, state: DNCState) -> list[Tensor]:
+        """The tensors of a state, each [B, *shape], in the order of `StateLayout`; integers as floats of that value."""
+        fields: list[Tensor] = []
+        for layer in state.controller_hidden:
+            if isinstance(layer, Tensor):
+                fields.append(layer.transpose(0, 1))
+            else:
+                fields.append(layer[0].transpose(0, 1))
+                fields.append(layer[1].transpose(0, 1))
+        fields.append(state.read_vectors)
+        for memory in state.memory:
+            for field in tensors_of(memory):
+                fields.append(field.to(state.read_vectors.dtype))  # noqa: PERF401  TorchScript knows no such list
+        return fields
+
+    @torch.jit.export
+    def state_of(self, fields: list[Tensor]) -> DNCState:
+        """The state that has these tensors."""
+        at = 0
         controller_hidden: list[ControllerHidden] = []
         for _ in range(self.num_layers):
-            hidden = pieces[next_piece].view(rows, self.depth, self.hidden_size).transpose(0, 1)
-            next_piece += 1
-            layer: ControllerHidden = hidden
+            layer: ControllerHidden = fields[at].transpose(0, 1)
             if self.has_cell_state:
-                cell = pieces[next_piece].view(rows, self.depth, self.hidden_size).transpose(0, 1)
-                layer = (hidden, cell)
-                next_piece += 1
+                layer = (fields[at].transpose(0, 1), fields[at + 1].transpose(0, 1))
+                at += 1
             controller_hidden.append(layer)
-        read_vectors = pieces[next_piece]
-        next_piece += 1
-        memories: list[MemoryState] = []
+            at += 1
+        read_vectors = fields[at]
+        at += 1
+        memories: list[Memory] = []
         for _ in range(self.num_memories):
-            fields: list[Tensor] = []
-            for shape in self.memory_shapes:
-                fields.append(pieces[next_piece].unflatten(1, shape))  # type: ignore[no-untyped-call]
-                next_piece += 1
-            memories.append(MemoryState(fields[0], fields[1], fields[2], fields[3], fields[4], fields[5]))
+            tensors: list[Tensor] = []
+            for is_integer in self.integers:
+                tensors.append(fields[at].to(torch.int32) if is_integer else fields[at])
+                at += 1
+            memories.append(memory_of(self.memory_kind, tensors))
         return DNCState(controller_hidden, memories, read_vectors)
 
 
@@ -103,22 +128,23 @@ class StateLayout(RowLayout):
         super().__init__(fields)
         self.experience_offset = next(field.offset for field in self.fields if field.name == "memory")
         # As the seed's debug table has them: memory first.
-        self.names = tuple(dict.fromkeys((*MemoryState._fields, *self.names)))
-        self.packing = StatePacking(config, [field.size for field in self.fields])
+        self.names = tuple(dict.fromkeys((*MEMORY_KINDS[config.memory]._fields, *self.names)))
+        self.packing = StatePacking(config, self.fields)
 
     def pack(self, state: DNCState) -> Tensor:
         """The state as rows [B, S]."""
         return self.packing.pack(state)
 
     def unpack(self, packed: Tensor) -> DNCState:
-        """The state that rows [B, S] hold, as views into them."""
+        """The state that rows [B, S] hold, as views into them but for integers."""
         return self.packing.unpack(packed)
 
     def dump(self, row: "Tensor | np.ndarray[Any, Any]") -> dict[str, np.ndarray[Any, Any]]:
         """One session's row [S], as copies by name; the first axis counts memories, or layers of the controller.
 
-        The memories' six are flattened as in the debug table: `memory` [memories, N*W], `link_matrix` [., K*N*N],
-        `precedence` [., K*N], `read_weights` [., R*N], `write_weights` [., K*N], `usage_vector` [., N]; then
+        The memories' fields are flattened as in the debug table; of a dense memory these are `memory` [memories, N*W],
+        `link_matrix` [., K*N*N], `precedence` [., K*N], `read_weights` [., R*N], `write_weights` [., K*N],
+        `usage_vector` [., N], and of a sparse one those of `SparseMemoryState` or `LinkedMemoryState`. Then come
         `read_vectors` [1, R*W], `controller_hidden` [L, D*H] and, of an LSTM, `controller_cell`.
         """
         numbers = as_array(row) if isinstance(row, Tensor) else row

@@ -9,7 +9,7 @@ from dnc_serve.model import addressing
 from dnc_serve.model.config import DNCConfig
 from dnc_serve.model.interface import Interface, InterfaceLayer
 from dnc_serve.model.links import links_and_reads
-from dnc_serve.model.state import MemoryState
+from dnc_serve.model.state import Memory, MemoryState, tensors_of
 
 
 class MemoryAccess(nn.Module):
@@ -28,12 +28,15 @@ class MemoryAccess(nn.Module):
         self.write_heads, self.read_heads = config.write_heads, config.read_heads
         self.interface = InterfaceLayer(config)
 
-    def forward(self, controller_output: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
+    def forward(self, controller_output: Tensor, memory: Memory, in_place: bool = False) -> tuple[Tensor, Memory]:
         """From [B, H] and the previous timestep's state, the read vectors [B, R * W] and this timestep's state.
+
+        All of a dense memory changes, so that `in_place` has no effect.
 
         Autocast ends here: weightings are products of many small numbers, which half precision can't tell apart.
         """
         interface = self.interface(controller_output)
+        state = dense_memory(memory)
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
             device = controller_output.device.type
             if torch.is_autocast_enabled(device):
@@ -81,3 +84,9 @@ class MemoryAccess(nn.Module):
             return torch.addcmul(memory, weights.squeeze(1), change)
         keep = torch.prod(1 - weights * erase_vectors.unsqueeze(2), 1)
         return torch.baddbmm(memory * keep, write_weights.transpose(1, 2), write_vectors)
+
+
+def dense_memory(memory: Memory) -> MemoryState:
+    """A memory that is known to be dense, with the names of its fields."""
+    t = tensors_of(memory)
+    return MemoryState(t[0], t[1], t[2], t[3], t[4], t[5])

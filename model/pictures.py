@@ -14,7 +14,7 @@ import torch
 
 from dnc_serve.model.dnc import DNC
 from dnc_serve.model.sequences import debug_table
-from dnc_serve.model.state import MemoryState
+from dnc_serve.model.state import Memory
 
 Heatmap = npt.NDArray[np.float32]
 COLOURS = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], np.float32)
@@ -184,7 +184,7 @@ class PngGallery(Gallery):
 def heatmaps(model: DNC, inputs: torch.Tensor) -> dict[str, Heatmap]:
     """The debug table of a run over the first sequence of inputs [T, B, I], from zeros: a row for each access."""
     state = model.initial_state(1)
-    accesses: list[MemoryState] = []
+    accesses: list[Memory] = []
     for x in inputs[:, :1].unbind(0):
         _, state = model.step_observed(x, state, True, accesses)
     return debug_table(accesses)

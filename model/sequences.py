@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from dnc_serve.model.hidden import Network, as_state
-from dnc_serve.model.state import DNCState, MemoryState, as_array, concatenate
+from dnc_serve.model.state import DNCState, Memory, as_array, concatenate
 
 
 def run(dnc: Network, input: Any, hidden: Any, reset_experience: bool, pass_through_memory: bool) -> Any:
@@ -29,7 +29,7 @@ def run(dnc: Network, input: Any, hidden: Any, reset_experience: bool, pass_thro
         timesteps = input.unbind(1 if dnc.batch_first else 0)
         debug_row = 0
 
-    table: list[MemoryState] = []
+    table: list[Memory] = []
     outputs, state = _run_timesteps(dnc, timesteps, state, pass_through_memory, table, debug_row)
     result: Any
     if isinstance(input, PackedSequence):
@@ -41,15 +41,16 @@ def run(dnc: Network, input: Any, hidden: Any, reset_experience: bool, pass_thro
     return (result, state, debug_table(table)) if dnc.debug else (result, state)
 
 
-def debug_table(accesses: list[MemoryState]) -> dict[str, np.ndarray[Any, Any]]:
+def debug_table(accesses: list[Memory]) -> dict[str, np.ndarray[Any, Any]]:
     """One session's memory after every access, as the `dnc` package shows it: a row for each.
 
     Keys and shapes, for A accesses: `memory` [A, N*W], `link_matrix` [A, K*N*N], `precedence` [A, K*N], `read_weights`
-    [A, R*N], `write_weights` [A, K*N], `usage_vector` [A, N]. `accesses` hold one batch row each.
+    [A, R*N], `write_weights` [A, K*N], `usage_vector` [A, N]; of a sparse memory its own fields, flattened likewise.
+    `accesses`, at least one, hold one batch row each.
     """
     return {
         field: as_array(torch.stack([getattr(access, field).flatten() for access in accesses]))
-        for field in MemoryState._fields
+        for field in accesses[0]._fields
     }
 
 
@@ -58,7 +59,7 @@ def _run_timesteps(
     timesteps: Iterable[Tensor],
     state: DNCState,
     pass_through_memory: bool,
-    table: list[MemoryState],
+    table: list[Memory],
     debug_row: int,
 ) -> tuple[list[Tensor], DNCState]:
     """Steps through inputs [B, I] whose B may only shrink: rows that end leave from the end, with their last state.
@@ -77,7 +78,7 @@ def _run_timesteps(
             given_reads = given_reads[:rows]
         if not dnc.feed_reads_at_once:
             state = state._replace(read_vectors=given_reads)
-        accesses: list[MemoryState] = []
+        accesses: list[Memory] = []
         output, state = dnc.step_observed(x, state, pass_through_memory, accesses)
         outputs.append(output)
         if dnc.debug and debug_row < rows:

@@ -1,11 +1,13 @@
 """The starting point of a training: a fresh model, biased to use its memory."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from dnc_serve.model.controller import Cell
 from dnc_serve.model.dnc import DNC
-from dnc_serve.model.interface import InterfaceLayer
+from dnc_serve.model.interface import InterfaceVector, interface_sections
 from dnc_serve.model.recipe import Recipe, Start
 from dnc_serve.model.tasks.task import Task
 
@@ -21,10 +23,16 @@ def new_model(task: Task, recipe: Recipe, device: torch.device | str = "cpu") ->
 
 @torch.no_grad()
 def apply_start(model: DNC, start: Start) -> None:
-    """Changes a fresh model's parameters as `start` says. Raises ValueError for an unknown part of the interface."""
-    for interface in [module for module in model.modules() if isinstance(module, InterfaceLayer)]:
+    """Changes a fresh model's parameters as `start` says; of what a sparse memory lacks, as free gates, nothing.
+
+    Raises ValueError for an unknown part of the interface.
+    """
+    known = interface_sections(replace(model.config, memory="dense"))
+    for interface in [module for module in model.modules() if isinstance(module, InterfaceVector)]:
         for part, value in start.biases.items():
-            _bias(interface, part).add_(value)
+            needed = "read_modes" if part == "content_mode" else part
+            if needed in interface.sections or needed not in known:
+                _bias(interface, part).add_(value)
     cells = [module for module in model.modules() if isinstance(module, Cell)]
     if model.has_cell_state:
         for cell in cells:
@@ -32,7 +40,7 @@ def apply_start(model: DNC, start: Start) -> None:
     cells[0].weight_ih[:, : model.config.input_size].mul_(start.input_scale)
 
 
-def _bias(interface: InterfaceLayer, part: str) -> Tensor:
+def _bias(interface: InterfaceVector, part: str) -> Tensor:
     """The biases of one part of the interface vector, as a view to write through."""
     if part == "content_mode":
         _, modes = interface.section("read_modes")

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from dnc_serve.model.controller import Controller
 from dnc_serve.model.dnc import DNC
-from dnc_serve.model.interface import Interface, InterfaceLayer
+from dnc_serve.model.interface import InterfaceVector
 from dnc_serve.model.layout import StateLayout
 from dnc_serve.model.numerics import LEAST_ROWS
-from dnc_serve.model.state import MemoryState
+from dnc_serve.model.state import Memory, memory_shapes, tensors_of
 
 
 class TickModule(nn.Module):
@@ -24,40 +24,43 @@ class TickModule(nn.Module):
         super().__init__()
         self.dnc = copy.deepcopy(dnc)
         for part in self.dnc.modules():
-            if isinstance(part, Controller | InterfaceLayer | DNC):
+            if isinstance(part, Controller | InterfaceVector | DNC):
                 part.least_rows = least_rows
         self.packing = StateLayout(dnc.config).packing
+        self.memory_fields = list(memory_shapes(dnc.config))
+        # Of a large memory, in which a timestep touches little, one copy is made for all timesteps.
+        self.in_place = dnc.config.is_sparse
 
     def forward(self, inputs: Tensor, packed: Tensor) -> tuple[Tensor, Tensor]:
         """From inputs [T, B, I] and states [B, S], outputs [T, B, O] and the states after them; changes neither."""
-        state = self.packing.unpack(packed)
         outputs: list[Tensor] = []
+        accesses: list[Memory] = []
+        if self.in_place:
+            packed = packed.clone()
+        state = self.packing.unpack(packed)
         for x in inputs.unbind(0):
-            output, state = self.dnc.step(x, state)
+            accesses.clear()
+            output, state = self.dnc.step_observed(x, state, True, accesses, self.in_place)
             outputs.append(output)
-        return torch.stack(outputs), self.packing.pack(state)
+        after = self.packing.put(state, packed) if self.in_place else self.packing.pack(state)
+        return torch.stack(outputs), after
 
     @torch.jit.export
     def trace_debug(self, inputs: Tensor, packed: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """As `forward`, and every row's memory after each timestep's and layer's access.
 
-        The dict has the fields of `MemoryState`, each [T, L, B, ...]; of row b,
+        The dict has the fields of the memory, as `MemoryState`'s, each [T, L, B, ...]; of row b,
         `field[:, :, b].flatten(0, 1).flatten(1)` is what `DNC.forward` gives in debug mode.
         """
         state = self.packing.unpack(packed)
         outputs: list[Tensor] = []
-        accesses: list[MemoryState] = []
+        accesses: list[Memory] = []
         for x in inputs.unbind(0):
-            output, state = self.dnc.step_observed(x, state, True, accesses)
+            output, state = self.dnc.step_observed(x, state, True, accesses, False)
             outputs.append(output)
-        observed = {
-            "memory": _stack([access.memory for access in accesses], len(outputs)),
-            "link_matrix": _stack([access.link_matrix for access in accesses], len(outputs)),
-            "precedence": _stack([access.precedence for access in accesses], len(outputs)),
-            "read_weights": _stack([access.read_weights for access in accesses], len(outputs)),
-            "write_weights": _stack([access.write_weights for access in accesses], len(outputs)),
-            "usage_vector": _stack([access.usage_vector for access in accesses], len(outputs)),
-        }
+        observed: dict[str, Tensor] = {}
+        for index, name in enumerate(self.memory_fields):
+            observed[name] = _stack([tensors_of(access)[index] for access in accesses], len(outputs))
         return torch.stack(outputs), self.packing.pack(state), observed
 
     @torch.jit.export
@@ -65,25 +68,16 @@ class TickModule(nn.Module):
         """What each layer's controller asked of its memory at the timestep that led to states [B, S].
 
         It is no part of the state, but follows from the controller's. The dict has the gates, read modes and strengths
-        of `Interface`, each [L, B, ...]; the strengths of write and read heads apart.
+        of the interface, each [L, B, ...]; the strengths of write and read heads apart.
         """
         state = self.packing.unpack(packed)
-        asked: list[Interface] = []
+        asked: list[dict[str, Tensor]] = []
         for tower in self.dnc.towers:
             for controller in tower.controllers:  # type: ignore[union-attr]
                 output = controller.output(state.controller_hidden[len(asked)])
                 interface = tower.access.interface  # type: ignore[union-attr]
-                asked.append(interface(output))  # type: ignore[operator]
-        write_heads = self.packing.write_heads
-        strengths = torch.stack([layer.strengths for layer in asked])
-        return {
-            "allocation_gates": torch.stack([layer.allocation_gates for layer in asked]),
-            "write_gates": torch.stack([layer.write_gates for layer in asked]),
-            "free_gates": torch.stack([layer.free_gates for layer in asked]),
-            "read_modes": torch.stack([layer.read_modes for layer in asked]),
-            "write_strengths": strengths[:, :, :write_heads],
-            "read_strengths": strengths[:, :, write_heads:],
-        }
+                asked.append(interface.asked(output))  # type: ignore
+        return {name: torch.stack([layer[name] for layer in asked]) for name in asked[0]}
 
 
 class StepModule(nn.Module):
@@ -97,16 +91,13 @@ class StepModule(nn.Module):
 
     def initial_state(self, batch_size: int) -> list[Tensor]:
         """Zeros."""
-        return [torch.zeros(batch_size, *field.shape) for field in self.layout.fields]
+        return [torch.zeros(batch_size, *field.shape, dtype=field.torch) for field in self.layout.fields]
 
     def step(self, x: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """One timestep: x [B, I] to output [B, O]."""
-        outputs, packed = self.ticks(x.unsqueeze(0), torch.cat([field.flatten(1) for field in state], 1))
-        sizes = [field.size for field in self.layout.fields]
-        after = packed.split_with_sizes(sizes, 1)
-        return outputs[0], [
-            part.unflatten(1, field.shape) for part, field in zip(after, self.layout.fields, strict=True)
-        ]
+        packing = self.ticks.packing
+        output, after = self.ticks.dnc.step(x, packing.state_of(state))
+        return output, packing.fields_of(after)
 
 
 def _stack(accesses: list[Tensor], timesteps: int) -> Tensor:

@@ -22,6 +22,8 @@ TRAINING_FILE = "training.json"
 
 # What changes how a model is trained or called, but not one number of a served timestep.
 WITHOUT_EFFECT_ON_STEPS = ("dropout", "stop_usage_gradient", "read_feedback")
+# Of a dense memory: its sessions go on from before there were others.
+OF_SPARSE_MEMORIES = ("memory", "sparse_reads", "temporal_reads")
 
 
 def save_weights(dnc: DNC, folder: str | Path) -> None:
@@ -90,7 +92,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         weights: dict[str, Tensor] = load_file(path)
     except SafetensorError as exc:
-        raise ValueError(f"{path} isn't a safetensors file, or is damaged: {exc}") from exc
+        raise ValueError(
+            f"{path} isn't a safetensors file, or is damaged: {exc}; expected what safetensors.torch.save_file writes"
+        ) from exc
     return weights
 
 
@@ -99,7 +103,8 @@ def weights_digest(config: DNCConfig, weights: Mapping[str, Tensor]) -> str:
 
     Two models with the same digest have states of the same meaning, so that a session may go on from one to the other.
     """
-    settings = {name: value for name, value in config.to_dict().items() if name not in WITHOUT_EFFECT_ON_STEPS}
+    without_effect = WITHOUT_EFFECT_ON_STEPS if config.is_sparse else (*WITHOUT_EFFECT_ON_STEPS, *OF_SPARSE_MEMORIES)
+    settings = {name: value for name, value in config.to_dict().items() if name not in without_effect}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()

@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Without --output and --plot, a line for each array. Its axes: N memory slots, W their numbers, R read heads, "
         "K write heads, D hidden layers of the controller with H units each, V numbers read, L memories (or "
-        "controllers); an axis of one is left out."
+        "controllers), S slots that a head of a sparse memory reads, Q links of a slot; an axis of one is left out."
     )
     add_session(parser)
     parser.add_argument("names", nargs="*", metavar="NAME", help="memory, link_matrix, … (all)")
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     with connect(args) as client, client.session(args.session, create=False) as session:
         arrays = session.dump(args.names, args.position)
         position = session.position if args.position is None else args.position
-        config = client.model().config
+        config = client.model(session.model).config
     if args.plot is not None and not arrays:
         print(
             f"dnc dump: session {args.session} at position {position} has nothing to plot: "

@@ -19,10 +19,10 @@ from dnc_serve.client.cli.parser import Command, Parser, did_you_mean
 from dnc_serve.client.errors import DncError
 
 COMMANDS = (
-    "serve", "demo", "step", "reset", "dump", "sessions", "fork", "delete", "model", "watch", "record", "train",
-    "export", "archive", "bench", "doctor", "health", "token", "completion",
+    "serve", "demo", "step", "reset", "dump", "sessions", "fork", "delete", "model", "models", "watch", "record",
+    "train", "export", "archive", "bench", "doctor", "health", "token", "completion",
 )  # fmt: skip
-MODULES = {"reset": "sessions", "fork": "sessions", "delete": "sessions", "health": "doctor"}
+MODULES = {"reset": "sessions", "fork": "sessions", "delete": "sessions", "models": "model", "health": "doctor"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dnc_serve.client.arrays import Array
-from dnc_serve.client.cli.connection import add_connection, add_session, connect
+from dnc_serve.client.cli.connection import add_connection, add_model, add_session, connect, model_of
 from dnc_serve.client.cli.files import made_folder, replacing
 from dnc_serve.client.cli.parser import count, filled, path
 from dnc_serve.client.cli.timesteps import BadFile, Source
@@ -19,7 +19,6 @@ HELP = "record a session's memory at each timestep, as .npz and as an animation"
 ARRAYS_FILE = "recording.npz"
 ANIMATION_FILE = "recording.gif"
 DEFAULT_LAST = 32
-NAMES = ("memory", "link_matrix", "precedence", "read_weights", "write_weights", "usage_vector")
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--last", type=count, default=DEFAULT_LAST, metavar="T", help=f"timesteps to look up ({DEFAULT_LAST})"
     )
     parser.add_argument("--fps", type=count, default=4, metavar="N", help="timesteps a second in the animation (4)")
+    add_model(parser)
     add_connection(parser)
 
 
@@ -66,9 +66,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         source = None if args.inputs is None else Source(args.inputs)
         with connect(args) as client, made_folder(args.output):
-            model = client.model()
+            model = model_of(client, args.session, args.model)
             inputs = None if source is None else np.concatenate([*source.chunks(1 << 16, model.inputs)])
-            with client.session(args.session, create=inputs is not None) as session:
+            with client.session(args.session, create=inputs is not None, model=args.model) as session:
                 recording = look_up(session, model, args.last) if inputs is None else send(session, model, inputs)
             _write(recording, args)
     except (BadFile, ImportError) as exc:
@@ -99,8 +99,8 @@ def look_up(session: Session, model: ModelInfo, last: int) -> Recording:
 
 
 def _names(model: ModelInfo) -> tuple[str, ...]:
-    """Of a DNC its memory, of another model the whole state."""
-    return NAMES if model.config else tuple(field.name for field in model.state)
+    """Of a DNC its memory, which is its experience, of another model the whole state."""
+    return tuple(field.name for field in model.state if field.experience or not model.config)
 
 
 def _write(recording: Recording, args: argparse.Namespace) -> None:

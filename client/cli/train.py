@@ -56,6 +56,9 @@ MODEL: dict[str, tuple[type, str]] = {
     "cell_size": (int, "numbers in a memory slot"),
     "read_heads": (int, "read heads"),
     "write_heads": (int, "write heads"),
+    "memory": (str, "dense, sparse, or sparse_links"),
+    "sparse_reads": (int, "slots that a head of a sparse memory reads"),
+    "temporal_reads": (int, "links of a slot, of sparse_links"),
 }
 COLUMNS = ("inputs", "outputs")
 

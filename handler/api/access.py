@@ -18,7 +18,6 @@ when it changes.
 import asyncio
 import hashlib
 import hmac
-import logging
 import secrets
 import time
 import tomllib
@@ -26,14 +25,13 @@ from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from dnc_serve.handler.api.watched_file import WatchedFile
 from dnc_serve.handler.clock import CLOCK
 from dnc_serve.handler.errors import ServeError
-
-logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -65,6 +63,16 @@ class TokenFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     token: list[Token]
+
+
+class Holding(NamedTuple):
+    """What an owner has: so many sessions, whose states take so many bytes."""
+
+    sessions: int = 0
+    state_bytes: int = 0
+
+    def plus(self, other: "Holding") -> "Holding":
+        return Holding(self.sessions + other.sessions, self.state_bytes + other.state_bytes)
 
 
 @dataclass(slots=True, eq=False)
@@ -114,8 +122,13 @@ class Grant:
         if self.read_only:
             raise ServeError("PERMISSION_DENIED", f"the token of {self.owner!r} may only look, not change anything")
 
+    @property
+    def limits_sessions(self) -> bool:
+        """Whether there is a bound to what its owner may have."""
+        return self.max_sessions is not None or self.max_state_bytes is not None
+
     def most_others(self, row_bytes: int) -> int | None:
-        """How many sessions there may be beside a new one; None for any number."""
+        """How many sessions of the same model there may be beside a new one; None for any number."""
         limits = []
         if self.max_sessions is not None:
             limits.append(self.max_sessions - 1)
@@ -123,19 +136,19 @@ class Grant:
             limits.append(max(-1, self.max_state_bytes // row_bytes - 1))
         return min(limits, default=None)
 
-    def check_new_session(self, sessions: int, row_bytes: int) -> None:
+    def check_new_session(self, others: Holding, row_bytes: int) -> None:
         """Raises SESSION_LIMIT or STATE_TOO_LARGE if one more session is more than the token's share."""
-        if self.max_sessions is not None and sessions >= self.max_sessions:
+        if self.max_sessions is not None and others.sessions >= self.max_sessions:
             raise ServeError(
                 "SESSION_LIMIT",
-                f"{self.owner!r} has {sessions} sessions, at most {self.max_sessions} may be",
+                f"{self.owner!r} has {others.sessions} sessions, at most {self.max_sessions} may be",
                 retry_after_s=10.0,
                 limit=self.max_sessions,
             )
-        if self.max_state_bytes is not None and (sessions + 1) * row_bytes > self.max_state_bytes:
+        if self.max_state_bytes is not None and others.state_bytes + row_bytes > self.max_state_bytes:
             raise ServeError(
                 "STATE_TOO_LARGE",
-                f"the states of {self.owner!r} would take {(sessions + 1) * row_bytes} bytes, "
+                f"the states of {self.owner!r} would take {others.state_bytes + row_bytes} bytes, "
                 f"at most {self.max_state_bytes} may be",
                 retry_after_s=10.0,
                 limit=self.max_state_bytes,
@@ -178,12 +191,13 @@ def read_tokens(text: str, origin: str) -> list[Token]:
 
 
 class Access:
-    """Finds out what a caller may do. Without tokens everybody may do everything, as one owner."""
+    """Finds out what a caller may do. Without tokens everybody may do everything, as one owner.
+
+    Raises ValueError or OSError for a file of tokens that can't be read.
+    """
 
     def __init__(self, tokens_file: str = "", tokens_text: str = "", workers: int = 1) -> None:
         self._workers = workers
-        self._path = Path(tokens_file) if tokens_file else None
-        self._stamp: tuple[int, int] | None = None
         self._grants: dict[bytes, Grant] = {}  # by the token's SHA-256
         self._everybody = Grant()
         # The server's own self-test comes in with a token that lives as long as the process.
@@ -191,34 +205,14 @@ class Access:
         self.required = bool(tokens_file or tokens_text)
         if tokens_text:
             self._take(read_tokens(tokens_text, "the tokens in the environment"))
-        self.reload()
+        self._file = WatchedFile(Path(tokens_file), "tokens", self._read) if tokens_file else None
 
     def refresh(self) -> None:
         """Reads the file again if it has changed, and ends the calls that last of those whose token has expired."""
-        self.reload()
+        if self._file is not None:
+            self._file.refresh()
         for grant in self._grants.values():
             grant.end_calls()
-
-    def reload(self) -> None:
-        """Reads the file again if it has changed, and ends the calls of tokens that are gone; a wrong file is refused,
-        and the old tokens stay.
-
-        Raises ValueError or OSError at the first reading.
-        """
-        if self._path is None:
-            return
-        first = self._stamp is None
-        try:
-            status = self._path.stat()
-            stamp = (status.st_mtime_ns, status.st_size)
-            if stamp == self._stamp:
-                return
-            self._stamp = stamp
-            self._take(read_tokens(self._path.read_text(), str(self._path)))
-        except (OSError, ValueError) as exc:
-            if first:
-                raise
-            logger.error("the tokens stay as they were: %s", exc)
 
     def grant_of(self, metadata: Iterable[Any] | None) -> Grant:
         """The grant of a gRPC caller; raises UNAUTHENTICATED."""
@@ -227,7 +221,11 @@ class Access:
         for key, value in metadata or ():
             if key == HEADER and isinstance(value, str) and value.startswith(SCHEME):
                 return self.grant_of_token(value[len(SCHEME) :])
-        raise ServeError("UNAUTHENTICATED", "this server asks for a bearer token in the authorization metadata")
+        raise ServeError(
+            "UNAUTHENTICATED",
+            "this server asks for a bearer token in the authorization metadata (in our client `token`, in its "
+            "command `--token-file` or DNC_TOKEN)",
+        )
 
     def grant_of_token(self, token: str) -> Grant:
         """The grant of a token; raises UNAUTHENTICATED, without saying what is wrong with it."""
@@ -248,7 +246,11 @@ class Access:
         """What the server's own self-test identifies itself with."""
         return ((HEADER, SCHEME + self._own),)
 
+    def _read(self, path: Path) -> None:
+        self._take(read_tokens(path.read_text(), str(path)))
+
     def _take(self, tokens: list[Token]) -> None:
+        """Knows these tokens from now on, and ends the calls of those that are gone."""
         before = self._grants
         buckets = {grant.owner: grant for grant in before.values()}
         self._grants = {}

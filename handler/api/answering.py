@@ -9,10 +9,12 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 
 from dnc_serve.handler.api.access import Access
-from dnc_serve.handler.api.logs import log_answer, log_refusal
-from dnc_serve.handler.api.operations import Caller, Operations
+from dnc_serve.handler.api.logs import log_answer
+from dnc_serve.handler.api.operations import Caller
+from dnc_serve.handler.api.refusals import refusal_for
 from dnc_serve.handler.api.status import DETAILS, code_of, status_of
 from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +23,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 async def answer(
-    operations: Operations,
+    metrics: Metrics,
     access: Access,
     context: Context,
     request: Any,
@@ -42,18 +44,11 @@ async def answer(
         answered = await caller.grant.while_good(call(caller))
         log_answer(request, caller.owner, endpoint, started_at)
         return answered
-    except ServeError as error:
-        refused = error
-    except asyncio.CancelledError:
-        raise
     except grpc.aio.InternalError:  # there is nobody any more to write to
         logger.debug("a caller went away")
         raise asyncio.CancelledError from None
-    except Exception:
-        logger.exception("a call failed")
-        refused = ServeError("INTERNAL", "the server made a mistake; its log says which")
-    log_refusal(request, refused)
-    operations.metrics.errors.labels(refused.reason).inc()
+    except Exception as error:
+        refused = refusal_for(error, request, metrics)
     details = ((DETAILS, status_of(refused).SerializeToString()),)
     await context.abort(code_of(refused), refused.message, details)
     return None

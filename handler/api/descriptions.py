@@ -29,12 +29,13 @@ class Descriptions:
         self._engine = engine
         self._artifact = artifact
         self._server_epoch = server_epoch
+        self.name = engine.config.models[0].name
 
     def model(self) -> pb.GetModelResponse:
         """The model, the code that steps it, and the limits of a chunk."""
         engine, artifact, config = self._engine, self._artifact, self._engine.config
         return pb.GetModelResponse(
-            name=config.model,
+            name=self.name,
             task=artifact.task,
             inputs=_spec(artifact.inputs),
             outputs=_spec(artifact.outputs),
@@ -101,6 +102,7 @@ class Descriptions:
             position=session.position,
             experience=session.experience,
             model_digest=session.digest,
+            model=self.name,
             state_bytes=self._engine.row_bytes,
         )
         description.created.FromNanoseconds(int(CLOCK.shown(session.created_at) * 1e9))

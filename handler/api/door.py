@@ -5,6 +5,7 @@ What comes in there is for this worker: it is served as at the streaming endpoin
 
 import asyncio
 import json
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +13,12 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc.aio import EOF
 
-from dnc_serve.handler.api.access import HEADER
+from dnc_serve.handler.api.access import HEADER, Holding
 from dnc_serve.handler.api.inference_service import InferenceService
 from dnc_serve.handler.api.readable import ReadableServer
 from dnc_serve.handler.api.relay import Broken, Line, Pipe, Refused
 from dnc_serve.handler.api.service import DncService
-from dnc_serve.handler.api.siblings import COUNT, NO_LIMIT, SERVICE, address_of
+from dnc_serve.handler.api.siblings import COUNT, HELD, NO_LIMIT, SERVICE, address_of
 from dnc_serve.handler.api.status import DETAILS
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.place import Place
@@ -27,17 +28,17 @@ from dnc_serve.proto.inference import inference_pb2_grpc
 
 
 class Door:
-    """Where the others come in. `count_of(owner)` is how many sessions of a token this worker has."""
+    """Where the others come in. `held_by(owner)` is what sessions of a token this worker has."""
 
     def __init__(
-        self, place: Place, service: DncService, inference: InferenceService, count_of: Callable[[str], int]
+        self, place: Place, service: DncService, inference: InferenceService, held_by: Callable[[str], Holding]
     ) -> None:
         self._address = address_of(place, place.worker)
         self._line = place.line(place.worker)
         self._serving: set[asyncio.Task[None]] = set()
         self._service = service
         self._inference = inference
-        self._count_of = count_of
+        self._held_by = held_by
         self._server = grpc.aio.server(options=[*NO_LIMIT])
 
     async def open(self) -> None:
@@ -61,7 +62,7 @@ class Door:
         await self._server.stop(grace_s)
 
     async def _count(self, owner: bytes, context: Any) -> bytes:
-        return self._count_of(owner.decode()).to_bytes(8, "little")
+        return struct.pack(HELD, *self._held_by(owner.decode()))
 
     def _on_open(self, pipe: Pipe, opening: bytes) -> None:
         task = asyncio.ensure_future(self._serve(pipe, opening))

@@ -18,10 +18,13 @@ from starlette.routing import Route
 
 from dnc_serve.handler.api.arrays import decode_inputs, encode_array
 from dnc_serve.handler.api.call_json import call_from_json, call_of, object_from_json, to_json
-from dnc_serve.handler.api.operations import Caller, Operations
+from dnc_serve.handler.api.models import Models
+from dnc_serve.handler.api.operations import Caller
+from dnc_serve.handler.api.refusals import refusal_for
 from dnc_serve.handler.api.rows import dispatch
-from dnc_serve.handler.api.watch import Feeds, watch
+from dnc_serve.handler.api.watch import FeedsOfModels, watch
 from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.metrics import Metrics
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -34,10 +37,10 @@ Answer = Callable[[Request, Caller], Awaitable[Response]]
 class HttpCalls:
     """Answers by what answers the calls of gRPC. `body` reads a request's body within the limits."""
 
-    def __init__(self, operations: Operations, body: Body) -> None:
-        self._operations = operations
+    def __init__(self, models: Models, body: Body) -> None:
+        self._models = models
         self._body = body
-        self._feeds = Feeds(operations.engine, operations.artifact)
+        self._feeds = FeedsOfModels()
 
     def routes(self, route: Callable[[Answer], Endpoint]) -> list[Route]:
         """`route` finds out who calls, and turns what is raised into a status."""
@@ -48,7 +51,7 @@ class HttpCalls:
         ]
 
     async def _call(self, request: Request, caller: Caller) -> Response:
-        result = await dispatch(self._operations, call_from_json(await self._body(request)), caller)
+        result = await dispatch(self._models, call_from_json(await self._body(request)), caller)
         return Response(to_json(result), media_type="application/json")
 
     async def _steps(self, request: Request, caller: Caller) -> Response:
@@ -57,7 +60,8 @@ class HttpCalls:
         fields, values = object_from_json(await self._body(request))
         fields["session_id"] = request.path_params["id"]
         chunk = call_of({"step": {"chunk": fields}}, values).step.chunk
-        spec, config = self._operations.artifact.inputs, self._operations.engine.config
+        operations = await self._models.of(chunk.session_id)
+        spec, config = operations.artifact.inputs, operations.engine.config
         inputs = decode_inputs(chunk.inputs, spec, config.max_chunk_timesteps)
 
         async def results() -> AsyncIterator[pb.ChunkResult]:
@@ -70,9 +74,9 @@ class HttpCalls:
                 piece.reset_experience = chunk.reset_experience and not start
                 if start and chunk.HasField("experience"):
                     piece.experience = chunk.experience + chunk.reset_experience
-                yield (await self._operations.step(pb.StepRequest(chunk=piece), caller)).result
+                yield (await operations.step(pb.StepRequest(chunk=piece), caller)).result
 
-        return await _events("chunk", results(), caller)
+        return await _events("chunk", results(), caller, self._models.metrics)
 
     async def _memory(self, request: Request, caller: Caller) -> Response:
         names = [name for name in request.query_params.get("names", "").split(",") if name]
@@ -84,13 +88,14 @@ class HttpCalls:
         )
 
         async def frames() -> AsyncIterator[pb.WatchMemoryResponse]:
-            async for frame in watch(self._operations, self._feeds, wanted, caller):
+            operations = await self._models.of(wanted.session_id)
+            async for frame in watch(operations, self._feeds.of(operations), wanted, caller):
                 yield pb.WatchMemoryResponse.FromString(frame)
 
-        return await _events("frame", frames(), caller)
+        return await _events("frame", frames(), caller, self._models.metrics)
 
 
-async def _events(name: str, messages: AsyncIterator[Message], caller: Caller) -> Response:
+async def _events(name: str, messages: AsyncIterator[Message], caller: Caller, metrics: Metrics) -> Response:
     """Each message as an event; what is refused at once has a status of its own, and what is later an event `error`."""
     first = await anext(messages)
 
@@ -102,12 +107,8 @@ async def _events(name: str, messages: AsyncIterator[Message], caller: Caller) -
                 yield _event(name, to_json(message))
         except StopAsyncIteration:
             yield _event("end", b"{}")
-        except ServeError as error:
-            yield _event("error", json.dumps(described(error)).encode())
-        except Exception:
-            logger.exception("a stream of events failed")
-            mistake = ServeError("INTERNAL", "the server made a mistake; its log says which")
-            yield _event("error", json.dumps(described(mistake)).encode())
+        except Exception as error:
+            yield _event("error", json.dumps(described(refusal_for(error, None, metrics))).encode())
 
     return StreamingResponse(events(), media_type="text/event-stream", headers={"cache-control": "no-store"})
 

@@ -6,7 +6,7 @@ import socket
 import uvicorn
 from starlette.applications import Starlette
 
-from dnc_serve.handler.addresses import host_port
+from dnc_serve.handler.addresses import bound, host_port, socket_addresses
 from dnc_serve.handler.api.transport import Certificates
 from dnc_serve.handler.config import ServeConfig
 
@@ -20,12 +20,7 @@ class HttpServer:
         port = config.http_port
         assert port is not None
         try:
-            family, kind, protocol, _, address = socket.getaddrinfo(
-                config.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-            self._socket = socket.socket(family, kind, protocol)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._socket.bind(address)
+            self._socket = bound(socket_addresses(config.host, port)[0], socket.SO_REUSEADDR)
         except OSError as exc:
             place = host_port(config.host, port)
             raise OSError(f"the HTTP endpoint can't listen at {place} (host, http_port): {exc.strerror}") from exc

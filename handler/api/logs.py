@@ -45,6 +45,12 @@ def log_refusal(request: Any, refused: ServeError) -> None:
         logger.debug("a call was refused: %s", refused.message, extra={**_named(request), "reason": refused.reason})
 
 
+def log_message_refusal(session_id: str, request_id: int | str, refused: ServeError) -> None:
+    """A message on a stream was refused."""
+    extra = {"reason": refused.reason, "session": session_id, "request_id": request_id}
+    logger.debug("a message on a stream was refused: %s", refused.message, extra=extra)
+
+
 def _log_chunk(session: Session, chunk: Chunk, applied: Applied) -> None:
     now = time.perf_counter()
     described: dict[str, Any] = {

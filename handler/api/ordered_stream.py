@@ -14,10 +14,12 @@ from typing import Any, Protocol
 
 import grpc
 
-from dnc_serve.handler.api.operations import Caller, Operations
+from dnc_serve.handler.api.models import Models
+from dnc_serve.handler.api.operations import Caller
+from dnc_serve.handler.api.refusals import note_message_refusal
 from dnc_serve.handler.api.session_queue import Encoded, PendingReply, SessionQueues
 from dnc_serve.handler.engine.session import Session
-from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.errors import ServeError, internal_error
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +84,8 @@ class OpenStreams:
 
     @property
     def share_bytes(self) -> int:
-        """What may be unanswered on each stream."""
-        return min(MAX_UNANSWERED_BYTES, UNANSWERED_BYTES // max(1, self._count))
+        """What may be unanswered on each stream, those that came in at another worker included."""
+        return min(MAX_UNANSWERED_BYTES, UNANSWERED_BYTES // max(1, len(self._open)))
 
     def go_away(self, reason: str) -> None:
         """Tells every client to go on elsewhere, or later."""
@@ -105,18 +107,18 @@ class OrderedStream(ABC):
 
     def __init__(
         self,
-        operations: Operations,
+        models: Models,
         caller: Caller,
         context: Client,
         streams: OpenStreams,
     ) -> None:
         self._streams = streams
-        self._operations = operations
-        self._engine = operations.engine
+        self._models = models
+        self._engine = models.default.engine  # for its loop, and limits that all share
         self._caller = caller
         self._context = context
         self._outbox: deque[tuple[Encoded, int]] = deque()  # and the bytes that it answers for
-        self._queues = SessionQueues(self._put)
+        self._queues = SessionQueues(self._put, models.default)
         self._tasks: set[asyncio.Task[None]] = set()
         self._writing = False
         self._unanswered = 0
@@ -167,7 +169,7 @@ class OrderedStream(ABC):
             return
         except Exception:  # unanswered, it would keep the stream from its end
             logger.exception("a message on a stream could not be taken")
-            self._refuse(pending, ServeError("INTERNAL", "the server made a mistake; its log says which"))
+            self._refuse(pending, internal_error())
             return
         if self._unanswered > 1 and self._is_crowded():
             await self._until(lambda: not self._is_crowded())
@@ -199,12 +201,7 @@ class OrderedStream(ABC):
     def _refuse(self, pending: PendingReply, error: ServeError, *, fails: bool = True) -> None:
         """Answers one message with an error; the stream goes on."""
         session_id, request_id = pending.queue.session_id, pending.request_id
-        self._operations.metrics.errors.labels(error.reason).inc()
-        logger.debug(
-            "a message on a stream was refused: %s",
-            error.message,
-            extra={"reason": error.reason, "session": session_id, "request_id": request_id},
-        )
+        note_message_refusal(session_id, request_id, error, self._models.metrics)
         # Nothing can ever follow for an id that is none.
         fails = fails and self.refuses_behind and bool(session_id) and error.reason != "BAD_ID"
         self._queues.reply(pending, self._refusal(pending, error), failed=fails)

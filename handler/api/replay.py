@@ -1,7 +1,8 @@
 """Past timesteps again: what came in and what was answered, from the journal, and what each left in the state.
 
 The timesteps are stepped anew, one row by itself, by the code that had stepped them: the same bits, which a view of an
-earlier position would give too, without going back to a snapshot for each.
+earlier position would give too, without going back to a snapshot for each. As in a recovery, what comes out is compared
+with what was answered.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from dnc_serve.handler.api.arrays import encode_array
 from dnc_serve.handler.api.operations import Caller, Operations
 from dnc_serve.handler.api.views import checked_names, thinned
 from dnc_serve.handler.api.watch import DEFAULT_MAX_CELLS, MAX_FRAME_CELLS
+from dnc_serve.handler.engine.checks import check_replayed
 from dnc_serve.handler.engine.state_rows import StateRows
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.store.history import Recovered
@@ -45,7 +47,7 @@ async def replay(
     """A message for each timestep that is wanted.
 
     Raises BAD_REQUEST for a wrong name, or for more than MAX_TIMESTEPS; STEP_GAP for a position that lies ahead;
-    POSITION_GONE, MODEL_MISMATCH, CORRUPT_STATE.
+    POSITION_GONE, MODEL_MISMATCH, CORRUPT_STATE, also where other outputs come out than were answered.
     """
     artifact, engine = operations.artifact, operations.engine
     session = await operations.known(request.session_id, caller)
@@ -64,6 +66,11 @@ async def replay(
     rows = StateRows(1, artifact.layout, engine.runner.device)
     rows.write(0, recovered.state)
     pieces = list(_pieces(recovered, request.after, until, request.every or 1))
+    fingerprints = {piece.operation.fingerprint for piece in pieces if piece.timesteps}
+    # In a thread, for code that was not used yet is made ready for it.
+    runners = await asyncio.to_thread(lambda: {one: engine.runner.of_fingerprint(one) for one in fingerprints})
+    if any(runner.fingerprint != one for one, runner in runners.items()):
+        engine.observers.replayed_elsewhere(session)
 
     def work(some: list[_Piece]) -> list[pb.ReplaySessionResponse]:
         return [message for piece in some if (message := step(piece)) is not None]
@@ -75,10 +82,13 @@ async def replay(
             return None
         steps = slice(piece.first, piece.first + piece.timesteps)
         inputs = artifact.inputs.of_bytes(piece.operation.inputs[steps])
-        engine.runner.of_fingerprint(piece.operation.fingerprint).step(rows, [0], [0], [inputs])
+        outputs = artifact.outputs.of_bytes(piece.operation.outputs[steps])
+        runner = runners[piece.operation.fingerprint]
+        [stepped], _ = runner.step(rows, [0], [0], [inputs])
+        same_code = runner.fingerprint == piece.operation.fingerprint
+        check_replayed(session.session_id, stepped, outputs, same_code=same_code)
         if not piece.shown:
             return None
-        outputs = artifact.outputs.of_bytes(piece.operation.outputs[steps])
         return pb.ReplaySessionResponse(
             position=piece.position,
             experience=piece.operation.experience,

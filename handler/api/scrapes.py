@@ -9,7 +9,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-from dnc_serve.handler.addresses import host_port
+from dnc_serve.handler.addresses import host_port, socket_addresses
 
 
 class Scrapes:
@@ -21,10 +21,8 @@ class Scrapes:
 
         try:
             # prometheus_client's own server would drop the interface of a link-local address.
-            Server.address_family, _, _, _, address = socket.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-            self._server = Server(address, _Quiet)  # type: ignore[arg-type]  # the stubs know IPv4 alone
+            Server.address_family, _, _, _, address = socket_addresses(host, port)[0]
+            self._server = Server(address, _Quiet)
         except OSError as exc:
             place = host_port(host, port)
             raise OSError(f"the metrics can't be served at {place} (host, metrics_port): {exc.strerror}") from exc

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dnc_serve.handler.api.watched_file import WatchedFile
 from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.clock import CLOCK
 from dnc_serve.handler.errors import ServeError
@@ -56,7 +57,16 @@ class StateSeal:
     def __init__(self, keys_file: str = "", max_age_s: float = 0.0) -> None:
         """Raises OSError, and ValueError that names the file and line."""
         self._max_age_s = max_age_s
-        self._keys = _read_keys(Path(keys_file)) if keys_file else {}
+        self._keys: dict[bytes, bytes] = {}
+        self._file = WatchedFile(Path(keys_file), "state keys", self._read) if keys_file else None
+
+    def refresh(self) -> None:
+        """Reads the file again if it has changed: to rotate keys takes no restart."""
+        if self._file is not None:
+            self._file.refresh()
+
+    def _read(self, path: Path) -> None:
+        self._keys = _read_keys(path)
 
     def check_has_keys(self) -> None:
         """Raises BAD_REQUEST where no state can be signed."""

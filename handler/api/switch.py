@@ -14,19 +14,22 @@ from google.rpc import status_pb2
 from grpc.aio import EOF
 
 from dnc_serve.handler.api.door import opening_of
+from dnc_serve.handler.api.refusals import note_message_refusal
 from dnc_serve.handler.api.relay import Broken, Pipe, Refused
 from dnc_serve.handler.api.siblings import Siblings, unreachable
 from dnc_serve.handler.api.status import error_of, status_of
 from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.metrics import Metrics
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 
 class Switch:
     """Stands where a `SessionStream` expects its client."""
 
-    def __init__(self, context: Any, siblings: Siblings) -> None:
+    def __init__(self, context: Any, siblings: Siblings, metrics: Metrics) -> None:
         self._context = context
         self._siblings = siblings
+        self._metrics = metrics
         self._place = siblings.place
         self._opening = opening_of(context)
         self._branches: dict[int, Branch] = {}
@@ -124,6 +127,7 @@ class Switch:
         return True
 
     async def _refuse(self, session_id: str, request_id: int, error: ServeError) -> None:
+        note_message_refusal(session_id, request_id, error, self._metrics)
         refusal = pb.StreamResponse(
             error=pb.StreamError(session_id=session_id, request_id=request_id, status=status_of(error))
         )

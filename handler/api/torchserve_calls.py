@@ -17,7 +17,7 @@ from google.rpc import code_pb2
 from dnc_serve.handler.api.call_json import call_from_json, to_json
 from dnc_serve.handler.api.status import HTTP_STATUS, status_of
 from dnc_serve.handler.config import TORCHSERVE_MAX_BYTES
-from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.errors import ServeError, internal_error
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -40,8 +40,7 @@ def answer(call_server: CallServer, rows: list[Row], context: Any) -> list[bytes
         results = call_server(calls)
     except Exception:
         logger.exception("a batch failed")
-        failed = ServeError("INTERNAL", "the server made a mistake; its log says which")
-        results = [pb.CallResult(status=status_of(failed)) for _ in rows]
+        results = [pb.CallResult(status=status_of(internal_error())) for _ in rows]
     return [_encoded(result, as_json[index], context, index) for index, result in enumerate(results)]
 
 

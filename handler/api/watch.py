@@ -110,6 +110,19 @@ class Feeds(Observer):
             feed.tell()
 
 
+class FeedsOfModels:
+    """The feeds of each model that is watched."""
+
+    def __init__(self) -> None:
+        self._feeds: dict[Operations, Feeds] = {}
+
+    def of(self, operations: Operations) -> Feeds:
+        """Those of one model."""
+        if operations not in self._feeds:
+            self._feeds[operations] = Feeds(operations.engine, operations.artifact)
+        return self._feeds[operations]
+
+
 class Feed:
     """What the watchers of one session share."""
 

@@ -13,7 +13,7 @@ from dnc_serve.handler.engine.requests import Chunk, Delete, Inspect, Replay, Re
 from dnc_serve.handler.engine.session import Session, Status, Tier, Verdict
 from dnc_serve.handler.engine.state_cache import StateCache
 from dnc_serve.handler.engine.write_ahead import WriteAhead
-from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.errors import ServeError, internal_error
 
 logger = logging.getLogger(__name__)
 
@@ -87,8 +87,7 @@ class Dispatcher:
             self._refuse(session, request, error)
         except Exception:  # a mistake: it may cost this request, and nobody else's
             logger.exception("a request to session %r could not be begun", session.session_id)
-            mistake = ServeError("INTERNAL", "the server made a mistake; its log says which")
-            self._refuse(session, request, mistake)
+            self._refuse(session, request, internal_error())
         return True
 
     def _refuse(self, session: Session, request: Request, error: ServeError) -> None:

@@ -13,9 +13,10 @@ import logging
 import time
 from collections import deque
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from dnc_serve.handler.arrays import Float32
+from dnc_serve.handler.arrays import Array, Float32
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.engine.batch_scheduler import Batch, BatchScheduler, Run
 from dnc_serve.handler.engine.checks import check_finite, check_replay
@@ -35,7 +36,7 @@ from dnc_serve.handler.engine.snapshots import Snapshots
 from dnc_serve.handler.engine.state_cache import StateCache
 from dnc_serve.handler.engine.state_rows import StateRows
 from dnc_serve.handler.engine.write_ahead import WriteAhead
-from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.errors import ServeError, internal_error
 from dnc_serve.handler.store.history import Recovered
 from dnc_serve.model.rows import WORD
 
@@ -43,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 # Chunks under way hold rows that others could use: no more than some batches' worth.
 MAX_RUNS_IN_BATCHES = 8
+# Chunks under way whose debug arrays are asked for: one of which they are computed, and the next.
+MAX_DEBUGS = 2
 # A chunk that takes longer than this by itself is stepped in a thread: waking that costs a tenth of it.
 LONG_S = 0.002
 # How long a batch takes: in the loop, where nobody else is served meanwhile, and in a thread.
@@ -80,6 +83,7 @@ class Engine:
         self._timestep_bytes = runner.inputs.nbytes + runner.outputs.nbytes
         self._debugging: set[asyncio.Task[None]] = set()
         self.runs = 0  # chunks under way
+        self._debugs: set[Chunk] = set()  # those of them that ask for debug arrays
         self.max_runs = min(config.slots, MAX_RUNS_IN_BATCHES * runner.max_rows)
         self._turns: deque[Session] = deque()  # QUEUED: what stands first in their queues is to be dispatched
         self._short_ticks = LONG_S / runner.seconds(1)
@@ -257,9 +261,14 @@ class Engine:
             while session.status is Status.QUEUED:
                 if not session.queue:
                     session.become(Status.IDLE)
-                elif self.runs >= self.max_runs or not self._dispatcher.dispatch(session):
+                elif not self._has_room_for(session.queue[0]) or not self._dispatcher.dispatch(session):
                     self._turns.append(session)
                     break
+
+    def _has_room_for(self, request: Request) -> bool:
+        """Whether it may be begun: chunks that wait for their debug arrays must not hold the rows that others need."""
+        is_debug = isinstance(request, Chunk) and request.debug
+        return self.runs < self.max_runs and not (is_debug and len(self._debugs) >= MAX_DEBUGS)
 
     def _start(self, session: Session, request: Chunk | Replay) -> None:
         """A chunk or a replay is under way from now on."""
@@ -270,6 +279,8 @@ class Engine:
         else:
             reset_scope = "experience" if request.reset_experience else ""
             request.started_at = time.perf_counter()
+            if request.debug:
+                self._debugs.add(request)
         # From here on nothing can fail.
         session.queue.popleft()
         session.become(Status.RUNNING)
@@ -297,15 +308,17 @@ class Engine:
                     run.request.check_wanted()
                 if not run.finite:
                     check_finite(run, self._rows, self.layout)
-                if run.request.debug:  # before the record: it may fail
+                if run.request.debug and run.debug is None:  # before the record: it may fail
                     before = self.cache.read(run.session)
-                    run.debug = self._executor.debug(run.request, before, self.runner)
+                    debugging = self._executor.debug(run.request, before, self.runner)
+                    debugging.add_done_callback(partial(self._debugged, run))
+                    return False
         except ServeError as error:
             self._drop(run, error)
             return False
         except Exception:  # a mistake: it may cost this run, and nobody else's
             logger.exception("a run of session %r could not be finished", run.session.session_id)
-            self._drop(run, ServeError("INTERNAL", "the server made a mistake; its log says which"))
+            self._drop(run, internal_error())
             return False
         if isinstance(run.request, Chunk):
             run.request.stepped_at = time.perf_counter()
@@ -318,6 +331,17 @@ class Engine:
         self._answer(run.session, run.request, None, None)
         self._release(run.session)
         return False
+
+    def _debugged(self, run: Run, debugging: "asyncio.Future[dict[str, Array]]") -> None:
+        """The finished run has its debug arrays now, and goes on to its record."""
+        try:
+            run.debug = debugging.result()
+        except Exception:
+            logger.exception("the debug arrays of session %r could not be computed", run.session.session_id)
+            self._drop(run, internal_error())
+            return
+        if self._passes(run):
+            self.write_ahead.record_chunks([run], self._committed, self._drop)
 
     def _give_back(self, run: Run) -> None:
         """Nothing is written of a stateless chunk: its caller gets the state with the outputs."""
@@ -370,6 +394,8 @@ class Engine:
         if not isinstance(request, Replay):
             self.queued -= 1
             self._queued_bytes -= self._bytes_of(request)
+        if isinstance(request, Chunk):
+            self._debugs.discard(request)
         try:
             request.done(result, error)
         except Exception:  # a mistake in what follows from one answer must not keep others from theirs
@@ -393,7 +419,7 @@ class Engine:
         try:
             before = (await self.view_at(session, reply.start)).state
             assert before is not None
-            debugged = replace(reply, debug=self._executor.debug(chunk, before, self.runner))
+            debugged = replace(reply, debug=await self._executor.debug(chunk, before, self.runner))
         except ServeError as error:
             if error.reason == "POSITION_GONE":
                 error = ServeError(

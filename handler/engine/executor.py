@@ -25,11 +25,14 @@ class Executor:
         self._rows = rows
         self._layout = layout
         self._pool = ThreadPoolExecutor(threads, "dnc-step")
+        # Debug arrays are computed in one piece, of seconds at worst: one chunk's after another's, while others step.
+        self._debugging = ThreadPoolExecutor(1, "dnc-debug")
         self.free_threads = threads
 
     def close(self) -> None:
         """Ends the threads; what they step comes to its end first."""
         self._pool.shutdown()
+        self._debugging.shutdown()
 
     def step(self, batch: Batch) -> None:
         """Steps the batch here and now; its runs have their outputs then, unless it failed."""
@@ -67,10 +70,11 @@ class Executor:
         self._rows.reset(run.row, run.reset_scope)
         run.source, run.reset_scope = run.row, ""
 
-    def debug(self, chunk: Chunk, before: Float32, runner: ModelRunner) -> dict[str, Array]:
-        """What each timestep of a chunk left in the state, computed once more from the state [S] before it."""
+    def debug(self, chunk: Chunk, before: Float32, runner: ModelRunner) -> "asyncio.Future[dict[str, Array]]":
+        """What each timestep of a chunk left in the state, computed once more from the state [S] before it, in a
+        thread."""
         state = before.copy()
         if chunk.reset_experience:
             start = self._layout.start_of("experience")
             state[start:] = self._layout.initial[start:]
-        return runner.debug(chunk.inputs, state)
+        return self._loop.run_in_executor(self._debugging, runner.debug, chunk.inputs, state)

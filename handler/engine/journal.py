@@ -3,7 +3,7 @@
 | mode  | `written` is called when the mutations are       |
 |-------|--------------------------------------------------|
 | off   | handed to the operating system; only what leaves memory is written at all |
-| async | handed to the operating system; synced within 20 milliseconds or so |
+| async | handed to the operating system; synced within 20 milliseconds or so, by a shared store's replicas as well |
 | sync  | synced, many in one group commit                 |
 
 A local store is written in the loop's own turn for `async`: a group costs less than waking a thread. Everything that
@@ -11,12 +11,13 @@ waits for a disk or for a network runs in the journal's thread.
 """
 
 import asyncio
+import contextlib
 import logging
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dnc_serve.handler.engine.observer import Observer
@@ -135,16 +136,24 @@ class Journal:
                     self._groups.put(None)
                     break
                 groups.append(group)
-            mutations = [mutation for group in groups for mutation in group.mutations]
+            changes = [group for group in groups if group.mutations]
             outcomes: Outcomes = []
             error: ServeError | None = None
+            waiting = groups
             try:
-                if mutations:
-                    outcomes = self._commit(mutations)
+                if changes:
+                    outcomes = self._commit([mutation for group in changes for mutation in group.mutations])
+                if self.durability != "sync":
+                    self._loop.call_soon_threadsafe(self._deliver, changes, outcomes, None)
+                    waiting = [group for group in groups if not group.mutations]
                 self._sync()
             except ServeError as refused:
                 error = refused
-            self._loop.call_soon_threadsafe(self._deliver, groups, outcomes, error)
+                if waiting is not groups:  # the next commit of each session that it takes vouches for this one
+                    logger.error("the store can't be synced: %s", error)
+            self._loop.call_soon_threadsafe(self._deliver, waiting, outcomes, error)
+            if error is None:
+                self._loop.call_soon_threadsafe(self._settle, changes)
 
     def _deliver(self, groups: list[_Group], outcomes: Outcomes, error: ServeError | None) -> None:
         if error is not None:
@@ -152,17 +161,19 @@ class Journal:
         start = 0
         for group in groups:
             end = start + len(group.mutations)
-            try:
+            with _apart():
                 if error is not None:
                     group.written([error] * max(1, len(group.mutations)))
                 else:
                     self._observer.wrote(time.perf_counter() - group.started)
                     group.written(outcomes[start:end])
-                    if group.synced is not None:
-                        group.synced()
-            except Exception:  # a mistake in what one group leads to must not keep the others from theirs
-                logger.exception("what follows a write failed")
             start = end
+
+    def _settle(self, groups: list[_Group]) -> None:
+        for group in groups:
+            if group.synced is not None:
+                with _apart():
+                    group.synced()
 
     def _commit(self, mutations: Sequence[Mutation]) -> Outcomes:
         try:
@@ -191,3 +202,12 @@ class Journal:
         if self.store.shared and isinstance(outcome, Fenced):
             return Overtaken(session_of(mutation))
         return ServeError("INTERNAL", str(outcome))
+
+
+@contextlib.contextmanager
+def _apart() -> Iterator[None]:
+    """A mistake in what one group leads to must not keep the others from theirs."""
+    try:
+        yield
+    except Exception:
+        logger.exception("what follows a write failed")

@@ -52,7 +52,7 @@ class Ownership:
 
     def check(self, session: Session) -> None:
         """Raises STORE_UNAVAILABLE if the lease has run out: nothing of the session may be shown any more."""
-        if self.shared and session in self._held and _now() >= self._held[session][1]:
+        if self.shared and self._has_run_out(session):
             self.lose(session)
             raise StoreUnavailable(f"the lease of session {session.session_id!r} ran out before it could be renewed")
 
@@ -60,14 +60,21 @@ class Ownership:
         """Whether what is known of the session here is how it stands."""
         return not self.shared or (session in self._held and _now() < self._held[session][1])
 
+    def _has_run_out(self, session: Session) -> bool:
+        return session in self._held and _now() >= self._held[session][1]
+
     async def adopt(self, session_id: str, owner: str) -> None:
         """Takes the owner's session that the shared store knows, if no other server has it; then the table has it.
 
         Raises SESSION_MOVED with the server's address, or STORE_UNAVAILABLE. Does nothing for an id that is unknown, or
         is another owner's.
         """
-        if not self.shared or self._table.find(session_id) is not None:
+        if not self.shared:
             return
+        if (known := self._table.find(session_id)) is not None:
+            if not self._has_run_out(known):
+                return
+            self.lose(known)  # it may have gone on elsewhere, or ended
         asked = session_id, owner
         if (adopting := self._adopting.get(asked)) is None:
             adopting = self._adopting[asked] = asyncio.ensure_future(self._adopt(session_id, owner))
@@ -128,6 +135,10 @@ class Ownership:
         if present is not None:
             raise _exists(session_id)
         return others
+
+    async def count_of(self, owner: str, at_most: int | None) -> int:
+        """How many sessions of the owner's the store has, whoever serves them."""
+        return await self._loop.run_in_executor(None, self._store.count_of, owner, at_most)
 
     async def head(self, session_id: str) -> Head | None:
         """What the store knows of a session, whoever has it."""

@@ -22,7 +22,7 @@ from dnc_serve.handler.engine.replies import Reply
 from dnc_serve.handler.engine.requests import Chunk, Done, Inspect, Replay, Request, Reset, StateView
 from dnc_serve.handler.engine.session import Session, Status
 from dnc_serve.handler.engine.state_cache import StateCache
-from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.errors import ServeError, internal_error
 from dnc_serve.handler.store.history import Recovered, earliest_position, find_reply, find_writer, latest, recover
 from dnc_serve.handler.store.records import Operation
 
@@ -136,7 +136,7 @@ class Recovery:
                 self._cache.forget(session)
                 session.replays = 0
                 session.queue = deque(one for one in session.queue if not isinstance(one, Replay))
-                self._fail_all(session, ServeError("INTERNAL", "the server made a mistake; its log says which"))
+                self._fail_all(session, internal_error())
             else:
                 self._loaded_not_begun.add(session)
             self._on_free(session)
@@ -305,8 +305,7 @@ class Recovery:
                     self._answer(session, request, None, refusal)
                 except Exception:
                     logger.exception("what was looked up for session %r could not be told", session.session_id)
-                    mistake = ServeError("INTERNAL", "the server made a mistake; its log says which")
-                    self._answer(session, request, None, mistake)
+                    self._answer(session, request, None, internal_error())
             self._on_free(session)
 
         self._loop.run_in_executor(self._threads, _result_of, read).add_done_callback(found)

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from dnc_serve.handler.addresses import host_port
+from dnc_serve.handler.addresses import bound, host_port, socket_addresses
 from dnc_serve.handler.api.scrapes import Scrapes
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.place import Place
@@ -67,7 +67,7 @@ class Fleet:
             own.mkdir()
             Place(worker, config.workers, machine, self._address, str(folder)).write(own)
             # A port of its own beside the common one, and metrics for the common page.
-            settings = config.share().model_copy(update={"port": 0, "metrics_port": 0})
+            settings = config.share(config.workers).model_copy(update={"port": 0, "metrics_port": 0})
             runtime = make_runtime(own, f"worker {worker}")
             self._queues.append(queue.SimpleQueue())
             self._supervisors.append(Supervisor(runtime, settings, own, self._queues[-1], {"worker": worker}))
@@ -153,20 +153,15 @@ class _HeldPort:
     """The common port: bound, but not listened at, so that nobody else gets it while no worker listens."""
 
     def __init__(self, config: ServeConfig) -> None:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        self._socket = socket.socket(family, kind, protocol)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        where = socket_addresses(config.host, config.port)[0]
         try:
-            self._socket.bind(address)
+            self._socket = bound(where, socket.SO_REUSEPORT)
         except OSError as exc:
             # Connections of a server with one worker, that has just ended, may linger there. Only then: with this
             # option, others could bind the port too.
             if exc.errno != errno.EADDRINUSE:
                 raise
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._socket.bind(address)
+            self._socket = bound(where, socket.SO_REUSEPORT, socket.SO_REUSEADDR)
         self.address = host_port(config.host, int(self._socket.getsockname()[1]))
 
     def __enter__(self) -> "_HeldPort":

@@ -5,7 +5,7 @@ import socket
 from collections.abc import Collection
 from contextlib import ExitStack
 
-from dnc_serve.handler.addresses import why_not_free
+from dnc_serve.handler.addresses import bound, socket_addresses, why_not_free
 from dnc_serve.handler.config import PORTS, ServeConfig, flag
 
 LOOPBACK = "127.0.0.1"
@@ -82,8 +82,7 @@ def free_port(not_at: Collection[int] = ()) -> int:
 def _free_socket(not_at: Collection[int]) -> socket.socket:
     with ExitStack() as refused:
         while True:
-            probe = socket.socket()
-            probe.bind((LOOPBACK, 0))
+            probe = bound(socket_addresses(LOOPBACK, 0)[0])
             if probe.getsockname()[1] not in not_at:
                 return probe
             refused.enter_context(probe)

@@ -119,6 +119,9 @@ function apply.keep(own, at_ordinal, info, state, instead_of)
     if reason then
         return reason
     end
+    if tonumber(at_ordinal) > ordinal then -- a failover has lost records that its server knows of
+        return 'snapshot ' .. at_ordinal .. " can't follow record " .. whole(ordinal)
+    end
     for former in string.gmatch(instead_of, '%d+') do
         drop_snapshots(tonumber(former), tonumber(former))
     end

@@ -27,7 +27,10 @@ AROUND = ("__init__.py", "code.py", "row_kernel.py", "warm.py")  # what is not c
 # What a processor of 64-bit x86 must have: for all of AVX2's level, and for that of 512 bits.
 LEVEL_3 = ("avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
 LEVEL_4 = (*LEVEL_3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
-WITHOUT_EFFECT = ("dropout", "stop_usage_gradient", "read_feedback", "independent_linears", "bias")
+WITHOUT_EFFECT = (
+    "dropout", "stop_usage_gradient", "read_feedback", "independent_linears", "bias", "memory", "sparse_reads",
+    "temporal_reads",
+)  # fmt: skip
 NO_NUMBA = "numba is not installed; the extra `serve` brings it"
 
 
@@ -49,8 +52,10 @@ class CompileRequest:
 def request(config: DNCConfig, precision: str = "float32", most_bits: int = 512) -> CompileRequest:
     """The request for this host. On x86 bits depend neither on the processor nor on the width of its registers.
 
-    Raises KernelError where llvmlite is missing, or for a processor that lacks fused multiply-add.
+    Raises KernelError for a sparse memory, where llvmlite is missing, or for a processor that lacks fused multiply-add.
     """
+    if config.is_sparse:
+        raise KernelError(f"it steps dense memories, and this model's is {config.memory}")
     settings = {name: value for name, value in config.to_dict().items() if name not in WITHOUT_EFFECT}
     llvm = _llvm()
     if not _versions()[0]:

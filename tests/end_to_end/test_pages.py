@@ -31,6 +31,7 @@ PROGRAMS = ("client.md", "library.md", "triton.md")
 ELSEWHERE = {
     "memory.md": "tests/client/watch/test_memory_page.py",
     "recall-and-graph.md": "tests/client/watch/test_memory_page.py",
+    "models.md": "tests/end_to_end/test_models.py",
     "migration.md": "tests/model/test_migration.py",
     "your-data.md": "tests/end_to_end/test_your_data.py",
     "your-model.md": "tests/end_to_end/test_your_model.py",
@@ -38,7 +39,7 @@ ELSEWHERE = {
 }
 # Blocks that can't be run by a test, by a line of theirs.
 NOT_RUN = (
-    "docker", "kubectl",  # need an engine, or a cluster
+    "docker", "kubectl", "helm install",  # need an engine, or a cluster
     "perf_analyzer -m",  # of NVIDIA, and k6 beside it: tests/clients runs both
     "job_name:",  # of a configuration of Prometheus
 )  # fmt: skip
@@ -117,6 +118,18 @@ def test_the_papers_tasks_are_trained_and_examined(tmp_path: Path) -> None:
     said = run_shell(script, tmp_path)
     assert "the underground, fresh: " in said and "mean error " in said
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"sort", "traversal", "path", "family", "babi"}
+
+
+def test_a_sparse_memory_is_built_trained_and_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    said = run_python(block("docs/sparse.md", "python", 'memory="sparse"'), tmp_path)
+    assert said.startswith("torch.Size([1, 100000, 32]) [[[")
+    train, export = block("docs/sparse.md", "sh", "dnc train").splitlines()
+    run_shell(f"{train} --iterations 2", tmp_path)
+    assert "100000 memory slots" in run_shell(export, tmp_path)
+    assert "| 1,024 | sparse_links | 0.2 MiB |" in run_shell(
+        f"{block('docs/sparse.md', 'sh', 'bench.sparse').strip()} --most 1024 --turns 1", tmp_path
+    )
 
 
 def test_a_token_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

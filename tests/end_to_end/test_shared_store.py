@@ -11,24 +11,18 @@ import numpy as np
 import pytest
 from grpc import StatusCode
 
-from dnc_serve.client import AsyncClient, Client
-from dnc_serve.handler.engine.model_runner import ModelRunner
-from dnc_serve.handler.engine.runner_choice import choose_runner
-from dnc_serve.handler.engine.state_rows import StateRows
-from dnc_serve.model.artifact import load_artifact
+from dnc_serve.client import Client
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.deploy.proxies import CONFIGS, proxy, until_served
+from tests.end_to_end.streaming import Stream, live, lost_doubled_differing, none_stands_still, random_inputs
 from tests.handler.door import TIMEOUT, Door, open_door, refused
-from tests.handler.harness import INPUT_SIZE
 from tests.handler.scrape import scrape
 from tests.handler.store.conftest import RedisServer, running_redis
 from tests.server_process import ServerProcess
-from tests.waiting import until
 
 LEASE_S = 120.0  # long enough for a busy machine to renew it in time
 SHORT_LEASE_S = 2.0
 SESSIONS = 12
-CHUNK = 4
 
 pytestmark = pytest.mark.usefixtures("history")
 
@@ -37,10 +31,6 @@ pytestmark = pytest.mark.usefixtures("history")
 def redis_server() -> Iterator[RedisServer]:
     with running_redis() as server:
         yield server
-
-
-def random_inputs(seed: int, timesteps: int) -> np.ndarray:
-    return np.random.default_rng(seed).choice(np.array([-1, 1], np.float32), (timesteps, INPUT_SIZE))
 
 
 @contextmanager
@@ -131,39 +121,11 @@ def test_a_proxy_leads_to_the_owner_wherever_the_hash_points(
         assert scrape(doors[1])["dnc_timesteps_total"] == 0
 
 
-class Stream:
-    """One session's client: sends chunks until told to stop, and keeps what it got."""
-
-    def __init__(self, number: int) -> None:
-        self.name = f"stream-{number}"
-        self.number = number
-        self.outputs: list[np.ndarray] = []
-
-    def inputs(self, chunk: int) -> np.ndarray:
-        return random_inputs(1000 * self.number + chunk, CHUNK)
-
-    async def run(self, client: AsyncClient, stop: asyncio.Event) -> None:
-        async with client.session(self.name) as session:
-            while not stop.is_set():
-                self.outputs.append(await session.step(self.inputs(len(self.outputs))))
-                await asyncio.sleep(0.01)
-
-
-def uninterrupted(runner: ModelRunner, stream: Stream) -> np.ndarray:
-    inputs = np.concatenate([stream.inputs(chunk) for chunk in range(len(stream.outputs))])
-    outputs, _ = runner.step(StateRows(1, runner.layout, runner.device), [0], [0], [inputs])
-    return outputs[0]
-
-
 async def disturb(servers: list[ServerProcess], redis: RedisServer, streams: list[Stream]) -> None:
     """Kills one server, freezes another beyond its leases, rolls the third, and kills the store; life must go on."""
 
     async def progress() -> None:
-        before = [len(stream.outputs) for stream in streams]
-        await until(
-            lambda: all(len(stream.outputs) >= count + 3 for stream, count in zip(streams, before, strict=True)),
-            "no stream stands still",
-        )
+        await none_stands_still(streams)
 
     await progress()
     servers[0].kill()
@@ -195,21 +157,6 @@ def test_lost_doubled_and_differing_timesteps_are_none(
     addresses = [server.address for server in servers]
     random.Random(5).shuffle(addresses)
 
-    async def live(targets: list[str]) -> list[int]:
-        stop = asyncio.Event()
-        async with AsyncClient(targets, timeout_s=600) as client:
-            running = [asyncio.create_task(stream.run(client, stop)) for stream in streams]
-            try:
-                await disturb(servers, redis_server, streams)
-            finally:
-                stop.set()
-                await asyncio.gather(*running)
-            positions = []
-            for stream in streams:
-                async with client.session(stream.name) as session:
-                    positions.append((await session.info()).position)
-            return positions
-
     try:
         for server in servers:
             server.launch()
@@ -220,16 +167,8 @@ def test_lost_doubled_and_differing_timesteps_are_none(
                 address = stack.enter_context(proxy("haproxy", addresses, tmp_path))
                 until_served(address)
                 addresses = [address]
-            positions = asyncio.run(live(addresses))
+            positions = asyncio.run(live(addresses, streams, lambda: disturb(servers, redis_server, streams)))
     finally:
         for server in servers:
             server.kill()
-    runner = choose_runner(load_artifact(small_artifact), "cpu", "auto", [])
-    differing = lost = doubled = 0
-    for stream, position in zip(streams, positions, strict=True):
-        truth, got = uninterrupted(runner, stream), np.concatenate(stream.outputs)
-        differing += int((truth != got).any(axis=1).sum())
-        lost += max(0, len(got) - position)
-        doubled += max(0, position - len(got))
-    print(f"{sum(positions)} timesteps: lost {lost}, doubled {doubled}, differing {differing}")
-    assert (lost, doubled, differing) == (0, 0, 0)
+    assert lost_doubled_differing(small_artifact, streams, positions) == (0, 0, 0)

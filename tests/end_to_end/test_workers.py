@@ -385,6 +385,7 @@ def test_a_killed_worker_takes_nobody_else_s_sessions_along(small_artifact: Path
         wait_until(lambda: "a worker serves again" in server.log, "it is back")
         talk.send(other, 3, request_id=3, pipelined=True)
         assert error_info(talk.receive().error.status).reason == "STORE_UNAVAILABLE"
+        assert page_of(server)['dnc_errors_total{reason="STORE_UNAVAILABLE",worker="0"}'] == 3
         position = 6
         while True:  # gRPC has noticed by then or not
             talk.send(other, 3, request_id=4)
@@ -501,6 +502,10 @@ def test_a_token_s_sessions_are_counted_over_all_workers(small_artifact: Path, t
                 call = stub.ListSessions if isinstance(request, pb.ListSessionsRequest) else stub.GetSession
                 with refused("UNAUTHENTICATED", grpc.StatusCode.UNAUTHENTICATED):
                     call(request, timeout=PATIENCE_S)
+            parts: SimpleQueue[pb.ImportSessionRequest | None] = SimpleQueue()  # of which none comes
+            with refused("UNAUTHENTICATED", grpc.StatusCode.UNAUTHENTICATED):
+                stub.ImportSession(iter(parts.get, None), timeout=PATIENCE_S)
+            parts.put(None)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ KINDS = [
     {"rnn_type": "gru", "num_layers": 3, "share_memory": False, "bias": False, "clip": 0},
     {"rnn_type": "rnn", "nonlinearity": "relu", "num_layers": 2, "clip": 0.3, "output_size": 5, "write_heads": 3},
     {"rnn_type": "lstm", "bias": False, "batch_first": False, "clip": 0.2},
+    {"memory": "sparse", "sparse_reads": 3, "num_layers": 2, "independent_linears": True},
+    {"memory": "sparse_links", "sparse_reads": 2, "temporal_reads": 3, "num_layers": 2, "share_memory": False},
 ]
 
 
@@ -200,6 +202,13 @@ def test_the_stopped_gradient_is_stopped(random_state):
         ({"batch_first": 1}, TypeError, "batch_first is 1; expected True or False"),
         ({"debug": None}, TypeError, "debug is None"),
         ({"gpu_id": -2}, ValueError, "gpu_id is -2; expected -1"),
+        (
+            {"memory": "sparse", "sparse_reads": 7},
+            ValueError,
+            "sparse_reads is 7; expected at most nr_cells, which is 6",
+        ),
+        ({"memory": "sparse", "write_heads": 2}, ValueError, "write_heads is 2; expected 1: a sparse memory has one"),
+        ({"memory": "sparser"}, ValueError, "memory is 'sparser'; expected one of 'dense', 'sparse', 'sparse_links'"),
         ({"nr_cells": 0}, ValueError, "nr_cells is 0; expected at least 1"),
         ({"gpu_id": "0"}, TypeError, "gpu_id is '0'; expected -1"),
         ({"colour": 3}, TypeError, "DNC has no colour; its arguments are input_size, hidden_size, rnn_type"),

@@ -2,12 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from dnc_serve.model import DNC, DNCConfig, MemoryState, StateLayout
+from dnc_serve.model import DNC, DNCConfig, StateLayout
+from dnc_serve.model.state import memory_shapes
 
 KINDS = [
     {},
     {"num_layers": 2, "share_memory": False, "write_heads": 2},
     {"rnn_type": "gru", "num_layers": 2, "num_hidden_layers": 3},
+    {"memory": "sparse"},
+    {"memory": "sparse_links", "num_layers": 2, "share_memory": False},
 ]
 
 
@@ -28,7 +31,8 @@ def test_packing_and_unpacking_loses_nothing(options, random_state, assert_same_
 
 @pytest.mark.parametrize("options", KINDS)
 def test_fields_tile_the_row(options):
-    layout = StateLayout(make(**options).config)
+    config = make(**options).config
+    layout = StateLayout(config)
     offset = 0
     for field in layout.fields:
         assert field.offset == offset
@@ -36,7 +40,7 @@ def test_fields_tile_the_row(options):
         offset += field.size
     assert offset == layout.size
     memory_fields = {field.name for field in layout.fields if field.offset >= layout.experience_offset}
-    assert memory_fields == set(MemoryState._fields)
+    assert memory_fields == set(memory_shapes(config))
 
 
 @pytest.mark.parametrize("options", KINDS)
@@ -56,7 +60,7 @@ def test_a_dump_has_one_row_for_each_memory_and_layer(options, random_state):
     state = random_state(dnc, 2)
     row = layout.pack(state)[1]
     dump = layout.dump(row)
-    for name in MemoryState._fields:
+    for name in memory_shapes(dnc.config):
         assert dump[name].tolist() == [getattr(memory, name)[1].flatten().tolist() for memory in state.memory]
     assert dump["read_vectors"].tolist() == [state.read_vectors[1].tolist()]
     hidden = [layer if torch.is_tensor(layer) else layer[0] for layer in state.controller_hidden]

@@ -22,7 +22,14 @@ def no_gradients():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"num_layers": 2, "share_memory": False, "rnn_type": "gru"}, {"write_heads": 2, "read_heads": 3}]
+    "options",
+    [
+        {},
+        {"num_layers": 2, "share_memory": False, "rnn_type": "gru"},
+        {"write_heads": 2, "read_heads": 3},
+        {"memory": "sparse"},
+        {"memory": "sparse_links", "read_heads": 2, "num_layers": 2},
+    ],
 )
 def test_ticks_equal_the_model(options, no_gradients):
     dnc = make(nr_cells=12, **options)
@@ -51,7 +58,15 @@ def test_the_model_itself_stays_as_it_was(no_gradients):
     assert torch.equal(module(inputs, packed)[0], before), "nor does the model change the module"
 
 
-@pytest.mark.parametrize("options", [{}, {"num_layers": 3, "share_memory": False, "write_heads": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_layers": 3, "share_memory": False, "write_heads": 2},
+        {"memory": "sparse", "num_layers": 2},
+        {"memory": "sparse_links"},
+    ],
+)
 def test_a_traced_chunk_gives_every_rows_debug_table(options, no_gradients):
     dnc = make(nr_cells=10, **options)
     module = script(dnc)

@@ -8,10 +8,10 @@ import torch
 from dnc_serve.model.diagnosis import first_non_finite
 from dnc_serve.model.interface import InterfaceLayer
 from dnc_serve.model.numerics import denormals_flushed, flushes_denormals
-from dnc_serve.model.recipe import OPTIMIZERS, PLAIN_START, Recipe, Start
+from dnc_serve.model.recipe import LOOKUP_START, OPTIMIZERS, PLAIN_START, Recipe, Start
 from dnc_serve.model.start import new_model
 from dnc_serve.model.tasks.copy import Copy
-from dnc_serve.model.train import NotFiniteError, Training
+from dnc_serve.model.train import NotFiniteError, Training, wrong_share
 
 TASK = Copy(bits=3, max_length=3)
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "nr_cells": 6, "cell_size": 6, "read_heads": 1}
@@ -226,3 +226,36 @@ def test_the_seed_alone_decides_the_weights() -> None:
 def test_a_wrong_recipe_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{name} is {value!r}; expected"):
         replace(RECIPE, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("memory", "iterations", "most"),
+    [
+        ("sparse", 300, 0.2),  # of 0.5: single vectors are copied
+        pytest.param("sparse", 1500, 0.03, marks=pytest.mark.long),
+        pytest.param("sparse_links", 1500, 0.03, marks=pytest.mark.long),
+    ],
+)
+def test_a_sparse_memory_is_trained_to_copy(memory: str, iterations: int, most: float) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "nr_cells": 16, "cell_size": 8, "read_heads": 1}
+    recipe = Recipe(
+        model={**sizes, "memory": memory, "sparse_reads": 2, "temporal_reads": 4},
+        start=Start(biases={"allocation_gates": 2.0, "write_gates": 1.0, "read_strengths": 3.0}),
+        iterations=iterations,
+        lr=5e-3,
+        final_lr=1e-3,
+    )
+    task = Copy(bits=3, max_length=3, short_share=0.0)
+    seen = list(training(recipe, task).iterate())
+    assert wrong_share(seen[-100:]) < most
+
+
+def test_of_a_start_a_sparse_memory_takes_what_it_has() -> None:
+    sparse = {**SIZES, "memory": "sparse"}
+    plain = new_model(TASK, replace(RECIPE, model=sparse, start=PLAIN_START))
+    biased = new_model(TASK, replace(RECIPE, model=sparse, start=LOOKUP_START))
+    interface, before = biased.interfaces()[0], plain.interfaces()[0]
+    for part, value in {"allocation_gates": 2.0, "write_gates": 1.0, "read_strengths": 10.0}.items():
+        torch.testing.assert_close(interface.section(part)[1], before.section(part)[1] + value)
+    with pytest.raises(ValueError, match="name is 'gate'; expected one of read_keys"):
+        new_model(TASK, replace(RECIPE, model=sparse, start=Start(biases={"gate": 1.0})))

@@ -48,7 +48,12 @@ def test_the_digest_names_all_that_decides_a_step():
     digest = weights_digest(CONFIG, weights)
     assert digest == weights_digest(replace(CONFIG, dropout=0.5), dict(reversed(weights.items())))
     others = [weights_digest(replace(CONFIG, nr_cells=5), weights), weights_digest(replace(CONFIG, clip=1), weights)]
+    others += [weights_digest(replace(CONFIG, **sparse), weights) for sparse in (
+        {"memory": "sparse"}, {"memory": "sparse", "sparse_reads": 2}, {"memory": "sparse_links"},
+        {"memory": "sparse_links", "temporal_reads": 3},
+    )]  # fmt: skip
+    assert digest == weights_digest(replace(CONFIG, sparse_reads=2), weights), "which a dense memory hasn't"
     with torch.no_grad():
         dnc.output.bias[0] += 1
     others.append(weights_digest(CONFIG, dnc.state_dict()))
-    assert len({digest, *others}) == 4
+    assert len({digest, *others}) == 8

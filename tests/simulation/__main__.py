@@ -9,6 +9,7 @@ from multiprocessing import Pool
 from tests.simulation.world import Outcome, run
 
 SHOWN = 60  # events before the end
+SEEDS_OF_A_PROCESS = 256  # what a seed leaves behind adds up
 
 
 def main() -> int:
@@ -21,7 +22,7 @@ def main() -> int:
     seeds = range(int(first), int(end or int(first) + 1))
     started, kinds, failed = time.perf_counter(), Counter[str](), []
     answered = crashes = 0
-    with Pool(args.jobs) as pool:
+    with Pool(args.jobs, maxtasksperchild=SEEDS_OF_A_PROCESS // 8) as pool:
         for outcome in pool.imap_unordered(run, seeds, chunksize=8):
             kinds[outcome.kind] += 1
             answered += outcome.answered

@@ -153,6 +153,8 @@ class Client:
                     break
             if chance.random() < 0.2:
                 await self._read(story, with_state=chance.random() < 0.5)
+            if chance.random() < 0.1:
+                await self._list(story)
             if chance.random() < 0.3:
                 await asyncio.sleep(chance.random() ** 2)
 
@@ -262,6 +264,20 @@ class Client:
             self._stands(story, head.position, head.experience, head, done)
             self._expect(state == story.path[story.done].state, "its state is another", answer)
 
+    async def _list(self, story: Story) -> None:
+        """It is among the sessions that there are, where it stands."""
+        done = story.done
+        request = pb.ListSessionsRequest(prefix=story.session_id)
+        answer = await self._try("list_sessions", request, story.session_id)
+        if answer is None or isinstance(answer, ServeError):
+            return
+        listed = [one for one in answer.sessions if one.session_id == story.session_id]
+        if not self.network.may_forget(story.sent_at):
+            self._expect(len(listed) == 1, "it is not listed once", answer)
+        for one in listed:
+            if one.incarnation == story.incarnation:
+                self._stands(story, one.position, one.experience, one, done)
+
     async def _fork(self, story: Story, fork_id: str) -> None:
         """A fork, at the present or an earlier position, goes on by itself."""
         position = self.chance.randint(0, story.path[story.done].position)
@@ -311,6 +327,10 @@ class Client:
             answer = await self._send(story, len(story.ops) - 1)
             applied = answer is not None and not isinstance(answer, ServeError)
             self._expect(not applied, "it was deleted, and went on", answer)
+            answer = await self._try("list_sessions", pb.ListSessionsRequest(prefix=story.session_id), story.session_id)
+            listed = [] if answer is None or isinstance(answer, ServeError) else answer.sessions
+            there = any(one.incarnation == story.incarnation for one in listed)
+            self._expect(not there or self.network.may_forget(sent_at), "it was deleted, and is listed", answer)
 
     # Asking.
 
@@ -326,7 +346,7 @@ class Client:
     async def _try(self, call: str, request: Any, session_id: str) -> Any:
         """An answer, a refusal, or None if there is none in time."""
         answer = await self.network.call(self._server, call, request)
-        if answer is None:
+        if answer is None or self.chance.random() < 0.15:  # a client may ask any server
             self._server = self.chance.randrange(len(self.network.machines))
         elif isinstance(answer, ServeError):
             if answer.reason == "SESSION_MOVED" and self.chance.random() < 0.8:

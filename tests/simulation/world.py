@@ -194,7 +194,7 @@ class World:
 
     async def _freeze(self, machine: Machine) -> None:
         """As by SIGSTOP; or the machine is suspended, and its monotonic clock with it."""
-        life, seconds = machine.life, self.chance.choice((0.1, 1.5, 5.0)) * self.chance.random()
+        life, seconds = machine.life, self.chance.choice((0.1, 3.0, 8.0)) * self.chance.random()
         if life is None:
             return
         self.log("freeze", machine.address)

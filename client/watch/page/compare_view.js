@@ -1,6 +1,6 @@
 import { asGrid, pictureOf } from "./fields.js";
 import { Heatmap, largest, make, short } from "./heatmap.js";
-import { fill, isDnc, repeat, showConnection } from "./page_parts.js";
+import { fill, hasDenseMemory, repeat, showConnection } from "./page_parts.js";
 import { getJson, getMemory, part } from "./server.js";
 
 const DNC_PICTURES = [
@@ -11,9 +11,9 @@ const DNC_PICTURES = [
   { name: "read_weights", title: "Read weighting", kind: "share", rows: "read head", columns: "slot" },
 ];
 
-/** What is compared: of a DNC its memories, of another model all fields of its state; each in so many parts. */
+/** What is compared: of a dense DNC its memories, of another model all fields of its state; each in so many parts. */
 function picturesOf(model) {
-  if (!isDnc(model)) return model.state.map((field) => ({ name: field.name, parts: field.parts, ...pictureOf(field) }));
+  if (!hasDenseMemory(model)) return model.state.map((field) => ({ name: field.name, parts: field.parts, ...pictureOf(field) }));
   const memories = model.config.share_memory ? 1 : model.config.num_layers;
   return DNC_PICTURES.map((picture) => ({ ...picture, parts: memories, of: " of memory" }));
 }

@@ -11,6 +11,9 @@ export function showConnection(error = null) {
 /** Whether a model is a Differentiable Neural Computer: the server tells its sizes then. */
 export const isDnc = (model) => "nr_cells" in model.config;
 
+/** Whether its memory can be shown as one of all slots: a sparse one is shown field by field, as another model's state. */
+export const hasDenseMemory = (model) => isDnc(model) && (model.config.memory ?? "dense") === "dense";
+
 /** Puts a text into a note, which is not there without one. */
 export function say(note, text) {
   if (note.textContent !== text) note.textContent = text;

@@ -2,7 +2,7 @@ import { showChunkBox } from "./chunk_box.js";
 import { FieldMaps } from "./fields.js";
 import { SessionHistory } from "./history.js";
 import { MemoryMaps } from "./memory_maps.js";
-import { fill, isDnc, pause, say, showConnection } from "./page_parts.js";
+import { fill, hasDenseMemory, pause, say, showConnection } from "./page_parts.js";
 import { frames, getJson, getMemory, linkTo, post, sessionPath } from "./server.js";
 import { chooseLayer, chooseSpan, offerChanges } from "./session_bar.js";
 import { Timeline } from "./timeline.js";
@@ -19,7 +19,7 @@ export async function showSession(id, position, model, signal) {
   find("#session-id").textContent = id;
   find("#compare").href = `#/compare?a=${encodeURIComponent(id)}&b=${encodeURIComponent(id)}`;
   const view = new SessionView(id, session, model, find, signal);
-  chooseLayer(model.config, find, view);
+  chooseLayer(hasDenseMemory(model) ? model.config : {}, find, view);
   chooseSpan(find, view);
   showChunkBox(find("#chunk"), id, model, view.timeline, signal);
   offerChanges(id, model, find, view);
@@ -63,7 +63,7 @@ class SessionView {
     Object.assign(this, { id, find, signal, layer: 0, live: true, frame: null, arrivals: [], wanted: null, earliest: session.earliest_position });
     this.timeline = new Timeline(id, model.durability !== "off", signal);
     this.timeline.listeners.push(() => this.#drawHistorySoon());
-    if (isDnc(model)) {
+    if (hasDenseMemory(model)) {
       this.maps = new MemoryMaps(model, find("#now"), find("#rest"));
     } else {
       this.maps = new FieldMaps(model.state, find("#now"));

@@ -109,6 +109,11 @@ class DncServiceStub(object):
                 request_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.ListModels = channel.unary_unary(
+                '/dnc.v1.DncService/ListModels',
+                request_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.ListModelsResponse.FromString,
+                _registered_method=True)
 
 
 class DncServiceServicer(object):
@@ -204,13 +209,20 @@ class DncServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ImportSession(self, request_iterator, context):
-        """The first message names the session and the blob's size, all carry parts of the blob.
+        """The first message names the session and the blob's size, all carry parts of the blob. It comes to the model whose
+        digest the blob bears, the first of them if several have it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModels(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -293,6 +305,11 @@ def add_DncServiceServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.GetModelRequest.FromString,
                     response_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.GetModelResponse.SerializeToString,
+            ),
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.ListModelsRequest.FromString,
+                    response_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.ListModelsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -700,6 +717,33 @@ class DncService(object):
             '/dnc.v1.DncService/GetModel',
             dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.GetModelRequest.SerializeToString,
             dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dnc.v1.DncService/ListModels',
+            dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.ListModelsRequest.SerializeToString,
+            dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.ListModelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -10,7 +10,9 @@ import pytest
 from dnc_serve.client.arrays import from_wire
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.handler.door import TIMEOUT, Door, open_door, outputs_of, refused
+from tests.handler.engine.test_durability import forge_last_outputs
 from tests.handler.harness import INPUT_SIZE
+from tests.handler.scrape import scrape
 
 TIMESTEPS = 40
 
@@ -76,3 +78,41 @@ def test_what_can_not_be_replayed_is_refused(door: Door, answered: np.ndarray) -
         replay(door, 5, until=4)
     with refused("BAD_REQUEST", grpc.StatusCode.INVALID_ARGUMENT):
         replay(door, 0, names=["nothing"])
+
+
+def replayed_after_forgery(artifact: Path, folder: Path, difference: float) -> tuple[int, float]:
+    """Messages of a replay of a record that another number was added to, and replays by other code until then."""
+    with open_door(artifact, folder) as door:
+        incarnation = door.create("s").incarnation
+        door.step("s", inputs_of(4))
+    forge_last_outputs(folder, incarnation, difference)
+    with open_door(artifact, folder) as door:
+        try:
+            return len(replay(door, 0)), scrape(door)["dnc_replayed_elsewhere_total"]
+        finally:  # its state came from a snapshot
+            assert door.step("s", inputs_of(2), position=4).position == 6
+
+
+def test_other_outputs_than_were_answered_are_told(artifact_folder: Path, tmp_path: Path) -> None:
+    assert replayed_after_forgery(artifact_folder, tmp_path / "equal", 0.0) == (4, 0)
+    with refused("CORRUPT_STATE", grpc.StatusCode.DATA_LOSS):
+        replayed_after_forgery(artifact_folder, tmp_path / "other", 1e-6)
+
+
+def test_other_code_comes_close_and_is_counted(
+    artifact_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("platform.machine", lambda: "of-another-kind")
+        with open_door(artifact_folder, tmp_path) as door:
+            incarnation = door.create("s").incarnation
+            door.step("s", inputs_of(4))
+    for added, refuses in ((1e-6, False), (1e-3, True)):
+        forge_last_outputs(tmp_path, incarnation, added)
+        with open_door(artifact_folder, tmp_path) as door:
+            if refuses:
+                with refused("CORRUPT_STATE", grpc.StatusCode.DATA_LOSS):
+                    replay(door, 0)
+            else:
+                assert len(replay(door, 0)) == 4
+            assert scrape(door)["dnc_replayed_elsewhere_total"] == 1

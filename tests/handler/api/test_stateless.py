@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from grpc import StatusCode
@@ -19,6 +20,7 @@ from dnc_serve.handler.runtime.files import FileUnusable, check_files
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.handler.door import TIMEOUT, Door, chunk, open_door, outputs_of, refused
 from tests.handler.harness import export_small, random_inputs
+from tests.waiting import wait_until
 
 DIGEST, OTHER_DIGEST = "1f" * 32, "2e" * 32
 
@@ -211,3 +213,41 @@ def test_the_client_library_cuts_long_inputs_and_names_what_is_wrong(door: Door)
             client.step_with_state(inputs, "text")  # type: ignore[arg-type]
         with pytest.raises(BadState, match="isn't what StepWithState answered"):
             client.step_with_state(inputs, b"anything")
+
+
+def test_keys_are_rotated_without_a_restart(artifact_folder: Path, tmp_path: Path) -> None:
+    old, new = secrets.token_hex(32), secrets.token_hex(32)
+    path = key_file(tmp_path / "keys", old)
+    with open_door(artifact_folder, tmp_path / "state", state_keys=str(path)) as door:
+        by_old = step(door, b"", 1).state
+        key_file(path, new, old)
+        wait_until(lambda: step(door, by_old, 2).state[8:12] != by_old[8:12], "the new key signs")
+        by_new = step(door, by_old, 2).state
+        key_file(path, new)
+        wait_until(lambda: is_refused(door, by_old), "the old key is gone")
+        assert step(door, by_new, 3).result.position == 9
+
+
+def is_refused(door: Door, state: bytes) -> bool:
+    try:
+        step(door, state, 3)
+    except grpc.RpcError as error:
+        assert "which this server hasn't (any more)" in str(error.details())
+        return True
+    return False
+
+
+def test_a_wrong_file_of_keys_changes_nothing_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = key_file(tmp_path / "keys", secrets.token_hex(32))
+    seal = StateSeal(str(path))
+    sealed = seal.sealed(KeptState(DIGEST, 1, 0, np.zeros(5, np.float32)), "")
+    path.write_text("no key\n")
+    for _ in range(3):
+        seal.refresh()
+    path.unlink()
+    seal.refresh()
+    assert seal.opened(sealed, "", DIGEST, 5).position == 1
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert "the state keys stay as they were" in told[0]
+    assert "line 1 is no key" in told[0]

@@ -3,12 +3,14 @@
 import asyncio
 import gc
 import weakref
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from dnc_serve.client import Client
+from dnc_serve.handler.api.ordered_stream import UNANSWERED_BYTES, OpenStreams, OrderedStream
 from dnc_serve.handler.engine.maintenance import Garbage
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 from tests.handler.door import chunk, error_info, open_door
@@ -44,7 +46,7 @@ def test_a_reply_from_before_the_first_batch_is_not_lost_among_those_in_batches(
 ) -> None:
     with open_door(artifact_folder, tmp_path) as door:
         door.create("s")
-        operations = door.server._operations
+        operations = door.server._models.default
         dump, session = operations.dump, operations.engine.table.find("s")
         assert session is not None
 
@@ -85,3 +87,14 @@ def test_a_stream_that_has_ended_is_let_go_without_a_collection(
             wait_until(lambda: stream() is None, "nothing refers to the stream any more", patience_s=20.0)
         finally:
             gc.enable()
+
+
+def test_streams_of_other_workers_share_the_bytes_that_may_be_unanswered() -> None:
+    """They are counted where they came in; what nobody reads of them waits here."""
+    streams = OpenStreams(at_most=1)
+    with ExitStack() as stack:
+        for _ in range(64):
+            register = stack.enter_context(streams.open(bounded=False))
+            register(cast(OrderedStream, object()))
+        assert streams.share_bytes * 64 == UNANSWERED_BYTES
+        assert len(streams) == 0

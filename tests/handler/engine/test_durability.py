@@ -26,6 +26,20 @@ from tests.handler.scrape import scrape
 from tests.waiting import wait_until
 
 
+def forge_last_outputs(folder: Path, incarnation: int, difference: float) -> None:
+    """Adds to the outputs of the last record of session s, the only one; its checksum fits again."""
+    with closing(sqlite3.connect(folder / "sessions.db")) as database, database:
+        [(rowid, ordinal, position, at, body)] = database.execute(
+            "SELECT rowid, ordinal, position, at, body FROM records ORDER BY position DESC LIMIT 1"
+        ).fetchall()
+        was = decode_record(Record("s", incarnation, ordinal, position, 0, at, body))
+        outputs = was.outputs.view("<f4") + np.float32(difference)
+        forged = encode_record(
+            "s", incarnation, ordinal, position, 0, at, was.fingerprint, was.inputs, outputs, was.reset, was.writer_id
+        )
+        database.execute("UPDATE records SET body = ? WHERE rowid = ?", (forged.body, rowid))
+
+
 def reset_all(door: Door, session_id: str) -> pb.ResetResult:
     reset = pb.Reset(session_id=session_id, scope=pb.RESET_SCOPE_ALL)
     return door.stub.ResetSession(pb.ResetSessionRequest(reset=reset), timeout=TIMEOUT).result
@@ -240,15 +254,7 @@ def test_a_replay_on_another_processor_must_come_as_close_as_rounding_does(
             door.step("s", random_inputs(0, 4))
     with closing(sqlite3.connect(tmp_path / "sessions.db")) as database, database:
         database.execute("DELETE FROM snapshots")
-        [(rowid, ordinal, position, at, body)] = database.execute(
-            "SELECT rowid, ordinal, position, at, body FROM records ORDER BY rowid DESC LIMIT 1"
-        ).fetchall()
-        was = decode_record(Record("s", incarnation, ordinal, position, 0, at, body))
-        outputs = was.outputs.view("<f4") + np.float32(difference)
-        forged = encode_record(
-            "s", incarnation, ordinal, position, 0, at, was.fingerprint, was.inputs, outputs, was.reset, was.writer_id
-        )
-        database.execute("UPDATE records SET body = ? WHERE rowid = ?", (forged.body, rowid))
+    forge_last_outputs(tmp_path, incarnation, difference)
     with open_door(artifact_folder, tmp_path) as door:
         if difference:
             with refused("CORRUPT_STATE", StatusCode.DATA_LOSS):
@@ -302,7 +308,7 @@ def test_two_servers_can_not_share_a_state_folder_or_a_port(artifact_folder: Pat
         config = door.server._config.model_copy(
             update={"state_dir": tmp_path / "two", "port": int(door.addresses.grpc.rpartition(":")[2])}
         )
-        second = DncServer(config, artifact_folder, "cpu")
+        second = DncServer(config, [artifact_folder], "cpu")
         with pytest.raises(OSError, match="in use"):
             second.start()
         door.create("still")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from dnc_serve.handler.arrays import Float32
+from dnc_serve.handler.arrays import Array, Float32
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.engine import engine as engine_module
 from dnc_serve.handler.engine.batch_scheduler import Batch
@@ -297,6 +297,32 @@ async def test_debug_gives_what_each_access_left(tiles: TileRunner, artifact: Ar
             assert rows.shape[0] == layers * timesteps
             # The last access of the last timestep left what the session now holds.
             assert np.allclose(rows[-1], dump[name][-1].ravel(), atol=1e-6), name
+
+
+async def test_debug_holds_up_nobody_else(
+    tiles: TileRunner, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it takes, and however many ask for it: more than there are rows for."""
+    goes_on, debug = threading.Event(), tiles.debug
+
+    def held_up(inputs: Array, state: Float32) -> dict[str, Array]:
+        assert goes_on.wait(PATIENCE_S)
+        return debug(inputs, state)
+
+    monkeypatch.setattr(tiles, "debug", held_up)
+    async with running_engine(tiles, artifact, config(tmp_path, slots=8)) as harness:
+        asking = [await harness.create(f"a{number}") for number in range(harness.engine.max_runs + 3)]
+        debugs = [asyncio.ensure_future(harness.step(one, random_inputs(0, 3), debug=True)) for one in asking]
+        other = await harness.create("other")
+        try:
+            for timesteps in (1, 2000):  # in the loop, and in a thread
+                assert (await harness.step(other, random_inputs(0, timesteps))).position
+            assert not any(one.done() for one in debugs)
+        finally:
+            goes_on.set()
+        answered = await asyncio.gather(*debugs)
+        assert all(one.position == 3 and one.debug for one in answered)
+        assert harness.engine.at_rest
 
 
 async def test_what_came_in_one_turn_of_the_loop_is_stepped_together_in_the_next(

@@ -268,7 +268,7 @@ async def test_debug_that_fails_applies_nothing(
         def fails(*run: object) -> None:
             raise RuntimeError("out of memory")
 
-        monkeypatch.setattr(harness.engine._executor, "debug", fails)
+        monkeypatch.setattr(tiles, "debug", fails)
         with pytest.raises(ServeError) as refused:
             await harness.step(session, random_inputs(1, 3), debug=True)
         assert refused.value.reason == "INTERNAL"
@@ -377,7 +377,7 @@ async def test_a_session_that_never_goes_idle_keeps_no_other_from_its_end(
         await asyncio.sleep(0.01)
         step = asyncio.ensure_future(harness.step(full, random_inputs(1, 1)))
         await asyncio.sleep(0)
-        Maintenance(harness.engine, lambda: None).expire()
+        Maintenance(harness.engine).expire()
         await step
         await until(lambda: old.ended, "the old one has ended")
 

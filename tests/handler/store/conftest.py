@@ -20,6 +20,7 @@ from tests.waiting import PATIENCE_S, frozen, wait_until
 
 LEASE_S = 2.0
 SAFE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
+SAFE["repl-diskless-sync-delay"] = "0"  # a replica need not wait for others to come, too
 
 
 class RedisServer:
