@@ -311,8 +311,7 @@ def test_a_folder_is_watched(lstms: list[Path], tmp_path: Path) -> None:
     with open_door(lstms[0], tmp_path / "state", **settings) as door, Client(door.addresses.grpc) as client:
         (folder / "risk").mkdir(parents=True)
         shutil.copytree(lstms[1], folder / "risk" / "20261129")  # file by file, the manifest among them
-        wait_until(lambda: len(client.models()) == 2, "it is loaded")
-        assert client.models()[0].version == "20261129"
+        wait_until(lambda: client.models()[0].version == "20261129", "it is loaded, and new sessions are of it")
         damaged = folder / "other" / "1"
         shutil.copytree(lstms[2], damaged)
         (damaged / "program.pt2").write_bytes(b"no program")
