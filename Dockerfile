@@ -25,7 +25,7 @@ COPY handler handler
 COPY client client
 # With machine code for the bundled models, for whichever processor the image will run on.
 RUN pip install --no-deps . \
-    && python3 -m dnc_serve.model.kernel.warm --into /opt/cache/dnc-serve/kernel --any-processor copy recall graph
+    && python3 -m dnc_serve.model.kernel.warm --into /opt/cache/dnc-serve/kernel --any-processor copy recall graph traversal
 
 FROM ${BASE}
 RUN useradd --uid 10001 --create-home --home-dir /home/dnc dnc \

@@ -25,7 +25,7 @@ $(READY): pyproject.toml constraints.txt
 	@# Visdom, which only its own test needs, builds with an old setuptools only.
 	$(BIN)/pip install --quiet --constraint constraints.txt --build-constraint tests/visdom-build.txt visdom==0.2.4
 	@# So that the first start of a server need not wait; without Numba it runs TorchScript.
-	$(BIN)/python -m dnc_serve.model.kernel.warm copy recall graph || true
+	$(BIN)/python -m dnc_serve.model.kernel.warm copy recall graph traversal || true
 	@touch $@
 
 demo: $(READY) ## start the real server, stream a sequence, get its memory back, show it

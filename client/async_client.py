@@ -13,12 +13,14 @@ from dnc_serve.client.checks import (
     checked_count,
     checked_flag,
     checked_id,
+    checked_model,
     checked_number,
     checked_seconds,
     checked_text,
+    checked_version,
 )
 from dnc_serve.client.errors import BadRequest, DncError, SessionError
-from dnc_serve.client.info import ModelInfo, SessionInfo, StateAfter
+from dnc_serve.client.info import ModelInfo, ModelSummary, SessionInfo, StateAfter
 from dnc_serve.client.ledger import Entry
 from dnc_serve.client.session import AsyncSession
 from dnc_serve.client.stream import Stream
@@ -59,6 +61,7 @@ class Opener:
         *,
         allow_existing: bool = True,
         create: bool = True,
+        model: str | None = None,
         writer_id: int | None = None,
         position: int | None = None,
         experience: int | None = None,
@@ -66,12 +69,14 @@ class Opener:
         """A session with a stream of its own, or one of a multiplex's; one with a random id if none is given.
 
         Enter it with `async with`, or await it; it is created, or taken up where it was left. Without
-        `allow_existing` one that is there raises SessionExists, without `create` one that isn't SessionNotFound.
+        `allow_existing` one that is there raises SessionExists, without `create` one that isn't SessionNotFound. A
+        new one is of the default model, or of the one that is named; one that is there of another than the named one
+        raises SessionExists.
         `writer_id`, `position` and `experience`, as an earlier handle had them, go on in its place.
         """
         return AsyncSession(
             self.calls, self.open_stream, self.handles, id, allow_existing=allow_existing, create=create,
-            writer_id=writer_id, position=position, experience=experience,
+            model=model, writer_id=writer_id, position=position, experience=experience,
         )  # fmt: skip
 
     def open_stream(self, route: Route, session_id: str) -> Stream:
@@ -126,17 +131,51 @@ class AsyncClient(Opener):
         self._multiplexes.add(multiplex)
         return multiplex
 
-    async def model(self) -> ModelInfo:
-        """What the server serves; asked for once."""
-        return await self.calls.model()
+    async def model(self, name: str | None = None, version: str | None = None) -> ModelInfo:
+        """The model of this name, or the default one, in a version, or that of new sessions; asked for once. Raises
+        ModelNotFound."""
+        return await self.calls.model(checked_model(name), checked_version(version))
 
-    async def sessions(self, prefix: str = "", page_size: int = 100) -> AsyncGenerator[SessionInfo, None]:
-        """All sessions that this client may see, by id."""
+    async def models(self) -> list[ModelSummary]:
+        """All models that the server has, the default first, and all versions of each, first that of new sessions."""
+        answer = await self.calls.unary("ListModels", pb.ListModelsRequest(), self.calls.hosts.route(""))
+        return [ModelSummary.from_wire(model) for model in answer.models]
+
+    async def load_model(
+        self, name: str, source: str | None = None, version: str | None = None, *, share: float | None = None
+    ) -> ModelSummary:
+        """Has the server serve a version of a model from a folder, or a file, of its own machine; from then on new
+        sessions are of it, or a share of them. Without a source, a version that was loaded gets another share.
+
+        Raises ModelUnusable, ModelInUse or PermissionDenied, and all is as before.
+        """
+        request = pb.LoadModelRequest(
+            model=checked_text("name", name), source="" if source is None else checked_text("source", source),
+            version=checked_version(version), share=share,
+        )  # fmt: skip
+        answer = await self.calls.unary("LoadModel", request, self.calls.hosts.route(""))
+        return ModelSummary.from_wire(answer.model)
+
+    async def unload_model(self, name: str, version: str, *, carry_over: bool = False) -> int:
+        """Has the server drop a version that was loaded; returns how many of its sessions go on with that of new ones.
+        Raises ModelInUse where it has sessions and they aren't to be carried over."""
+        request = pb.UnloadModelRequest(
+            model=checked_text("name", name), version=checked_version(version),
+            carry_over=checked_flag("carry_over", carry_over),
+        )  # fmt: skip
+        answer = await self.calls.unary("UnloadModel", request, self.calls.hosts.route(""))
+        return int(answer.carried_over)
+
+    async def sessions(
+        self, prefix: str = "", page_size: int = 100, *, model: str | None = None
+    ) -> AsyncGenerator[SessionInfo, None]:
+        """All sessions that this client may see, or those of one model, by id."""
         checked_text("prefix", prefix)
+        model = checked_model(model)
         page_size = checked_number("page_size", page_size, 1, UINT32)
         token = ""
         while True:
-            request = pb.ListSessionsRequest(page_size=page_size, page_token=token, prefix=prefix)
+            request = pb.ListSessionsRequest(page_size=page_size, page_token=token, prefix=prefix, model=model)
             page = await self.calls.unary("ListSessions", request, self.calls.hosts.route(""))
             for session in page.sessions:
                 yield SessionInfo.from_wire(session)
@@ -144,21 +183,24 @@ class AsyncClient(Opener):
             if not token:
                 return
 
-    async def step_with_state(self, inputs: Any, state: Blob = b"", *, reset_experience: bool = False) -> StateAfter:
+    async def step_with_state(
+        self, inputs: Any, state: Blob = b"", *, reset_experience: bool = False, model: str | None = None
+    ) -> StateAfter:
         """Outputs [T, O] for inputs [T, I] of any length, and the state after them, from a state that this caller
-        keeps; none begins as new.
+        keeps; none begins as new. It is the default model's, or that of the named one.
 
         The server stores nothing, and any one with the same model and keys answers. The same call again, from an older
         state too, gives the same outputs. Raises BadState, StateExpired or ModelMismatch.
         """
-        model, kept = await self.model(), checked_bytes("state", state)
+        name, kept = checked_model(model), checked_bytes("state", state)
+        info = await self.calls.model(name)
         reset_experience = checked_flag("reset_experience", reset_experience)
-        array = as_inputs(inputs, model.inputs)
-        at_most, results = model.chunk_timesteps(), []
+        array = as_inputs(inputs, info.inputs)
+        at_most, results = info.chunk_timesteps(), []
         for start in range(0, len(array), at_most):
             piece = to_wire(array[start : start + at_most])
             chunk = pb.Chunk(inputs=piece, reset_experience=reset_experience and not start)
-            request = pb.StepWithStateRequest(chunk=chunk, state=kept)
+            request = pb.StepWithStateRequest(chunk=chunk, state=kept, model=name)
             answer = await self.calls.unary("StepWithState", request, self.calls.hosts.route(""))
             results.append(answer.result)
             kept = answer.state

@@ -80,17 +80,19 @@ class Calls:
         self.timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._silent: set[str] = set()
-        self._model: ModelInfo | None = None
+        self._models: dict[tuple[str, str], ModelInfo] = {}  # as they were asked for, and by name and version
 
-    async def model(self) -> ModelInfo:
-        """What the server serves; asked for once."""
-        if self._model is None:
+    async def model(self, name: str = "", version: str = "") -> ModelInfo:
+        """What the server serves under this name, or without one as the default; asked for once."""
+        if (name, version) not in self._models:
             route = self.hosts.route("")
-            answer = await self.unary("GetModel", pb.GetModelRequest(), route)
+            answer = await self.unary("GetModel", pb.GetModelRequest(model=name, version=version), route)
             if answer.HasField("workers"):
                 await self.hosts.workers.learn(route.target, answer.workers)
-            self._model = ModelInfo.from_wire(answer)
-        return self._model
+            info = ModelInfo.from_wire(answer)
+            for asked in ((name, version), (info.name, version), (info.name, info.version)):
+                self._models[asked] = info
+        return self._models[name, version]
 
     async def unary(self, method: str, request: Any, route: Route, session_id: str | None = None) -> Any:
         """The answer to one request."""
@@ -177,7 +179,7 @@ class Calls:
         """The server didn't answer; that is told once, until it does."""
         if target not in self._silent:
             self._silent.add(target)
-            logger.warning("%s doesn't answer: %s", target, _why(error))
+            logger.warning("%s doesn't answer: %s; tried again for %g s", target, _why(error), self.patience_s())
 
     def told(self, error: DncError) -> DncError:
         """What the last error amounts to: short where no server has ever answered."""

@@ -49,6 +49,16 @@ def checked_text(name: str, value: Any) -> str:
     return value
 
 
+def checked_model(value: Any) -> str:
+    """The name of a model as a request has it; None is the default. Raises BadRequest."""
+    return "" if value is None else checked_text("model", value)
+
+
+def checked_version(value: Any) -> str:
+    """The version of a model as a request has it; None is that of new sessions. Raises BadRequest."""
+    return "" if value is None else checked_text("version", value)
+
+
 def checked_names(value: Any) -> list[str]:
     """Names of arrays. Raises BadRequest."""
     if isinstance(value, str) or not isinstance(value, Sequence):
@@ -91,8 +101,12 @@ def checked_bytes(name: str, value: Any) -> bytes:
     try:
         return bytes(memoryview(value))
     except TypeError:
-        error, giver = (BadBlob, "`export` gives") if name == "blob" else (BadState, "`step_with_state` gives")
-        raise error(f"the {name} is {_shortly(value)}, expected bytes, as {giver} them") from None
+        error, giver = (
+            (BadBlob, "`export` gives them")
+            if name == "blob"
+            else (BadState, "`step_with_state` gives them; b'' for a new session's")
+        )
+        raise error(f"the {name} is {_shortly(value)}, expected bytes, as {giver}") from None
 
 
 def token_fault(value: Any) -> str:

@@ -19,7 +19,15 @@ from dnc_serve.client.async_client import DEFAULT_STREAMS, AsyncClient, AsyncMul
 from dnc_serve.client.calls import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S, Retry
 from dnc_serve.client.checks import checked_flag
 from dnc_serve.client.errors import BadRequest, ClientClosed, DncError
-from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, PastTimestep, SessionInfo, StateAfter
+from dnc_serve.client.info import (
+    MemoryFrame,
+    MemoryLook,
+    ModelInfo,
+    ModelSummary,
+    PastTimestep,
+    SessionInfo,
+    StateAfter,
+)
 from dnc_serve.client.session import DEFAULT_MAX_CELLS, AsyncSession, Scope
 from dnc_serve.client.tls import TLS
 from dnc_serve.client.transport import DEFAULT_TARGET, Token, check_process
@@ -186,6 +194,7 @@ class _Opener(_Closing):
         *,
         allow_existing: bool = True,
         create: bool = True,
+        model: str | None = None,
         writer_id: int | None = None,
         position: int | None = None,
         experience: int | None = None,
@@ -193,10 +202,11 @@ class _Opener(_Closing):
         """A session, created or taken up where it was left; one with a random id if none is given.
 
         Without `allow_existing` one that is there raises SessionExists, without `create` one that isn't
-        SessionNotFound. `writer_id`, `position` and `experience`, as an earlier handle had them, go on in its place.
+        SessionNotFound. A new one is of the default model, or of the one that is named. `writer_id`, `position` and
+        `experience`, as an earlier handle had them, go on in its place.
         """
         session = self._opener.session(
-            id, allow_existing=allow_existing, create=create, writer_id=writer_id, position=position,
+            id, allow_existing=allow_existing, create=create, model=model, writer_id=writer_id, position=position,
             experience=experience,
         )  # fmt: skip
         return Session(self._thread, self._thread.run(session.open()))
@@ -233,18 +243,38 @@ class Client(_Opener):
         """Many sessions on a few streams, and a `step` for many at once."""
         return Multiplex(self._thread, self._client.multiplex(streams))
 
-    def model(self) -> ModelInfo:
-        """What the server serves; asked for once."""
-        return self._thread.run(self._client.model())
+    def model(self, name: str | None = None, version: str | None = None) -> ModelInfo:
+        """The model of this name, or the default one, in a version, or that of new sessions; asked for once. Raises
+        ModelNotFound."""
+        return self._thread.run(self._client.model(name, version))
 
-    def sessions(self, prefix: str = "", page_size: int = 100) -> Iterator[SessionInfo]:
-        """All sessions that this client may see, by id."""
-        return self._thread.iterate(self._client.sessions(prefix, page_size))
+    def models(self) -> list[ModelSummary]:
+        """All models that the server has, the default first, and all versions of each, first that of new sessions."""
+        return self._thread.run(self._client.models())
 
-    def step_with_state(self, inputs: Any, state: Blob = b"", *, reset_experience: bool = False) -> StateAfter:
+    def load_model(
+        self, name: str, source: str | None = None, version: str | None = None, *, share: float | None = None
+    ) -> ModelSummary:
+        """Has the server serve a version of a model from a folder, or a file, of its own machine: see
+        `AsyncClient.load_model`."""
+        return self._thread.run(self._client.load_model(name, source, version, share=share))
+
+    def unload_model(self, name: str, version: str, *, carry_over: bool = False) -> int:
+        """Has the server drop a version that was loaded: see `AsyncClient.unload_model`."""
+        return self._thread.run(self._client.unload_model(name, version, carry_over=carry_over))
+
+    def sessions(self, prefix: str = "", page_size: int = 100, *, model: str | None = None) -> Iterator[SessionInfo]:
+        """All sessions that this client may see, or those of one model, by id."""
+        return self._thread.iterate(self._client.sessions(prefix, page_size, model=model))
+
+    def step_with_state(
+        self, inputs: Any, state: Blob = b"", *, reset_experience: bool = False, model: str | None = None
+    ) -> StateAfter:
         """Outputs [T, O] for inputs [T, I], and the state after them, from a state that this caller keeps; the server
         stores nothing. See `AsyncClient.step_with_state`."""
-        return self._thread.run(self._client.step_with_state(inputs, state, reset_experience=reset_experience))
+        return self._thread.run(
+            self._client.step_with_state(inputs, state, reset_experience=reset_experience, model=model)
+        )
 
     def import_session(self, id: str, blob: Blob) -> "Session":
         """An exported session under the given id. Raises BadBlob, ModelMismatch or SessionExists."""
@@ -275,6 +305,11 @@ class Session(_Closing):
     def created(self) -> bool:
         """Whether it was not there before."""
         return self._session.created
+
+    @property
+    def model(self) -> str:
+        """The name of its model."""
+        return self._session.model
 
     @property
     def incarnation(self) -> int:
@@ -380,6 +415,10 @@ class Session(_Closing):
     def fork(self, id: str | None = None, position: int | None = None) -> "Session":
         """An independent copy under another id, now or at an earlier position."""
         return Session(self._thread, self._thread.run(self._session.fork(id, position)))
+
+    def migrate(self, version: str | None = None) -> bool:
+        """Goes on with another version of the model: see `AsyncSession.migrate`."""
+        return self._thread.run(self._session.migrate(version))
 
     def export(self) -> bytes:
         """The session as a `safetensors` blob that `import_session` takes up elsewhere."""

@@ -24,12 +24,23 @@ from dnc_serve.client.checks import (
     UINT64,
     checked_flag,
     checked_id,
+    checked_model,
     checked_names,
     checked_number,
     checked_position,
     checked_rate,
+    checked_version,
 )
-from dnc_serve.client.errors import BadRequest, Cancelled, DncError, Internal, SessionError, SessionReplaced
+from dnc_serve.client.errors import (
+    BadRequest,
+    Cancelled,
+    DncError,
+    Internal,
+    ModelMismatch,
+    ModelNotFound,
+    SessionError,
+    SessionReplaced,
+)
 from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, PastTimestep, SessionInfo
 from dnc_serve.client.ledger import Entry, Ledger
 from dnc_serve.client.stream import Delivery, OpenStream
@@ -69,6 +80,7 @@ class AsyncSession:
         *,
         allow_existing: bool = True,
         create: bool = True,
+        model: str | None = None,
         writer_id: int | None = None,
         position: int | None = None,
         experience: int | None = None,
@@ -86,6 +98,7 @@ class AsyncSession:
         self.calls = calls
         self._allow_existing = checked_flag("allow_existing", allow_existing)
         self._create = checked_flag("create", create)
+        self._wanted_model = checked_model(model)
         self._open_stream = open_stream
         self._handles = handles  # those that are open
         self._route = calls.hosts.route(self.id)
@@ -99,11 +112,15 @@ class AsyncSession:
     async def open(self) -> Self:
         """Creates the session, or takes it up. Raises SessionExists or SessionNotFound where only one is allowed."""
         if self._create:
-            request = pb.CreateSessionRequest(session_id=self.id, allow_existing=self._allow_existing)
+            request = pb.CreateSessionRequest(
+                session_id=self.id, allow_existing=self._allow_existing, model=self._wanted_model
+            )
             response = await self._unary("CreateSession", request)
             self.created = self._begins_here = response.created
         else:
             response = await self._unary("GetSession", pb.GetSessionRequest(session_id=self.id))
+            if self._wanted_model not in ("", found := response.session.model):
+                raise ModelMismatch(f"session {self.id!r} is of the model {found!r}, expected {self._wanted_model!r}")
         await self.take_up(SessionInfo.from_wire(response.session), *self._from)
         return self
 
@@ -112,7 +129,7 @@ class AsyncSession:
 
         Raises SessionReplaced if somebody else was faster, and has used it already.
         """
-        request = pb.CreateSessionRequest(session_id=self.id, allow_existing=True)
+        request = pb.CreateSessionRequest(session_id=self.id, allow_existing=True, model=self.model)
         info = SessionInfo.from_wire((await self._unary("CreateSession", request)).session)
         if info.position or info.experience:
             raise SessionReplaced(f"the server lost session {self.id!r}, and somebody has made another one since")
@@ -121,7 +138,11 @@ class AsyncSession:
 
     async def take_up(self, info: SessionInfo, position: int | None = None, experience: int | None = None) -> None:
         """Goes on from where the server says that the session stands, or from an earlier place."""
-        model = self._model = await self.calls.model()
+        try:
+            model = await self.calls.model(info.model, info.model_version)
+        except ModelNotFound:  # unloaded just now, and the session carried over
+            model = await self.calls.model(info.model)
+        self._model = model
         self._chunk_timesteps = model.chunk_timesteps()
         self.incarnation = info.incarnation
         ledger = Ledger(
@@ -168,6 +189,11 @@ class AsyncSession:
         if self._delivery is None:
             return "not open"
         return f"position {self.position}, experience {self.experience}" + ("" if self in self._handles else ", left")
+
+    @property
+    def model(self) -> str:
+        """The name of its model; of one that isn't open, what was asked for."""
+        return self._wanted_model if self._model is None else self._model.name
 
     @property
     def position(self) -> int:
@@ -461,6 +487,20 @@ class AsyncSession:
         fork.created = response.created
         await fork.take_up(SessionInfo.from_wire(response.session))
         return fork
+
+    async def migrate(self, version: str | None = None) -> bool:
+        """Goes on with another version of its model, by default with that of new sessions; False if it did already.
+
+        The state stays as it is, and earlier positions can't be had any more. Raises ModelMismatch where the versions
+        have other inputs, outputs or fields of a state.
+        """
+        await self._present()
+        request = pb.MigrateSessionRequest(
+            session_id=self.id, incarnation=self.incarnation, version=checked_version(version)
+        )
+        response = await self._unary("MigrateSession", request)
+        self._model = await self.calls.model(response.session.model, response.session.model_version)
+        return bool(response.changed)
 
     async def export(self) -> bytes:
         """The session as a `safetensors` blob that `import_session` takes up elsewhere."""

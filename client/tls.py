@@ -20,6 +20,8 @@ HANDSHAKE_FAULTS = {
     "Hostname Verification Check failed": "the server's certificate is for another name: use that one as the target, "
     "or name it in TLS(server_name=…)",
 }
+# OpenSSL's codes for a certificate of another name, and of another address.
+HOSTNAME_MISMATCHES = (62, 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,27 @@ def _expecting(fault: str) -> Iterator[None]:
         raise ValueError(f"{fault} ({exc})") from None
     except OSError as exc:
         raise type(exc)(f"{fault} ({exc.strerror})") from None
+
+
+async def handshake_fault(host: str, port: int, tls: TLS) -> str:
+    """Why no handshake with a server succeeds, where one of its addresses takes connections; else nothing.
+
+    gRPC tells of the last address only, and of a server on 127.0.0.1 that is called localhost, ::1 refuses.
+    """
+    try:
+        async with asyncio.timeout(LOOK_S):
+            _, writer = await asyncio.open_connection(
+                host, port, ssl=tls.context(), server_hostname=tls.server_name or host
+            )
+    except ssl.SSLCertVerificationError as error:
+        is_name = error.verify_code in HOSTNAME_MISMATCHES
+        return HANDSHAKE_FAULTS["Hostname Verification Check failed" if is_name else "CERTIFICATE_VERIFY_FAILED"]
+    except ssl.SSLError as error:
+        return HANDSHAKE_FAULTS.get(error.reason or "", "")
+    except (TimeoutError, OSError):
+        return ""
+    writer.transport.abort()
+    return ""
 
 
 async def closed_by(host: str, port: int, tls: TLS | None) -> str:

@@ -19,7 +19,7 @@ import grpc.aio
 from dnc_serve.client import errors
 from dnc_serve.client.checks import token_fault
 from dnc_serve.client.errors import ClientClosed, DncError, SessionMoved, Unauthenticated, Unavailable
-from dnc_serve.client.tls import HANDSHAKE_FAULTS, TLS, closed_by
+from dnc_serve.client.tls import HANDSHAKE_FAULTS, TLS, closed_by, handshake_fault
 from dnc_serve.client.workers import Metadata, Workers
 from dnc_serve.proto.dnc.v1 import dnc_pb2_grpc
 from dnc_serve.proto.targets import channel_options, check_target, is_loopback, place_of, proxy_of
@@ -145,9 +145,12 @@ class Hosts:
                 return cause
         if (proxy := proxy_of(target)) is not None:
             return f"the way there is through {proxy}; `no_proxy` may name hosts that are reached without"
-        ended = "Socket closed" in said or "reset by peer" in said
-        place = place_of(target) if ended and target not in self.answered else None
-        return await closed_by(*place, self.tls) if place is not None else ""
+        place = place_of(target) if target not in self.answered else None
+        if place is None:
+            return ""
+        if self.tls is not None and "Connection refused" in said:
+            return await handshake_fault(*place, self.tls)
+        return await closed_by(*place, self.tls) if "Socket closed" in said or "reset by peer" in said else ""
 
     def _present_token(self) -> str | None:
         if not callable(self._token):

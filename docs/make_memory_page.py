@@ -149,7 +149,7 @@ def serve(model: str, connection: Connection) -> None:
         else:
             export(load_model(path(model)), artifact, task=task_of(path(model)))
         server = DncServer(
-            ServeConfig(model=model, state_dir=Path(folder) / "state", port=0, metrics_port=0), artifact, "cpu"
+            ServeConfig(model=model, state_dir=Path(folder) / "state", port=0, metrics_port=0), [artifact], "cpu"
         )
         try:
             connection.send(server.start().grpc)

@@ -142,7 +142,7 @@ def _settings() -> str:
     for name, field in ServeConfig.model_fields.items():
         # Of what hangs on the machine that builds the page, only that it does is told.
         default = "of the machine" if field.default_factory else field.default
-        shown = "" if default in ("", None) else str(default)
+        shown = "" if default in ("", None) else ", ".join(default) if name == "model" else str(default)
         rows.append(
             (
                 f"`{flag(name)}`",
@@ -159,6 +159,7 @@ def _settings() -> str:
 
 def _metrics() -> str:
     metrics = Metrics()
+    metrics.of("copy")
     rows = []
     for family in metrics.registry.collect():
         if family.name.startswith("dnc_"):

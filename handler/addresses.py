@@ -48,6 +48,11 @@ def reached_at(address: str) -> tuple[str, int]:
     return _REACHED_AT.get(host, host), port
 
 
+def is_every_address(host: str) -> bool:
+    """Whether it is no address, but all that the machine has."""
+    return host in _REACHED_AT
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach the address."""
     try:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from dnc_serve.handler.addresses import host_port, is_loopback, parse_host, split_address
+from dnc_serve.handler.addresses import host_port, is_every_address, is_loopback, parse_host, split_address
+from dnc_serve.handler.named_models import NamedModel, named_models, read_models
 from dnc_serve.handler.store.redis_url import EXPECTED, SCHEMES, parse_redis_url
 
 ENVIRONMENT_PREFIX = "DNC_"
@@ -103,7 +104,15 @@ class ServeConfig(BaseSettings):
     )
 
     # What is served.
-    model: str = Field(default="copy", min_length=1, description="a bundled name, a run, an artifact folder or a .mar")
+    model: Annotated[tuple[str, ...], NoDecode, BeforeValidator(read_models)] = Field(
+        default=("copy",),
+        description="[NAME=]SOURCE: a bundled name, a run, an artifact folder or a .mar; may be repeated, each with a "
+        "NAME, and the first is the default",
+    )
+    model_folder: File = Field(
+        default="",
+        description="folder in which new versions appear as NAME/VERSION, to be loaded while the server runs",
+    )
     nr_cells: Count | None = Field(
         default=None, description="memory slots of a run that is exported; as trained if not set"
     )
@@ -141,7 +150,9 @@ class ServeConfig(BaseSettings):
         default=0, description="TorchServe's gRPC management port, on loopback"
     )
     advertise: Annotated[str, AfterValidator(_host_port)] = Field(
-        default="", description="host:port under which clients and other servers reach the streaming endpoint"
+        default="",
+        description="host:port under which clients and other servers reach the streaming endpoint; what is bound "
+        "if not set",
     )
 
     # Who may come in.
@@ -177,7 +188,8 @@ class ServeConfig(BaseSettings):
     max_tombstones: Count = Field(default=100_000, description="ended sessions that are remembered")
 
     sequence_end: Literal["delete", "keep"] = Field(
-        default="delete", description="what becomes of a session whose sequence has ended, by Triton's protocol"
+        default="delete",
+        description="what becomes of a session whose sequence has ended, by Triton's protocol: delete or keep",
     )
 
     # What may be under way at once.
@@ -241,7 +253,7 @@ class ServeConfig(BaseSettings):
     )
     grace_s: Seconds = Field(default=20.0, description="seconds from the first SIGTERM to the end of all processes")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="least level that is logged"
+        default="info", description="least level that is logged: debug, info, warning or error"
     )
     otlp_endpoint: str = Field(default="", description="OpenTelemetry collector (OTLP over gRPC) that gets the traces")
 
@@ -273,6 +285,11 @@ class ServeConfig(BaseSettings):
                 f"workers is {self.workers}; expected 1 with a shared store: start several servers instead, each with "
                 "its address"
             )
+        if self.store != "sqlite" and not self.advertise and is_every_address(self.host):
+            raise ValueError(
+                f"advertise is '' and host is {self.host!r}; expected host:port, because with a shared store clients "
+                "are sent to the server that has a session, and nobody is reached at all addresses"
+            )
         if self.store_replicas and self.store == "sqlite":
             raise ValueError(f"store_replicas is {self.store_replicas}; expected 0, because store is 'sqlite'")
         for name in ("http_port", "listen"):
@@ -281,6 +298,11 @@ class ServeConfig(BaseSettings):
                     f"{name} is {getattr(self, name)!r} and workers is {self.workers}; expected 1, because what comes "
                     "in there is not passed on to the worker that has the session"
                 )
+        if self.nr_cells is not None and len(self.model) > 1:
+            raise ValueError(
+                f"nr_cells is {self.nr_cells} and model is given {len(self.model)} times; expected one model, or "
+                "artifacts that `dnc export --nr-cells` made"
+            )
         own = [name for name in PORTS if getattr(self, name)]
         for name in own:
             for other in own[: own.index(name)]:
@@ -288,9 +310,15 @@ class ServeConfig(BaseSettings):
                     raise ValueError(f"{name} is {getattr(self, name)}; expected another port than that of {other}")
         return self
 
-    def share(self) -> "ServeConfig":
-        """The settings of one of the workers: each has its share of what the machine may hold, rounded up."""
-        return self.model_copy(update={name: -(-getattr(self, name) // self.workers) for name in SHARED})
+    @property
+    def models(self) -> tuple[NamedModel, ...]:
+        """What is served, the default first."""
+        return named_models(self.model)
+
+    def share(self, parts: int) -> "ServeConfig":
+        """The settings of one of several workers, or models: each has its share of what all of them may hold, rounded
+        up."""
+        return self.model_copy(update={name: -(-getattr(self, name) // parts) for name in SHARED})
 
     @property
     def ports(self) -> tuple[str, ...]:
@@ -316,7 +344,8 @@ class ServeConfig(BaseSettings):
 
 
 PORTS = tuple(name for name in ServeConfig.model_fields if name == "port" or name.endswith("_port"))
-# What a machine's workers have together. Streams are not among it: a client's may all come in at one of them.
+# What a machine's workers, and a worker's models, have together. Streams are not among it: a client's may all come in
+# at one worker, and one may carry sessions of all models.
 SHARED = (
     "step_threads", "max_sessions", "slots", "host_bytes", "max_tombstones", "max_queued_chunks_total",
     "max_queued_bytes", "history_bytes",

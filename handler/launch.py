@@ -25,20 +25,20 @@ def serve(config: ServeConfig, stops: Stops, ready: Callable[[Mapping[str, str]]
 
     Raises StartFailed, ModelError, FileUnusable, AddressUnusable, FileNotFoundError for what isn't installed.
     """
-    logger.info("starting", extra={"model": config.model, "state_dir": str(config.state_dir)})
+    logger.info("starting", extra={"models": list(config.model), "state_dir": str(config.state_dir)})
     check_files(config)
     check_ports(config)
     adopt_orphans()
     with run_folder() as folder, Progress() as progress:
         progress.awaits("the model to be exported")
-        artifact = resolve_artifact(config.model, config.nr_cells, config.state_dir / "artifacts", folder)
+        artifacts = _artifacts(config, folder)
         progress.awaits("sessions to be moved to their workers")
         lay_out(config)
         supervisor: Supervisor | Fleet
         if config.workers == 1:
-            supervisor = Supervisor(_runtime(config, artifact, folder), config, folder, stops.events)
+            supervisor = Supervisor(_runtime(config, artifacts, folder), config, folder, stops.events)
         else:
-            supervisor = _fleet(config, artifact, folder, stops)
+            supervisor = _fleet(config, artifacts, folder, stops)
         try:
             supervisor.start(progress)
             progress.end()
@@ -50,18 +50,29 @@ def serve(config: ServeConfig, stops: Stops, ready: Callable[[Mapping[str, str]]
             supervisor.end()
 
 
-def _fleet(config: ServeConfig, artifact: Path, folder: Path, stops: Stops) -> Fleet:
+def _artifacts(config: ServeConfig, folder: Path) -> list[Path]:
+    """The artifact folders of the models, in their order."""
+    found = []
+    for number, model in enumerate(config.models):
+        scratch = folder / f"model-{number}"
+        scratch.mkdir()
+        cache = config.state_dir / "artifacts"
+        found.append(resolve_artifact(model.source, config.nr_cells, cache, scratch).absolute())
+    return found
+
+
+def _fleet(config: ServeConfig, artifacts: list[Path], folder: Path, stops: Stops) -> Fleet:
     from dnc_serve.handler.plain.runtime import PlainRuntime
 
-    return Fleet(lambda own, name: PlainRuntime(artifact, own, name), config, folder, stops.events)
+    return Fleet(lambda own, name: PlainRuntime(artifacts, own, name), config, folder, stops.events)
 
 
-def _runtime(config: ServeConfig, artifact: Path, folder: Path) -> Runtime:
+def _runtime(config: ServeConfig, artifacts: list[Path], folder: Path) -> Runtime:
     """The one that the settings name; only that one is imported."""
     if config.runtime == "plain":
         from dnc_serve.handler.plain.runtime import PlainRuntime
 
-        return PlainRuntime(artifact, folder)
+        return PlainRuntime(artifacts, folder)
     from dnc_serve.handler.torchserve.torchserve import TorchServeRuntime
 
-    return TorchServeRuntime(config, artifact, folder)
+    return TorchServeRuntime(config, artifacts, folder)

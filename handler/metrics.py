@@ -6,14 +6,14 @@ Seconds everywhere; no label holds a session id.
 import os
 import time
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 # With one of these, prometheus_client keeps numbers in files for several processes, and can't ask for any; we are one.
 for _name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
     os.environ.pop(_name, None)
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector  # noqa: E402
-from prometheus_client.core import HistogramMetricFamily  # noqa: E402
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily  # noqa: E402
 from prometheus_client.registry import Collector  # noqa: E402
 from prometheus_client.samples import Exemplar  # noqa: E402
 
@@ -63,22 +63,55 @@ class ChunkHistogram(Collector):
         yield family
 
 
-class Metrics(Observer):
+class ModelCollector(Collector):
+    """A few series for each model."""
+
+    def __init__(self, models: "Mapping[tuple[str, str], ModelMetrics]") -> None:
+        self._models = models
+
+    def collect(self) -> Iterator[Metric]:
+        sessions = GaugeMetricFamily("dnc_model_sessions", "Sessions alive of a model.", labels=["model", "version"])
+        chunks = CounterMetricFamily("dnc_model_chunks", "Chunks of a model answered.", labels=["model", "version"])
+        timesteps = CounterMetricFamily(
+            "dnc_model_timesteps", "Timesteps of a model applied.", labels=["model", "version"]
+        )
+        seconds = CounterMetricFamily(
+            "dnc_model_step_seconds",
+            "From these chunks' arrival to their replies, in all.",
+            labels=["model", "version"],
+        )
+        for key, model in list(self._models.items()):
+            sessions.add_metric([*key], model.sessions())
+            chunks.add_metric([*key], model.chunks)
+            timesteps.add_metric([*key], model.timesteps)
+            seconds.add_metric([*key], model.step_s)
+        yield from (sessions, chunks, timesteps, seconds)
+
+
+class Metrics:
     """All metrics of one server."""
 
     def __init__(self) -> None:
+        self.models: dict[tuple[str, str], ModelMetrics] = {}  # by name and version
         self.start_over()
+
+    def of(self, model: str, version: str = "1") -> "ModelMetrics":
+        """What listens to the engine of this version of a model."""
+        return self.models.setdefault((model, version), ModelMetrics(self))
 
     def start_over(self) -> None:
         """Sets everything to zero, on a new registry."""
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self._step_duration = ChunkHistogram(
+        for model in self.models.values():
+            model.start_over()
+        registry.register(ModelCollector(self.models))
+        self.step_duration = ChunkHistogram(
             "dnc_step_duration_seconds", "From a chunk's arrival at an endpoint to its reply.", "endpoint", ENDPOINTS
         )  # fmt: skip
-        self._queue_wait = ChunkHistogram("dnc_queue_wait_seconds", "From a chunk's arrival to its first tick.")
-        registry.register(self._step_duration)
-        registry.register(self._queue_wait)
+        self.queue_wait = ChunkHistogram("dnc_queue_wait_seconds", "From a chunk's arrival to its first tick.")
+        registry.register(self.step_duration)
+        registry.register(self.queue_wait)
         self.tick_duration = Histogram(
             "dnc_tick_duration_seconds",
             "One timestep of the sessions stepped together.",
@@ -131,7 +164,7 @@ class Metrics(Observer):
         self.model_info = Gauge(
             "dnc_model_info",
             "The model being served, the code that steps it, and why that is not the row kernel.",
-            ["name", "digest", "artifact", "note", "device"],
+            ["name", "version", "digest", "artifact", "note", "device"],
             registry=registry,
         )
         for tier in TIERS:
@@ -150,52 +183,75 @@ class Metrics(Observer):
         families = self.registry.restricted_registry([sample]).collect()
         return sum(one.value for family in families for one in family.samples if one.name == sample)
 
-    # What the engine tells.
+
+class ModelMetrics(Observer):
+    """Counts what one model's engine tells: with that of all, and for itself in a few numbers."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._all = metrics
+        self.sessions: Callable[[], int] = lambda: 0  # how many are alive
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Sets its own numbers to zero."""
+        self.timesteps = self.chunks = self.ticks = 0
+        self.step_s = self.queue_s = self.tick_s = 0.0
 
     def stepped(self, rows: int, tick_s: float) -> None:
-        self.tick_duration.observe(tick_s)
-        self.batch_size.observe(rows)
+        self.ticks += 1
+        self.tick_s += tick_s
+        self._all.tick_duration.observe(tick_s)
+        self._all.batch_size.observe(rows)
 
     def committed(self, group: Sequence[Committed]) -> None:
+        metrics = self._all
         timesteps, now = 0, time.perf_counter()
         for _, request, _ in group:
             if isinstance(request, Chunk):
                 timesteps += len(request.inputs)
-                self._step_duration.observe(request.endpoint, now - request.arrived_at, request.trace_id)
-                self._queue_wait.observe("", request.started_at - request.arrived_at)
+                step_s, queue_s = now - request.arrived_at, request.started_at - request.arrived_at
+                metrics.step_duration.observe(request.endpoint, step_s, request.trace_id)
+                metrics.queue_wait.observe("", queue_s)
+                self.chunks += 1
+                self.step_s += step_s
+                self.queue_s += queue_s
                 if request.reset_experience:
-                    self.resets.labels("experience").inc()
+                    metrics.resets.labels("experience").inc()
             elif isinstance(request, Reset):
-                self.resets.labels(request.scope).inc()
+                metrics.resets.labels(request.scope).inc()
         if timesteps:
-            self.timesteps.inc(timesteps)
+            self.timesteps += timesteps
+            metrics.timesteps.inc(timesteps)
 
     def replied_again(self, session: Session, chunk: Chunk, applied: Applied) -> None:
-        self.steps_replayed.inc()
-        self._step_duration.observe(chunk.endpoint, time.perf_counter() - chunk.arrived_at)
+        step_s = time.perf_counter() - chunk.arrived_at
+        self._all.steps_replayed.inc()
+        self._all.step_duration.observe(chunk.endpoint, step_s)
+        self.chunks += 1
+        self.step_s += step_s
 
     def recovered(self, timesteps: int) -> None:
-        self.timesteps_recovered.inc(timesteps)
+        self._all.timesteps_recovered.inc(timesteps)
 
     def replayed_elsewhere(self, session: Session) -> None:
-        self.replays_elsewhere.inc()
+        self._all.replays_elsewhere.inc()
 
     def fell_back(self, snapshots: int) -> None:
-        self.snapshot_fallbacks.inc(snapshots)
+        self._all.snapshot_fallbacks.inc(snapshots)
 
     def evicted(self, tier: str) -> None:
-        self.evictions.labels(tier).inc()
+        self._all.evictions.labels(tier).inc()
 
     def ended(self, session: Session, why: str) -> None:
         if why in ("idle", "age"):
-            self.evictions.labels(why).inc()
+            self._all.evictions.labels(why).inc()
 
     def wrote(self, seconds: float) -> None:
-        self.journal_commit.observe(seconds)
-        self.store_up.set(1)
+        self._all.journal_commit.observe(seconds)
+        self._all.store_up.set(1)
 
     def snapshotted(self, seconds: float) -> None:
-        self.snapshot_duration.observe(seconds)
+        self._all.snapshot_duration.observe(seconds)
 
     def store_failed(self) -> None:
-        self.store_up.set(0)
+        self._all.store_up.set(0)

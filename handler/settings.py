@@ -58,7 +58,7 @@ def load_config(flags: Mapping[str, Any], file: Path | None = None) -> LoadedCon
                 raise ConfigError(
                     f"{origin} sets {name!r}, which is no setting; expected one of those that --help lists"
                 )
-            if isinstance(value, str) and not value.strip():
+            if any(isinstance(one, str) and not one.strip() for one in (value if isinstance(value, list) else [value])):
                 raise ConfigError(f"{name} is {value!r} ({_origin(origin, name)}); expected a value, or to be left out")
             if name not in values:
                 values[name] = value
@@ -135,6 +135,8 @@ _EXPECTATIONS = {
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return _toml(value[0]) if len(value) == 1 else f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):

@@ -16,7 +16,7 @@ from dnc_serve.model.recipe import Recipe
 from dnc_serve.model.start import new_model
 from dnc_serve.model.tasks import Task, address_of, task_class
 from dnc_serve.model.train import NotFiniteError, Progress, Training
-from dnc_serve.model.weights import TRAINING_FILE, save_weights
+from dnc_serve.model.weights import TRAINING_FILE, load_weights, save_weights
 
 METRICS_FILE = "metrics.csv"
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -80,12 +80,21 @@ class Run:
         self._flushed = time.monotonic()
 
     @classmethod
-    def create(cls, folder: str | Path, plan: Plan, **training_options: Any) -> "Run":
-        """Starts a run in a folder that must not hold one yet. `training_options` as `begin`'s."""
+    def create(
+        cls, folder: str | Path, plan: Plan, *, weights: str | Path | None = None, **training_options: Any
+    ) -> "Run":
+        """Starts a run in a folder that must not hold one yet, from the weights in another folder if one is given.
+
+        `training_options` as `begin`'s. Raises FileExistsError, and as `load_weights`.
+        """
         folder = Path(folder)
         if (folder / TRAINING_FILE).exists():
             raise FileExistsError(f"{folder} holds a training run already; resume it, or name another folder")
         training = begin(plan, **training_options)
+        if weights is not None:
+            if plan.task.servable(training.model) is not training.model:
+                raise ValueError(f"a run of {plan.task.name} can't start from weights: they are those of its own scale")
+            load_weights(training.model, weights)
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / METRICS_FILE).open("w", newline="") as metrics:
             csv.writer(metrics).writerow(COLUMNS)

@@ -92,7 +92,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         weights: dict[str, Tensor] = load_file(path)
     except SafetensorError as exc:
-        raise ValueError(f"{path} isn't a safetensors file, or is damaged: {exc}") from exc
+        raise ValueError(
+            f"{path} isn't a safetensors file, or is damaged: {exc}; expected what safetensors.torch.save_file writes"
+        ) from exc
     return weights
 
 

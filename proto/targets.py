@@ -114,7 +114,7 @@ def _check_address(address: str, target: str) -> None:
     if separator:
         raise ValueError(f"target is {target!r}, which begins with {scheme}://; expected {EXPECTED}")
     if "," in address:
-        raise ValueError(f"target is {target!r}; expected one address, or a list of several")
+        raise ValueError(f"target is {target!r}; expected one address, or a list of several (`--target` once for each)")
     host, port = _split(address)
     if not re.fullmatch(r"[0-9]+", port) or not 1 <= int(port[:6]) <= 65535:
         if _ip(address.strip("[]")) is not None or not _HOST.fullmatch(host):

@@ -21,7 +21,7 @@ def main(artifact: str, state_dir: str, port: str, *settings: str) -> None:
     sqlite_upkeep.CHECKPOINT_BYTES = CHECKPOINT_BYTES
     values = dict(setting.split("=", 1) for setting in settings)
     config = ServeConfig(state_dir=Path(state_dir), port=int(port), metrics_port=0, **values)
-    print(DncServer(config, Path(artifact), "cpu").start().grpc, flush=True)
+    print(DncServer(config, [Path(artifact)], "cpu").start().grpc, flush=True)
     signal.pause()
 
 

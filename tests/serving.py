@@ -16,7 +16,7 @@ def main(artifact: str, state_dir: str, port: str, *settings: str) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     values = dict(setting.split("=", 1) for setting in settings)
     config = ServeConfig(state_dir=Path(state_dir), port=int(port), metrics_port=0, **values)
-    server = DncServer(config, Path(artifact), "cpu" if config.device == "auto" else config.device)
+    server = DncServer(config, [Path(artifact)], "cpu" if config.device == "auto" else config.device)
     print(server.start().grpc, flush=True)
     signal.sigwait(signals)
     server.stop()

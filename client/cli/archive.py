@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory(prefix="dnc-") as scratch:
             artifact = resolve_artifact(args.model, args.nr_cells, Path(scratch) / "artifacts", Path(scratch))
             with made_folder(target.parent):
-                write_archive(artifact, target, ServeConfig())
+                write_archive([artifact], target, ServeConfig())
     except (ModelError, OSError) as exc:
         print(f"dnc archive: {reason(exc)}", file=sys.stderr)
         return 1

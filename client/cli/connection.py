@@ -1,6 +1,7 @@
 """How a command finds its server: the flags that all of them share."""
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -15,6 +16,8 @@ from dnc_serve.client.checks import checked_seconds, token_fault
 from dnc_serve.client.cli.files import expecting
 from dnc_serve.client.cli.parser import path
 from dnc_serve.client.client import Client
+from dnc_serve.client.errors import SessionError
+from dnc_serve.client.info import ModelInfo
 from dnc_serve.client.tls import TLS
 from dnc_serve.client.transport import DEFAULT_TARGET, Token
 from dnc_serve.proto.targets import check_target
@@ -25,7 +28,9 @@ Value = TypeVar("Value")
 
 
 def add_connection(
-    parser: argparse.ArgumentParser, title: str = "connection", otherwise: str = f"DNC_TARGET, {DEFAULT_TARGET}"
+    parser: argparse.ArgumentParser,
+    title: str = "connection",
+    otherwise: str = f"DNC_TARGET, with commas; {DEFAULT_TARGET}",
 ) -> None:
     """The flags that say where the server is and who calls; `otherwise` says what happens without `--target`."""
     group = parser.add_argument_group(title)
@@ -54,12 +59,28 @@ def add_session(parser: argparse.ArgumentParser, **how: Any) -> None:
     parser.add_argument("session", metavar="SESSION", **{"help": "the session's id", **how})
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The flag that names a model of a new session."""
+    parser.add_argument("--model", metavar="NAME", help="the model of a new session, of several that the server has")
+
+
+def model_of(client: Client, session_id: str, name: str | None) -> ModelInfo:
+    """The model that a session has, or that a new one would have; none is made."""
+    if name is None and len(client.models()) > 1:
+        with contextlib.suppress(SessionError), client.session(session_id, create=False) as session:
+            name = session.model
+    return client.model(name)
+
+
 def targets(args: argparse.Namespace) -> list[str]:
-    """The servers to talk to; ends with exit code 2 if DNC_TARGET can't be one."""
+    """The servers to talk to; ends with exit code 2 if those of DNC_TARGET can't be some."""
     if args.target:
         return list(args.target)
     try:
-        return [check_target(_variable("DNC_TARGET", "host:port") or DEFAULT_TARGET)]
+        named = _variable("DNC_TARGET", "host:port") or DEFAULT_TARGET
+        # gRPC's own way to write several addresses of one server has commas, too.
+        several = [named] if named.startswith(("ipv4:", "ipv6:")) else named.split(",")
+        return [check_target(target.strip()) for target in several]
     except ValueError as exc:
         print(f"dnc: DNC_TARGET: {exc}", file=sys.stderr)
         raise SystemExit(2) from exc

@@ -1,4 +1,4 @@
-"""`dnc demo [copy|recall|graph|crash]`: what a session is told by one process is asked for by another."""
+"""`dnc demo [copy|recall|graph|underground|crash]`: what a session is told by one process is asked for by another."""
 
 import argparse
 import sys
@@ -7,12 +7,12 @@ from typing import Any
 
 from dnc_serve.client.cli.child_server import ServerFailed
 from dnc_serve.client.cli.connection import add_connection, settings
-from dnc_serve.client.cli.demos import DemoFailed, copy, crash, graph, recall
+from dnc_serve.client.cli.demos import DemoFailed, copy, crash, graph, recall, underground
 from dnc_serve.client.cli.files import reason
 from dnc_serve.client.cli.parser import path
 
 HELP = "start a server, let a session remember something, and ask for it from another process"
-DEMOS = {"copy": copy, "recall": recall, "graph": graph, "crash": crash}
+DEMOS = {"copy": copy, "recall": recall, "graph": graph, "underground": underground, "crash": crash}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -21,6 +21,7 @@ from dnc_serve.proto.health import SERVING, ask, status
 
 if TYPE_CHECKING:
     from dnc_serve.handler.config import ServeConfig
+    from dnc_serve.handler.named_models import NamedModel
 
 HELP = "check this machine for what serving needs"
 
@@ -44,7 +45,9 @@ class Finding:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=path, metavar="FILE", help="TOML file of settings, as for `dnc serve`")
-    parser.add_argument("--model", default=argparse.SUPPRESS, help="the model to check")
+    parser.add_argument(
+        "--model", action="append", default=argparse.SUPPRESS, help="a model to check, as for `dnc serve`"
+    )
     parser.add_argument("--state-dir", default=argparse.SUPPRESS, help="the state folder to check")
     parser.add_argument("--runtime", default=argparse.SUPPRESS, help="the runtime to check: torchserve, plain")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
@@ -90,9 +93,12 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
         yield _package("torchserve", "ts", SERVE_EXTRA)
         yield _package("PyYAML", "yaml", SERVE_EXTRA)
         yield _java()
-    checks: list[Callable[[ServeConfig], Finding]] = [_gpu, _temp_folder, _files, _store, _model, _code]
+    checks: list[Callable[[ServeConfig], Finding]] = [_gpu, _temp_folder, _files, _store]
     for check in checks:
         yield check(config)
+    for model in config.models:
+        yield _model(config, model)
+    yield _code(config)
     yield from _ports(config)
 
 
@@ -222,21 +228,22 @@ def _store(config: "ServeConfig") -> Finding:
     return Finding("store", OK, "the shared store answers")
 
 
-def _model(config: "ServeConfig") -> Finding:
+def _model(config: "ServeConfig", model: "NamedModel") -> Finding:
     from dnc_serve.handler.runtime.artifact import ModelError, resolve_artifact
     from dnc_serve.model.artifact import ArtifactError, load_artifact
 
     try:
         with tempfile.TemporaryDirectory(prefix="dnc-") as scratch:
-            folder = resolve_artifact(config.model, config.nr_cells, Path(scratch) / "artifacts", Path(scratch))
+            folder = resolve_artifact(model.source, config.nr_cells, Path(scratch) / "artifacts", Path(scratch))
             artifact = load_artifact(folder)  # takes one real step
     except (ModelError, ArtifactError) as exc:
+        name = f"{model.name}: " if len(config.models) > 1 else ""
         return Finding(
-            "model", FAIL, str(exc), "`dnc serve --model` takes a bundled name, a run, an artifact or a .mar"
+            "model", FAIL, f"{name}{exc}", "`dnc serve --model` takes a bundled name, a run, an artifact or a .mar"
         )
     state = 4 * artifact.layout.size
     return Finding(
-        "model", OK, f"{config.model}: from {artifact.inputs} to {artifact.outputs}, a session takes {state} bytes"
+        "model", OK, f"{model.name}: from {artifact.inputs} to {artifact.outputs}, a session takes {state} bytes"
     )
 
 

@@ -19,8 +19,9 @@ HELP = "make a servable artifact of a trained model"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the flags."""
     parser.description = (
-        "MODEL is a training run's folder, a bundled model (copy, recall, graph), or my_package.my_module:NAME, a "
-        "module with initial_state(batch_size) and step(x, state), or a function that builds one."
+        "MODEL is a training run's folder, a bundled model (copy, recall, graph, traversal), or "
+        "my_package.my_module:NAME, a module with initial_state(batch_size) and step(x, state), or a function that "
+        "builds one."
     )
     parser.add_argument("model", type=filled, metavar="MODEL", help="a run, a bundled model, or module:NAME")
     parser.add_argument("-o", "--output", type=path, metavar="FOLDER", help="default: RUN/artifact, or ./NAME-artifact")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dnc_serve.client.arrays import Array
-from dnc_serve.client.cli.connection import add_connection, add_session, connect
+from dnc_serve.client.cli.connection import add_connection, add_model, add_session, connect, model_of
 from dnc_serve.client.cli.files import made_folder, replacing
 from dnc_serve.client.cli.parser import count, filled, path
 from dnc_serve.client.cli.timesteps import BadFile, Source
@@ -57,6 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--last", type=count, default=DEFAULT_LAST, metavar="T", help=f"timesteps to look up ({DEFAULT_LAST})"
     )
     parser.add_argument("--fps", type=count, default=4, metavar="N", help="timesteps a second in the animation (4)")
+    add_model(parser)
     add_connection(parser)
 
 
@@ -65,9 +66,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         source = None if args.inputs is None else Source(args.inputs)
         with connect(args) as client, made_folder(args.output):
-            model = client.model()
+            model = model_of(client, args.session, args.model)
             inputs = None if source is None else np.concatenate([*source.chunks(1 << 16, model.inputs)])
-            with client.session(args.session, create=inputs is not None) as session:
+            with client.session(args.session, create=inputs is not None, model=args.model) as session:
                 recording = look_up(session, model, args.last) if inputs is None else send(session, model, inputs)
             _write(recording, args)
     except (BadFile, ImportError) as exc:

@@ -29,12 +29,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--show-config", action="store_true", help="print each setting and where it came from, and end")
     for name, field in ServeConfig.model_fields.items():
         default = field.get_default(call_default_factory=True)
-        shown = "not set" if default in ("", None) else str(default)
+        shown = "not set" if default in ("", None) else ", ".join(default) if name == "model" else str(default)
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "dest": name}
         if field.annotation is bool:
             options["action"] = argparse.BooleanOptionalAction
         else:
             options["metavar"] = "VALUE"
+            if name == "model":
+                options["action"] = "append"
         parser.add_argument(flag(name), help=f"{field.description} ({shown})".replace("%", "%%"), **options)
 
 

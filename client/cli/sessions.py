@@ -1,4 +1,4 @@
-"""`dnc sessions`, `reset`, `fork` and `delete`: which sessions there are, and what becomes of them."""
+"""`dnc sessions`, `reset`, `fork`, `migrate` and `delete`: which sessions there are, and what becomes of them."""
 
 import argparse
 import itertools
@@ -28,6 +28,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         each.add_argument("file", type=path, metavar="FILE.safetensors")
     for each in (parser, listing):
         each.add_argument("--prefix", default="", help="only ids that begin so")
+        each.add_argument("--model", metavar="NAME", help="only sessions of this model")
         each.add_argument("--json", action="store_true", help="one JSON object a line")
     for each in (parser, listing, export, importing):
         add_connection(each)
@@ -46,20 +47,27 @@ def _run(args: argparse.Namespace) -> int:
         elif args.action == "import":
             _tell(client.import_session(args.session, blob))
         elif args.json:
-            for info in client.sessions(args.prefix):
+            for info in client.sessions(args.prefix, model=args.model):
                 print(json.dumps(asdict(info), default=_plain))
         else:
-            _print_table(client.sessions(args.prefix))
+            _print_table(
+                client.sessions(args.prefix, model=args.model),
+                of_several=len({model.name for model in client.models()}) > 1,
+            )
     return 0
 
 
-def _print_table(sessions: Iterator[SessionInfo]) -> None:
+def _print_table(sessions: Iterator[SessionInfo], of_several: bool) -> None:
+    """`of_several` models: each line names its own."""
     first = next(sessions, None)  # if there is no answer, there is no table
-    print(f"{'id':<24} {'position':>10} {'resets':>7} {'tier':<6} {'bytes':>9}  {'last used':<20}")
+    model = f" {'model':<12}" if of_several else ""
+    print(f"{'id':<24}{model} {'position':>10} {'resets':>7} {'tier':<6} {'bytes':>9}  {'last used':<20}")
     for info in itertools.chain([] if first is None else [first], sessions):
         last_used = info.last_used.strftime("%Y-%m-%d %H:%M:%S")
+        model = f" {info.model:<12}" if of_several else ""
         print(
-            f"{info.id:<24} {info.position:>10} {info.experience:>7} {info.tier:<6} {info.state_bytes:>9}  {last_used}"
+            f"{info.id:<24}{model} {info.position:>10} {info.experience:>7} {info.tier:<6} {info.state_bytes:>9}  "
+            f"{last_used}"
         )
 
 
@@ -119,7 +127,22 @@ def _delete(args: argparse.Namespace) -> int:
     return code
 
 
+def _configure_migrate(parser: argparse.ArgumentParser) -> None:
+    add_session(parser)
+    parser.add_argument("--version", metavar="VERSION", help="the version to go on with (that of new sessions)")
+    add_connection(parser)
+
+
+def _migrate(args: argparse.Namespace) -> int:
+    with connect(args) as client, client.session(args.session, create=False) as session:
+        session.migrate(args.version)
+        info = session.info()
+    print(f"session {info.id} is of the model {info.model}, version {info.model_version}")
+    return 0
+
+
 SESSIONS = Command("list sessions, export one to a file or import it", _configure, _run)
 RESET = Command("reset a session's experience, or all of it", _configure_reset, _reset)
 FORK = Command("copy a session, now or as it was", _configure_fork, _fork)
+MIGRATE = Command("go on with another version of a session's model", _configure_migrate, _migrate)
 DELETE = Command("end sessions", _configure_delete, _delete)

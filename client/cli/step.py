@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dnc_serve.client.arrays import Array
-from dnc_serve.client.cli.connection import add_connection, add_session, connect
+from dnc_serve.client.cli.connection import add_connection, add_model, add_session, connect, model_of
 from dnc_serve.client.cli.parser import count, filled
 from dnc_serve.client.cli.timesteps import STANDARD, BadFile, Source, output, write
 from dnc_serve.client.client import Session
@@ -27,13 +27,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=filled,
         default=STANDARD,
         metavar="FILE",
-        help="where outputs go, .npy or CSV by its name; else as in",
+        help="where outputs go, .npy or else CSV by its name; standard output, as the inputs are, if left out",
     )
     parser.add_argument("--reset-experience", action="store_true", help="zero the memory before the first timestep")
     parser.add_argument("--chunk", type=count, default=64, metavar="T", help="timesteps sent at once (64)")
     parser.add_argument(
         "--lockstep", action="store_true", help="answer each chunk before the next is read; with --chunk 1 for a dialog"
     )
+    add_model(parser)
     add_connection(parser)
 
 
@@ -47,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
             print("dnc step: .npy is not for terminals; use -o FILE", file=sys.stderr)
             return 2
         with connect(args) as client, output(args.output) as begin:
-            chunks = source.chunks(args.chunk, client.model().inputs)
-            with client.session(args.session) as session:
+            chunks = source.chunks(args.chunk, model_of(client, args.session, args.model).inputs)
+            with client.session(args.session, model=args.model) as session:
                 timesteps = write(_outputs(session, chunks, args), begin, as_npy)
             print(f"session {session.id}: {timesteps} timesteps, now at position {session.position}", file=sys.stderr)
     except BadFile as exc:

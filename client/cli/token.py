@@ -23,9 +23,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--file", type=path, help="append the entry to this file, instead of printing it on stderr")
     parser.add_argument("--days", type=days, help="how long it lasts (for ever)")
     parser.add_argument("--read-only", action="store_true", help="it may look, not change anything")
-    parser.add_argument("--max-sessions", type=count, metavar="N")
-    parser.add_argument("--max-state-bytes", type=count, metavar="N")
-    parser.add_argument("--max-timesteps-per-second", type=rate, metavar="N")
+    parser.add_argument("--max-sessions", type=count, metavar="N", help="alive at once (no limit)")
+    parser.add_argument("--max-state-bytes", type=count, metavar="N", help="of all its sessions' states (no limit)")
+    parser.add_argument("--max-timesteps-per-second", type=rate, metavar="N", help="of all its sessions (no limit)")
 
 
 def run(args: argparse.Namespace) -> int:

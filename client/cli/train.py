@@ -16,10 +16,23 @@ if TYPE_CHECKING:
     from dnc_serve.model.pictures import Gallery
     from dnc_serve.model.recipe import Recipe
     from dnc_serve.model.runs import Plan, Run
+    from dnc_serve.model.tasks import Task
 
 HELP = "train a model on a task, or on your data"
 
-TASK_NAMES = ("copy", "repeat_copy", "recall", "graph", "adding", "argmax")
+TASK_NAMES = (
+    "copy",
+    "repeat_copy",
+    "recall",
+    "graph",
+    "adding",
+    "argmax",
+    "priority_sort",
+    "traversal",
+    "shortest_path",
+    "family_tree",
+    "babi",
+)
 TRAINING: dict[str, tuple[type, str]] = {
     "iterations": (int, "batches to train on"),
     "batch_size": (int, "sequences in a batch"),
@@ -62,6 +75,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=path, metavar="RUN", help="the run's folder (default runs/TASK-TIME)")
     parser.add_argument("--resume", type=path, metavar="RUN", help="go on with the run in this folder")
     parser.add_argument(
+        "--start-from",
+        metavar="MODEL",
+        help="begin with the weights of a run, or of a bundled model by its name: for harder episodes, or more slots",
+    )
+    parser.add_argument(
         "--evaluate",
         metavar="MODEL",
         help="train nothing; examine a run, or a bundled model by its name, and print the figures of its card",
@@ -90,6 +108,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=VALUE",
         help="such as max_length=30; a wrong name lists the right ones",
+    )
+    group.add_argument(
+        "--data",
+        type=path,
+        metavar="PATH",
+        help="babi: the folder or tar of its stories; traversal, shortest_path: the underground's folder, for an exam",
     )
     for name, prefix in (("inputs", "x_"), ("outputs", "y_")):
         group.add_argument(
@@ -183,26 +207,36 @@ def _open_run(args: argparse.Namespace) -> "Run":
     if args.resume is None:
         columns = {name: getattr(args, name) for name in COLUMNS if getattr(args, name) is not None}
         task = make_task(args.task, {**_task_options(args.task_option), **columns})
+        if args.data is not None:
+            task = _moved(task, args.data)
         plan = Plan(task, _recipe(args, task.recipe), ["dnc", *sys.argv[1:]])
-        return Run.create(args.output or new_folder(task.name), plan, **options)
-    given = [name for name in (*TRAINING, *MODEL, *COLUMNS, "output") if getattr(args, name) is not None]
+        weights = None if args.start_from is None else _model_folder(args.start_from)
+        return Run.create(args.output or new_folder(task.name), plan, weights=weights, **options)
+    given = [name for name in (*TRAINING, *MODEL, *COLUMNS, "output", "start_from") if getattr(args, name) is not None]
     if given or args.task_option:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given) or "--task-option"
         raise ValueError(f"{names} can't be changed by --resume: a resumed run goes on as it was planned")
-    return Run.resume(args.resume, _plan(args.resume, args.task, str(args.resume)), **options)
+    return Run.resume(args.resume, _plan(args.resume, args, str(args.resume)), **options)
 
 
-def _plan(folder: Path, task: str, given: str) -> "Plan":
+def _plan(folder: Path, args: argparse.Namespace, given: str) -> "Plan":
     """The run's plan, which must be one of the task that was named; data are taken from where they are now."""
     from dnc_serve.model.runs import Plan
     from dnc_serve.model.tasks.data import DataTask
 
     plan = Plan.read(folder)
-    if isinstance(plan.task, DataTask) and Path(task).exists():
-        return replace(plan, task=plan.task.moved(Path(task)))
-    if plan.task.argument != task.replace("-", "_"):
-        raise ValueError(f"{given} is a run of the task {plan.task.argument}; expected one of {task}")
-    return plan
+    source = args.data
+    if isinstance(plan.task, DataTask) and Path(args.task).exists():
+        source = source or Path(args.task)
+    elif plan.task.argument != args.task.replace("-", "_"):
+        raise ValueError(f"{given} is a run of the task {plan.task.argument}; expected one of {args.task}")
+    return plan if source is None else replace(plan, task=_moved(plan.task, source))
+
+
+def _moved(task: "Task", source: Path) -> "Task":
+    if not source.exists():
+        raise FileNotFoundError(f"{source} doesn't exist; expected the data of the task {task.name}")
+    return task.moved(source)
 
 
 def _recipe(args: argparse.Namespace, recipe: "Recipe") -> "Recipe":
@@ -252,7 +286,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from dnc_serve.model.weights import load_model
 
     folder = _model_folder(args.evaluate)
-    plan = _plan(folder, args.task, args.evaluate)
+    plan = _plan(folder, args, args.evaluate)
     model = load_model(folder, nr_cells=args.nr_cells, device=args.device)
     for figure in examined(plan.task, model, args.episodes):
         print(figure, flush=True)

@@ -27,6 +27,7 @@ from dnc_serve.client.async_client import AsyncClient
 from dnc_serve.client.axes import has_dense_memory
 from dnc_serve.client.cli.timesteps import BadFile, Source
 from dnc_serve.client.info import MemoryFrame, MemoryLook, ModelInfo, SessionInfo
+from dnc_serve.client.session import AsyncSession
 from dnc_serve.client.watch.guard import add_policy, guarded
 
 MAX_SESSIONS = 500
@@ -104,8 +105,22 @@ class Site:
     # The server and its sessions.
 
     async def _model(self, request: web.Request) -> web.Response:
-        model = await self._client.model()
-        return _json({**_described(model), "input_size": model.input_size, "output_size": model.output_size})
+        """The model of a session, or the default one, and the names of all."""
+        model = await self._model_of(request.query.get("session", ""))
+        names = [*dict.fromkeys(one.name for one in await self._client.models())]
+        return _json(
+            {**_described(model), "names": names, "input_size": model.input_size, "output_size": model.output_size}
+        )
+
+    async def _model_of(self, session_id: str) -> ModelInfo:
+        """That of a session; of none, and of one that isn't there, the default."""
+        if not session_id:
+            return await self._client.model()
+        try:
+            async with self._client.session(session_id, create=False) as session:
+                return await self._client.model(session.model)
+        except (errors.SessionError, errors.BadId):
+            return await self._client.model()
 
     async def _sessions(self, request: web.Request) -> web.Response:
         """The first sessions by id; `more` says that there are others, which a longer prefix would show."""
@@ -120,7 +135,8 @@ class Site:
 
     async def _create(self, request: web.Request) -> web.Response:
         wanted = await _body(request)
-        async with self._client.session(str(wanted["id"]) if wanted.get("id") else None) as session:
+        wanted_id, model = (str(wanted[name]) if wanted.get(name) else None for name in ("id", "model"))
+        async with self._client.session(wanted_id, model=model) as session:
             return _json(_described(await session.info()))
 
     async def _session(self, request: web.Request) -> web.Response:
@@ -129,20 +145,21 @@ class Site:
 
     # Looks.
 
-    async def _names(self) -> list[str]:
+    async def _names(self, session: AsyncSession) -> list[str]:
         """All that can be seen of a session: the fields of its state, and what follows from them."""
-        model = await self._client.model()
+        model = await self._client.model(session.model)
         return [*(field.name for field in model.state), *model.derived]
 
     async def _frames(self, request: web.Request) -> web.StreamResponse:
         """Frames while the session works, without end; `lost` in a head says that there is no server at the moment."""
-        session = self._client.session(request.match_info["id"], create=False)
+        session_id = request.match_info["id"]
         response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
         await response.prepare(request)
         while True:
             try:
-                async for frame in session.watch(await self._names(), FRAMES_PER_SECOND, MAX_CELLS):
-                    await response.write(encode(_facts(frame), frame.arrays, frame.full_shapes))
+                async with self._client.session(session_id, create=False) as session:
+                    async for frame in session.watch(await self._names(session), FRAMES_PER_SECOND, MAX_CELLS):
+                        await response.write(encode(_facts(frame), frame.arrays, frame.full_shapes))
             except (errors.Unavailable, errors.DeadlineExceeded) as error:
                 await response.write(encode({"lost": error.message}, {}, {}))
                 await asyncio.sleep(RECONNECT_PAUSE_S)
@@ -157,7 +174,7 @@ class Site:
         wanted = request.query.get("position", "")
         position = _number(wanted) if wanted else None
         async with self._client.session(request.match_info["id"], create=False) as session:
-            look = await session.look(await self._names(), position, MAX_CELLS)
+            look = await session.look(await self._names(session), position, MAX_CELLS)
         message = encode(_facts(look), look.arrays, look.full_shapes)
         return web.Response(body=message, content_type="application/octet-stream")
 
@@ -167,9 +184,9 @@ class Site:
         Their arrays are what each left in the state, `@inputs` and `@outputs`.
         """
         after, until, every = (_number(request.query.get(name, ""), name) for name in ("after", "until", "every"))
-        model = await self._client.model()
-        names = OVER_TIME if has_dense_memory(model.config) else await self._names()
         async with self._client.session(request.match_info["id"], create=False) as session:
+            model = await self._client.model(session.model)
+            names = OVER_TIME if has_dense_memory(model.config) else await self._names(session)
             timesteps = await session.replay(after, until, names, every=max(1, every), max_cells=MAX_PAST_CELLS)
         messages = (
             encode(
@@ -186,13 +203,13 @@ class Site:
     async def _step(self, request: web.Request) -> web.Response:
         wanted = await _body(request)
         async with self._client.session(request.match_info["id"], create=False) as session:
-            inputs = _timesteps(wanted.get("inputs"), (await self._client.model()).inputs)
+            inputs = _timesteps(wanted.get("inputs"), (await self._client.model(session.model)).inputs)
             outputs = await session.step(inputs, reset_experience=bool(wanted.get("reset_experience")))
             return _json({"outputs": outputs.tolist(), "position": session.position})
 
     async def _inputs(self, request: web.Request) -> web.Response:
         """The timesteps of a file whose content is sent, each as a row of numbers; of the kind that `name` tells."""
-        spec = (await self._client.model()).inputs
+        spec = (await self._client.model(request.query.get("model") or None)).inputs
         name = Path(request.query.get("name", "")).name or "timesteps.csv"
         content = await request.read()
         return _json({"inputs": await asyncio.to_thread(_read, name, content, spec)})

@@ -299,6 +299,32 @@ def what_runs() -> list[Any]:
     ]
 
 
+def models() -> list[Any]:
+    chunks = rate("dnc_model_chunks_total", "model")
+    return [
+        curves(
+            "Sessions by model",
+            Short,
+            [Query(total("dnc_model_sessions", "model"), "{{model}}")],
+            "Sessions alive, wherever their state is.",
+            stacked=True,
+        ),
+        curves(
+            "Timesteps by model",
+            OpsPerSecond,
+            [Query(rate("dnc_model_timesteps_total", "model"), "{{model}}")],
+            "Applied.",
+            stacked=True,
+        ),
+        curves(
+            "Mean latency by model",
+            Seconds,
+            [Query(f"{rate('dnc_model_step_seconds_total', 'model')} / {chunks}", "{{model}}")],
+            "From a chunk's arrival at an endpoint to its reply.",
+        ),
+    ]
+
+
 def variables() -> list[Any]:
     def label(name: str, query: str) -> dashboard.QueryVariable:
         return (
@@ -339,6 +365,7 @@ def build() -> dashboard.Dashboard:
         "Sessions and memory": sessions(),
         "Errors and recovery": errors(),
         "Durability": durability(),
+        "Models": models(),
         "What runs": what_runs(),
     }
     # Without ids of its own in the file, Grafana numbers panels anew at each load, and links to them break.

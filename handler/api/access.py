@@ -7,6 +7,7 @@ Tokens stand in a TOML file, or in the environment, by their SHA-256 only:
     sha256 = "9f86d081…"                  # of the bearer token: `dnc token ward-3` makes both
     expires = 2027-06-30T00:00:00Z        # the rest is optional
     read_only = true
+    admin = true                          # may load and unload models
     max_sessions = 100
     max_state_bytes = 1_000_000_000
     max_timesteps_per_second = 5000
@@ -25,7 +26,7 @@ from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -51,6 +52,7 @@ class Token(BaseModel):
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     expires: datetime | None = None
     read_only: bool = False
+    admin: bool = False
     max_sessions: int | None = Field(None, ge=1, le=MAX_LIMIT)
     max_state_bytes: int | None = Field(None, ge=1, le=MAX_LIMIT)
     # The least is a chunk of usual length in a day or so: "come again" must be a time that can be told.
@@ -65,12 +67,23 @@ class TokenFile(BaseModel):
     token: list[Token]
 
 
+class Holding(NamedTuple):
+    """What an owner has: so many sessions, whose states take so many bytes."""
+
+    sessions: int = 0
+    state_bytes: int = 0
+
+    def plus(self, other: "Holding") -> "Holding":
+        return Holding(self.sessions + other.sessions, self.state_bytes + other.state_bytes)
+
+
 @dataclass(slots=True, eq=False)
 class Grant:
     """What a caller may do. One that a token has stays the same object as long as the token is good."""
 
     owner: str = ""
     read_only: bool = False
+    admin: bool = True
     max_sessions: int | None = None
     max_state_bytes: int | None = None
     max_timesteps_per_second: float | None = None
@@ -112,8 +125,21 @@ class Grant:
         if self.read_only:
             raise ServeError("PERMISSION_DENIED", f"the token of {self.owner!r} may only look, not change anything")
 
+    def check_admin(self) -> None:
+        """Raises PERMISSION_DENIED for a token that may not change what is served."""
+        if not self.admin:
+            raise ServeError(
+                "PERMISSION_DENIED",
+                f"the token of {self.owner!r} may not load or unload models: admin isn't set for it",
+            )
+
+    @property
+    def limits_sessions(self) -> bool:
+        """Whether there is a bound to what its owner may have."""
+        return self.max_sessions is not None or self.max_state_bytes is not None
+
     def most_others(self, row_bytes: int) -> int | None:
-        """How many sessions there may be beside a new one; None for any number."""
+        """How many sessions of the same model there may be beside a new one; None for any number."""
         limits = []
         if self.max_sessions is not None:
             limits.append(self.max_sessions - 1)
@@ -121,19 +147,19 @@ class Grant:
             limits.append(max(-1, self.max_state_bytes // row_bytes - 1))
         return min(limits, default=None)
 
-    def check_new_session(self, sessions: int, row_bytes: int) -> None:
+    def check_new_session(self, others: Holding, row_bytes: int) -> None:
         """Raises SESSION_LIMIT or STATE_TOO_LARGE if one more session is more than the token's share."""
-        if self.max_sessions is not None and sessions >= self.max_sessions:
+        if self.max_sessions is not None and others.sessions >= self.max_sessions:
             raise ServeError(
                 "SESSION_LIMIT",
-                f"{self.owner!r} has {sessions} sessions, at most {self.max_sessions} may be",
+                f"{self.owner!r} has {others.sessions} sessions, at most {self.max_sessions} may be",
                 retry_after_s=10.0,
                 limit=self.max_sessions,
             )
-        if self.max_state_bytes is not None and (sessions + 1) * row_bytes > self.max_state_bytes:
+        if self.max_state_bytes is not None and others.state_bytes + row_bytes > self.max_state_bytes:
             raise ServeError(
                 "STATE_TOO_LARGE",
-                f"the states of {self.owner!r} would take {(sessions + 1) * row_bytes} bytes, "
+                f"the states of {self.owner!r} would take {others.state_bytes + row_bytes} bytes, "
                 f"at most {self.max_state_bytes} may be",
                 retry_after_s=10.0,
                 limit=self.max_state_bytes,
@@ -206,7 +232,11 @@ class Access:
         for key, value in metadata or ():
             if key == HEADER and isinstance(value, str) and value.startswith(SCHEME):
                 return self.grant_of_token(value[len(SCHEME) :])
-        raise ServeError("UNAUTHENTICATED", "this server asks for a bearer token in the authorization metadata")
+        raise ServeError(
+            "UNAUTHENTICATED",
+            "this server asks for a bearer token in the authorization metadata (in our client `token`, in its "
+            "command `--token-file` or DNC_TOKEN)",
+        )
 
     def grant_of_token(self, token: str) -> Grant:
         """The grant of a token; raises UNAUTHENTICATED, without saying what is wrong with it."""
@@ -246,7 +276,7 @@ class Access:
                     grant._timesteps = token.max_timesteps_per_second / self._workers * BURST_SECONDS
             expires = token.expires
             grant.expires = expires.replace(tzinfo=UTC) if expires is not None and expires.tzinfo is None else expires
-            grant.read_only = token.read_only
+            grant.read_only, grant.admin = token.read_only, token.admin
             grant.max_sessions, grant.max_state_bytes = token.max_sessions, token.max_state_bytes
             grant.max_timesteps_per_second = token.max_timesteps_per_second
             self._grants[digest] = grant

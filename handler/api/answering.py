@@ -10,10 +10,11 @@ import grpc
 
 from dnc_serve.handler.api.access import Access
 from dnc_serve.handler.api.logs import log_answer
-from dnc_serve.handler.api.operations import Caller, Operations
+from dnc_serve.handler.api.operations import Caller
 from dnc_serve.handler.api.refusals import refusal_for
 from dnc_serve.handler.api.status import DETAILS, code_of, status_of
 from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 async def answer(
-    operations: Operations,
+    metrics: Metrics,
     access: Access,
     context: Context,
     request: Any,
@@ -47,7 +48,7 @@ async def answer(
         logger.debug("a caller went away")
         raise asyncio.CancelledError from None
     except Exception as error:
-        refused = refusal_for(error, request, operations.metrics)
+        refused = refusal_for(error, request, metrics)
     details = ((DETAILS, status_of(refused).SerializeToString()),)
     await context.abort(code_of(refused), refused.message, details)
     return None

@@ -82,9 +82,18 @@ def decode_blob(blob: bytes, model_digest: str, layout: RowLayout) -> SessionBlo
     )  # fmt: skip
 
 
-def check_size(size: int, state_size: int) -> None:
-    """Raises BAD_BLOB for a size that no blob of this model can have."""
-    least, most = 4 * state_size, 4 * state_size + MAX_HEADER_BYTES
+def digest_of(blob: bytes) -> str:
+    """The digest of the model that a blob says it belongs to, which is proven later. Raises BAD_BLOB."""
+    metadata = _metadata(blob)
+    if "model_digest" not in metadata:
+        raise _bad("metadata lack model_digest")
+    return metadata["model_digest"]
+
+
+def check_size(size: int, state_size: int, largest: int = 0) -> None:
+    """Raises BAD_BLOB for a size that no blob of a model whose states have so many numbers can have, or of several
+    models, if `largest` is the largest."""
+    least, most = 4 * state_size, 4 * max(state_size, largest) + MAX_HEADER_BYTES
     if not least < size <= most:
         raise ServeError(
             "BAD_BLOB",

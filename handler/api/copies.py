@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from dnc_serve.handler.api.blob import SessionBlob, decode_blob
-from dnc_serve.handler.api.operations import Caller, Operations
+from dnc_serve.handler.api.operations import Caller, Operations, session_exists
 from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.engine.session import Session, check_id
 from dnc_serve.handler.errors import ServeError
@@ -129,7 +129,7 @@ class Copies:
             try:
                 begun = await self._operations.begin(session_id, caller, incarnation, state, position, experience)
             except ServeError as error:
-                if error.reason != "SESSION_EXISTS" or self._engine.table.find(session_id) is None:
+                if error.reason != "SESSION_EXISTS" or self._operations.find(session_id) is None:
                     raise
                 continue  # another call was faster, perhaps the same one
             return begun, True
@@ -137,9 +137,9 @@ class Copies:
 
     def _made(self, session_id: str, caller: Caller, origin: int) -> Session | None:
         """The copy, if it was made already; raises SESSION_EXISTS if something else stands under that id."""
-        present = self._engine.table.find(session_id)
+        present = self._operations.find(session_id)
         if present is not None and (present.owner != caller.owner or present.incarnation >> 32 != origin):
-            raise ServeError("SESSION_EXISTS", f"session {session_id!r} exists already", session_id=session_id)
+            raise session_exists(session_id)
         return None if present is None else self._operations.session(session_id, caller)
 
 

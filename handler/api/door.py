@@ -5,20 +5,21 @@ What comes in there is for this worker: it is served as at the streaming endpoin
 
 import asyncio
 import json
-from collections.abc import Callable
+import struct
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 from grpc.aio import EOF
 
-from dnc_serve.handler.api.access import HEADER
+from dnc_serve.handler.api.access import HEADER, Holding
 from dnc_serve.handler.api.inference_service import InferenceService
 from dnc_serve.handler.api.readable import ReadableServer
 from dnc_serve.handler.api.relay import Broken, Line, Pipe, Refused
 from dnc_serve.handler.api.service import DncService
-from dnc_serve.handler.api.siblings import COUNT, NO_LIMIT, SERVICE, address_of
-from dnc_serve.handler.api.status import DETAILS
+from dnc_serve.handler.api.siblings import COUNT, HELD, NO_LIMIT, SERVICE, VERSIONS, address_of
+from dnc_serve.handler.api.status import DETAILS, code_of, status_of
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.place import Place
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
@@ -27,17 +28,24 @@ from dnc_serve.proto.inference import inference_pb2_grpc
 
 
 class Door:
-    """Where the others come in. `count_of(owner)` is how many sessions of a token this worker has."""
+    """Where the others come in. `held_by(owner)` is what sessions of a token this worker has; `asked` is
+    `Administration.asked`."""
 
     def __init__(
-        self, place: Place, service: DncService, inference: InferenceService, count_of: Callable[[str], int]
+        self,
+        place: Place,
+        service: DncService,
+        inference: InferenceService,
+        held_by: Callable[[str], Holding],
+        asked: Callable[[bytes], Awaitable[bytes]],
     ) -> None:
         self._address = address_of(place, place.worker)
         self._line = place.line(place.worker)
         self._serving: set[asyncio.Task[None]] = set()
         self._service = service
         self._inference = inference
-        self._count_of = count_of
+        self._held_by = held_by
+        self._asked = asked
         self._server = grpc.aio.server(options=[*NO_LIMIT])
 
     async def open(self) -> None:
@@ -45,7 +53,10 @@ class Door:
         readable = ReadableServer(self._server)
         dnc_pb2_grpc.add_DncServiceServicer_to_server(self._service, readable)
         inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._inference, readable)
-        own: dict[str, Any] = {COUNT: grpc.unary_unary_rpc_method_handler(self._count)}
+        own: dict[str, Any] = {
+            COUNT: grpc.unary_unary_rpc_method_handler(self._count),
+            VERSIONS: grpc.unary_unary_rpc_method_handler(self._versions),
+        }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, own),))
         self._server.add_insecure_port(self._address)
         await self._server.start()
@@ -61,7 +72,15 @@ class Door:
         await self._server.stop(grace_s)
 
     async def _count(self, owner: bytes, context: Any) -> bytes:
-        return self._count_of(owner.decode()).to_bytes(8, "little")
+        return struct.pack(HELD, *self._held_by(owner.decode()))
+
+    async def _versions(self, asked: bytes, context: Any) -> bytes:
+        try:
+            return await self._asked(asked)
+        except ServeError as refused:
+            details = ((DETAILS, status_of(refused).SerializeToString()),)
+            await context.abort(code_of(refused), refused.message, details)
+            raise AssertionError from None  # it has raised
 
     def _on_open(self, pipe: Pipe, opening: bytes) -> None:
         task = asyncio.ensure_future(self._serve(pipe, opening))

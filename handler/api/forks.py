@@ -5,6 +5,7 @@ from typing import Any
 import grpc
 
 from dnc_serve.handler.api.copies import Copies, ForkedState
+from dnc_serve.handler.api.models import Models
 from dnc_serve.handler.api.operations import Caller
 from dnc_serve.handler.api.siblings import Siblings, as_called, refusal_of
 from dnc_serve.handler.engine.session import replaced
@@ -12,9 +13,9 @@ from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
 
 
 async def fork_from_sibling(
-    copies: Copies, siblings: Siblings, request: pb.ForkSessionRequest, caller: Caller, context: Any
+    models: Models, siblings: Siblings, request: pb.ForkSessionRequest, caller: Caller, context: Any
 ) -> pb.ForkSessionResponse:
-    """As `Copies.fork`; asks in the caller's name."""
+    """As `Copies.fork`; asks in the caller's name. The fork is of its source's model."""
     worker, how = siblings.place.owner_of(request.session_id), as_called(context)
     stub = siblings.stub(worker)
     try:
@@ -22,6 +23,7 @@ async def fork_from_sibling(
         incarnation = answer.session.incarnation
         if request.HasField("incarnation") and request.incarnation != incarnation:
             raise replaced(request.session_id, answer.session.position, incarnation, request.incarnation)
+        copies = Copies(models.named(answer.session.model))
 
         async def state_at(position: int | None) -> ForkedState:
             export = pb.ExportSessionRequest(session_id=request.session_id, incarnation=incarnation, position=position)

@@ -16,12 +16,14 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from dnc_serve.handler.api.administration import Administration
 from dnc_serve.handler.api.arrays import decode_inputs, encode_array
 from dnc_serve.handler.api.call_json import call_from_json, call_of, object_from_json, to_json
-from dnc_serve.handler.api.operations import Caller, Operations
+from dnc_serve.handler.api.models import Models
+from dnc_serve.handler.api.operations import Caller
 from dnc_serve.handler.api.refusals import refusal_for
 from dnc_serve.handler.api.rows import dispatch
-from dnc_serve.handler.api.watch import Feeds, watch
+from dnc_serve.handler.api.watch import FeedsOfModels, watch
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.metrics import Metrics
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
@@ -36,10 +38,11 @@ Answer = Callable[[Request, Caller], Awaitable[Response]]
 class HttpCalls:
     """Answers by what answers the calls of gRPC. `body` reads a request's body within the limits."""
 
-    def __init__(self, operations: Operations, body: Body) -> None:
-        self._operations = operations
+    def __init__(self, models: Models, administration: Administration, body: Body) -> None:
+        self._models = models
+        self._administration = administration
         self._body = body
-        self._feeds = Feeds(operations.engine, operations.artifact)
+        self._feeds = FeedsOfModels()
 
     def routes(self, route: Callable[[Answer], Endpoint]) -> list[Route]:
         """`route` finds out who calls, and turns what is raised into a status."""
@@ -50,7 +53,7 @@ class HttpCalls:
         ]
 
     async def _call(self, request: Request, caller: Caller) -> Response:
-        result = await dispatch(self._operations, call_from_json(await self._body(request)), caller)
+        result = await dispatch(self._models, self._administration, call_from_json(await self._body(request)), caller)
         return Response(to_json(result), media_type="application/json")
 
     async def _steps(self, request: Request, caller: Caller) -> Response:
@@ -59,7 +62,8 @@ class HttpCalls:
         fields, values = object_from_json(await self._body(request))
         fields["session_id"] = request.path_params["id"]
         chunk = call_of({"step": {"chunk": fields}}, values).step.chunk
-        spec, config = self._operations.artifact.inputs, self._operations.engine.config
+        operations = await self._models.of(chunk.session_id)
+        spec, config = operations.artifact.inputs, operations.engine.config
         inputs = decode_inputs(chunk.inputs, spec, config.max_chunk_timesteps)
 
         async def results() -> AsyncIterator[pb.ChunkResult]:
@@ -72,9 +76,9 @@ class HttpCalls:
                 piece.reset_experience = chunk.reset_experience and not start
                 if start and chunk.HasField("experience"):
                     piece.experience = chunk.experience + chunk.reset_experience
-                yield (await self._operations.step(pb.StepRequest(chunk=piece), caller)).result
+                yield (await operations.step(pb.StepRequest(chunk=piece), caller)).result
 
-        return await _events("chunk", results(), caller, self._operations.metrics)
+        return await _events("chunk", results(), caller, self._models.metrics)
 
     async def _memory(self, request: Request, caller: Caller) -> Response:
         names = [name for name in request.query_params.get("names", "").split(",") if name]
@@ -86,10 +90,11 @@ class HttpCalls:
         )
 
         async def frames() -> AsyncIterator[pb.WatchMemoryResponse]:
-            async for frame in watch(self._operations, self._feeds, wanted, caller):
+            operations = await self._models.of(wanted.session_id)
+            async for frame in watch(operations, self._feeds.of(operations), wanted, caller):
                 yield pb.WatchMemoryResponse.FromString(frame)
 
-        return await _events("frame", frames(), caller, self._operations.metrics)
+        return await _events("frame", frames(), caller, self._models.metrics)
 
 
 async def _events(name: str, messages: AsyncIterator[Message], caller: Caller, metrics: Metrics) -> Response:

@@ -14,12 +14,13 @@ from starlette.routing import Route
 
 from dnc_serve import __version__
 from dnc_serve.handler.api.access import Access
+from dnc_serve.handler.api.administration import Administration
 from dnc_serve.handler.api.http_calls import HttpCalls, described
 from dnc_serve.handler.api.http_messages import JSON_LENGTH, answer_of, read_request
-from dnc_serve.handler.api.inference_models import EXTENSIONS, model_config, model_metadata, model_statistics
+from dnc_serve.handler.api.inference_models import EXTENSIONS, InferenceModels, model_config, model_metadata
 from dnc_serve.handler.api.logs import log_answer
 from dnc_serve.handler.api.openapi import openapi
-from dnc_serve.handler.api.operations import Caller, Operations
+from dnc_serve.handler.api.operations import Caller
 from dnc_serve.handler.api.refusals import refusal_for
 from dnc_serve.handler.api.sequences import Sequences
 from dnc_serve.handler.api.status import http_status_of
@@ -34,13 +35,17 @@ Answer = Callable[[Request, Caller], Awaitable[Response]]
 class HttpInference:
     """Answers HTTP calls by what answers those of gRPC."""
 
-    def __init__(self, operations: Operations, access: Access, sequences: Sequences) -> None:
-        self._operations = operations
+    def __init__(self, inference: InferenceModels, administration: Administration, access: Access) -> None:
+        self._models = inference.models
+        self._inference = inference
         self._access = access
-        self._sequences = sequences
         model = "/v2/models/{model}"
         routes = [Route("/openapi.json", self._openapi), Route("/v2/health/live", self._live)]
         routes += [Route("/v2/health/ready", self._route(self._ready)), Route("/v2", self._route(self._server))]
+        routes += [
+            Route("/v2/repository/index", self._route(self._index), methods=["POST"]),
+            Route("/v2/models/stats", self._route(self._all_statistics)),
+        ]
         for path in (model, model + "/versions/{version}"):
             routes += [
                 Route(path, self._route(self._metadata)),
@@ -49,56 +54,58 @@ class HttpInference:
                 Route(f"{path}/stats", self._route(self._statistics)),
                 Route(f"{path}/infer", self._route(self._infer), methods=["POST"]),
             ]
-        routes += HttpCalls(operations, self._body).routes(self._route)
+        routes += HttpCalls(inference.models, administration, self._body).routes(self._route)
         self.application = Starlette(routes=routes, exception_handlers={404: _no_such_path, 405: _no_such_path})
 
     async def _openapi(self, request: Request) -> Response:
-        return JSONResponse(openapi(self._sequences))
+        return JSONResponse(openapi(self._inference.all))
 
     async def _live(self, request: Request) -> Response:
         return Response()
 
     async def _ready(self, request: Request, caller: Caller) -> Response:
-        return Response(status_code=503 if self._operations.draining else 200)
+        return Response(status_code=503 if self._models.draining else 200)
 
     async def _server(self, request: Request, caller: Caller) -> Response:
         extensions = [*HTTP_EXTENSIONS]
         return JSONResponse({"name": "dnc-serve", "version": __version__, "extensions": extensions})
 
     async def _metadata(self, request: Request, caller: Caller) -> Response:
-        self._check_model(request)
-        return _json(model_metadata(self._sequences))
+        return _json(model_metadata(self._named(request)))
 
     async def _model_ready(self, request: Request, caller: Caller) -> Response:
-        self._check_model(request)
+        self._named(request)
         return await self._ready(request, caller)
 
     async def _config(self, request: Request, caller: Caller) -> Response:
-        self._check_model(request)
-        return _json(model_config(self._sequences, self._operations))
+        return _json(model_config(self._named(request)))
 
     async def _statistics(self, request: Request, caller: Caller) -> Response:
-        self._check_model(request)
-        return JSONResponse({"model_stats": [_as_json(model_statistics(self._sequences, self._operations))]})
+        return _json(self._inference.statistics(*_model_of(request)))
+
+    async def _all_statistics(self, request: Request, caller: Caller) -> Response:
+        return _json(self._inference.statistics("", ""))
+
+    async def _index(self, request: Request, caller: Caller) -> Response:
+        return JSONResponse(_as_json(self._inference.index())["models"])
 
     async def _infer(self, request: Request, caller: Caller) -> Response:
-        model, model_version = self._check_model(request)
+        self._named(request)
         if encoding := request.headers.get("content-encoding"):
             raise ServeError("BAD_REQUEST", f"content-encoding is {encoding!r}, expected none")
         body = await self._body(request)
-        asked = read_request(model, model_version, body, request.headers.get(JSON_LENGTH))
-        answer, json_length = answer_of(asked, await self._sequences.infer(asked.message, caller))
+        asked = read_request(*_model_of(request), body, request.headers.get(JSON_LENGTH))
+        sequences = await self._inference.of_request(asked.message, caller)
+        answer, json_length = answer_of(asked, await sequences.infer(asked.message, caller))
         if json_length is None:
             return Response(answer, media_type="application/json")
         return Response(answer, headers={JSON_LENGTH: str(json_length)}, media_type="application/octet-stream")
 
-    def _check_model(self, request: Request) -> tuple[str, str]:
-        model, model_version = request.path_params["model"], request.path_params.get("version", "")
-        self._sequences.check_model(model, model_version)
-        return model, model_version
+    def _named(self, request: Request) -> Sequences:
+        return self._inference.named(*_model_of(request))
 
     async def _body(self, request: Request) -> bytes:
-        limit, body = int(self._operations.engine.config.max_message_bytes), bytearray()
+        limit, body = int(self._models.default.engine.config.max_message_bytes), bytearray()
         async for part in request.stream():
             body += part
             if len(body) > limit:
@@ -117,7 +124,7 @@ class HttpInference:
                 log_answer(None, caller.owner, caller.endpoint, started_at)
                 return response
             except Exception as error:
-                refused = refusal_for(error, None, self._operations.metrics)
+                refused = refusal_for(error, None, self._models.metrics)
             headers = {}
             if refused.retry_after_s is not None:
                 headers["retry-after"] = str(max(1, round(refused.retry_after_s)))
@@ -131,6 +138,11 @@ class HttpInference:
             return
         if "origin" in request.headers or request.headers.get("sec-fetch-site", "none") != "none":
             raise ServeError("PERMISSION_DENIED", "without tokens, this endpoint is not for pages of the web")
+
+
+def _model_of(request: Request) -> tuple[str, str]:
+    """The name and the version in the path."""
+    return request.path_params["model"], request.path_params.get("version", "")
 
 
 def _as_json(message: Message) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from typing import Any, TypeVar
 from dnc_serve import __version__
 from dnc_serve.handler.api.access import Access
 from dnc_serve.handler.api.answering import Context, answer
-from dnc_serve.handler.api.inference_models import EXTENSIONS, model_config, model_metadata, model_statistics
+from dnc_serve.handler.api.inference_models import EXTENSIONS, InferenceModels, model_config, model_metadata
 from dnc_serve.handler.api.inference_stream import InferenceStream
-from dnc_serve.handler.api.operations import Caller, Operations
+from dnc_serve.handler.api.operations import Caller
 from dnc_serve.handler.api.ordered_stream import OpenStreams
-from dnc_serve.handler.api.sequences import Sequences
+from dnc_serve.handler.api.sequences import other_owner
 from dnc_serve.handler.api.siblings import Siblings, as_called, passed_on
 from dnc_serve.proto.inference import inference_pb2 as pb
 from dnc_serve.proto.inference import inference_pb2_grpc
@@ -25,17 +25,16 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
 
     def __init__(
         self,
-        operations: Operations,
+        inference: InferenceModels,
         access: Access,
         streams: OpenStreams,
-        sequences: Sequences,
         siblings: Siblings | None = None,
     ) -> None:
         self._siblings = siblings
-        self._operations = operations
+        self._models = inference.models
+        self._inference = inference
         self._access = access
         self._streams = streams
-        self._sequences = sequences
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse | None:
         async def live(caller: Caller) -> pb.ServerLiveResponse:
@@ -45,14 +44,14 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse | None:
         async def ready(caller: Caller) -> pb.ServerReadyResponse:
-            return pb.ServerReadyResponse(ready=not self._operations.draining)
+            return pb.ServerReadyResponse(ready=not self._models.draining)
 
         return await self._answer(context, request, ready)
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse | None:
         async def ready(caller: Caller) -> pb.ModelReadyResponse:
-            self._sequences.check_model(request.name, request.version)
-            return pb.ModelReadyResponse(ready=not self._operations.draining)
+            self._inference.named(request.name, request.version)
+            return pb.ModelReadyResponse(ready=not self._models.draining)
 
         return await self._answer(context, request, ready)
 
@@ -68,15 +67,13 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelMetadataRequest, context: Context
     ) -> pb.ModelMetadataResponse | None:
         async def metadata(caller: Caller) -> pb.ModelMetadataResponse:
-            self._sequences.check_model(request.name, request.version)
-            return model_metadata(self._sequences)
+            return model_metadata(self._inference.named(request.name, request.version))
 
         return await self._answer(context, request, metadata)
 
     async def ModelConfig(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse | None:
         async def config(caller: Caller) -> pb.ModelConfigResponse:
-            self._sequences.check_model(request.name, request.version)
-            return pb.ModelConfigResponse(config=model_config(self._sequences, self._operations))
+            return pb.ModelConfigResponse(config=model_config(self._inference.named(request.name, request.version)))
 
         return await self._answer(context, request, config)
 
@@ -84,26 +81,34 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelStatisticsRequest, context: Context
     ) -> pb.ModelStatisticsResponse | None:
         async def statistics(caller: Caller) -> pb.ModelStatisticsResponse:
-            if request.name:
-                self._sequences.check_model(request.name, request.version)
-            return pb.ModelStatisticsResponse(model_stats=[model_statistics(self._sequences, self._operations)])
+            return self._inference.statistics(request.name, request.version)
 
         return await self._answer(context, request, statistics)
 
+    async def RepositoryIndex(
+        self, request: pb.RepositoryIndexRequest, context: Context
+    ) -> pb.RepositoryIndexResponse | None:
+        async def index(caller: Caller) -> pb.RepositoryIndexResponse:
+            return self._inference.index()
+
+        return await self._answer(context, request, index)
+
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse | None:
-        if (owner := self._sequences.owner_of(request, self._siblings)) is not None:
+        if (owner := other_owner(request, self._siblings)) is not None:
             assert self._siblings is not None
             call = self._siblings.inference(owner).ModelInfer(request, **as_called(context))
             answered: pb.ModelInferResponse | None = await passed_on(call, owner, context)
             return answered
-        return await self._answer(context, request, lambda caller: self._sequences.infer(request, caller))
+
+        async def infer(caller: Caller) -> pb.ModelInferResponse:
+            return await (await self._inference.of_request(request, caller)).infer(request, caller)
+
+        return await self._answer(context, request, infer)
 
     async def ModelStreamInfer(self, request_iterator: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
         async def serve(caller: Caller) -> None:
             with self._streams.open() as register:
-                stream = InferenceStream(
-                    self._operations, self._sequences, caller, context, self._streams, self._siblings
-                )
+                stream = InferenceStream(self._inference, caller, context, self._streams, self._siblings)
                 register(stream)
                 await stream.serve()
 
@@ -112,4 +117,4 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
     async def _answer(
         self, context: Context, request: Any, call: Callable[[Caller], Awaitable[Answer]]
     ) -> Answer | None:
-        return await answer(self._operations, self._access, context, request, call, ENDPOINT)
+        return await answer(self._models.metrics, self._access, context, request, call, ENDPOINT)

@@ -6,9 +6,10 @@ from typing import Any
 
 import grpc
 
-from dnc_serve.handler.api.operations import Caller, Operations
+from dnc_serve.handler.api.inference_models import InferenceModels
+from dnc_serve.handler.api.operations import Caller
 from dnc_serve.handler.api.ordered_stream import FEW_UNANSWERED, OpenStreams, OrderedStream
-from dnc_serve.handler.api.sequences import Sequences
+from dnc_serve.handler.api.sequences import other_owner, session_id_of
 from dnc_serve.handler.api.session_queue import PendingReply
 from dnc_serve.handler.api.siblings import Siblings, as_called, refusal_of
 from dnc_serve.handler.engine.session import Session
@@ -26,17 +27,16 @@ class InferenceStream(OrderedStream):
 
     def __init__(
         self,
-        operations: Operations,
-        sequences: Sequences,
+        inference: InferenceModels,
         caller: Caller,
         context: "grpc.aio.ServicerContext[Any, Any]",
         streams: OpenStreams,
         siblings: Siblings | None = None,
     ) -> None:
-        super().__init__(operations, caller, context, streams)
+        super().__init__(inference.models, caller, context, streams)
         self._siblings = siblings
         self._as_called = as_called(context)
-        self._sequences = sequences
+        self._inference = inference
         self._why_leaving = ""
 
     def go_away(self, reason: str) -> None:
@@ -60,24 +60,25 @@ class InferenceStream(OrderedStream):
         if isinstance(message, ServeError):
             self._refuse(self._join("", "", 0), message)
             return
+        session_id = ""
         try:
-            session_id = self._sequences.session_id(message)
+            session_id = session_id_of(message)
+            sequences = self._inference.named(message.model_name, message.model_version)
         except ServeError as error:
-            self._refuse(self._join("", message.id, 0), error)
+            self._refuse(self._join(session_id, message.id, 0), error)
             return
-        pending = self._join(session_id, message.id, message.ByteSize() + self._sequences.answer_bytes(message))
+        pending = self._join(session_id, message.id, message.ByteSize() + sequences.answer_bytes(message))
 
-        owner = self._sequences.owner_of(message, self._siblings)
+        owner = other_owner(message, self._siblings)
 
         async def submit() -> Session | None:
             if owner is not None:
                 self._pass_on(owner, message, pending, done)
                 return None
             more_to_come = self._unanswered > FEW_UNANSWERED
-            asked = self._sequences.read(message)
-            session, pending.request = await self._sequences.submit(
-                asked, self._caller, done, more_to_come=more_to_come
-            )
+            of_session = await self._inference.of_request(message, self._caller)
+            asked = of_session.read(message)
+            session, pending.request = await of_session.submit(asked, self._caller, done, more_to_come=more_to_come)
             return session
 
         def done(answer: pb.ModelInferResponse | None, error: ServeError | None) -> None:

@@ -1,5 +1,6 @@
 """The HTTP endpoint in OpenAPI 3.1."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from dnc_serve import __version__
@@ -32,16 +33,17 @@ LOOK: tuple[Schema, ...] = (
 )
 
 
-def openapi(sequences: Sequences) -> Schema:
-    """The paths for the model that is served."""
-    model = [{"name": "model", "in": "path", "required": True, "schema": {"const": sequences.name}}]
+def openapi(models: Iterable[Sequences]) -> Schema:
+    """The paths for the models that are served."""
+    models = list(models)
+    model = [{"name": "model", "in": "path", "required": True, "schema": _one_of_names(models)}]
     model_path = "/v2/models/{model}"
     return {
         "openapi": "3.1.0",
         "info": {"title": "dnc-serve", "version": __version__, "license": {"name": "Apache-2.0"}},
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-            "schemas": _schemas(sequences),
+            "schemas": _schemas(models),
         },
         "security": [{}, {"token": []}],
         "paths": {
@@ -59,6 +61,8 @@ def openapi(sequences: Sequences) -> Schema:
             },
             f"{model_path}/stats": {"parameters": model, "get": _call("statistics", "What was counted.", "Any")},
             f"{model_path}/infer": {"parameters": model, "post": _infer()},
+            "/v2/models/stats": {"get": _call("allStatistics", "What was counted, by model.", "Any", others=(401,))},
+            "/v2/repository/index": {"post": _call("index", "The models that there are.", "Index", others=(401,))},
             "/v1/call": {"post": _own_call()},
             "/v1/sessions/{id}/steps": {"parameters": [SESSION, CHUNK], "post": _steps()},
             "/v1/sessions/{id}/memory": {"parameters": [SESSION, *LOOK], "get": _memory()},
@@ -114,7 +118,11 @@ def _content(schema: str) -> Schema:
     return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
 
 
-def _schemas(sequences: Sequences) -> Schema:
+def _one_of_names(models: list[Sequences]) -> Schema:
+    return {"enum": [one.name for one in models]}
+
+
+def _schemas(models: list[Sequences]) -> Schema:
     tensor = _object(name=TEXT, datatype=TEXT, shape={"type": "array", "items": NUMBER})
     parameters = _object(**SEQUENCE_PARAMETERS) | {"required": []}
     return {
@@ -122,27 +130,34 @@ def _schemas(sequences: Sequences) -> Schema:
         "Error": _object(error=TEXT) | {"properties": {"error": TEXT, "reason": TEXT, "metadata": {"type": "object"}}},
         "Server": _object(name=TEXT, version=TEXT, extensions=_list(TEXT)),
         "Model": _object(
-            name={"const": sequences.name},
+            name=_one_of_names(models),
             versions=_list(TEXT),
             platform=TEXT,
             inputs=_list(tensor),
             outputs=_list(tensor),
         ),
+        "Index": _list(_object(name=TEXT, version=TEXT, state=TEXT)),
         "InferRequest": _object(
             parameters=parameters | {"required": ["sequence_id"]},
-            inputs={"type": "array", "minItems": 1, "maxItems": 1, "items": _tensor(sequences.input)},
+            inputs={"type": "array", "minItems": 1, "maxItems": 1, "items": _any_of([one.input for one in models])},
         )
         | {
             "description": "Bytes of inputs may follow the JSON: the header Inference-Header-Content-Length then gives "
             "its length, and binary_data_size of an input's parameters theirs.",
         },
         "InferResponse": _object(
-            model_name={"const": sequences.name},
+            model_name=_one_of_names(models),
             model_version=TEXT,
             parameters=_object(position=NUMBER, incarnation=TEXT),
-            outputs=_list(_tensor(sequences.output)),
+            outputs=_list(_any_of([one.output for one in models])),
         ),
     }
+
+
+def _any_of(tensors: list[Tensor]) -> Schema:
+    """That of any model."""
+    schemas = [_tensor(tensor) for tensor in dict.fromkeys(tensors)]
+    return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
 
 
 def _tensor(tensor: Tensor) -> Schema:

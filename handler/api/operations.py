@@ -1,15 +1,17 @@
-"""The operations on sessions, in the messages of the contract: what both endpoints do.
+"""The operations on the sessions of one model, in the messages of the contract: what all endpoints do.
 
-An endpoint decodes bytes, finds out who calls, and calls these; refusals are raised as `ServeError`.
+An endpoint decodes bytes, finds out who calls and, by `Models`, which model is meant, and calls these; refusals are
+raised as `ServeError`.
 """
 
 import asyncio
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
-from dnc_serve.handler.api.access import Grant
+from dnc_serve.handler.api.access import Grant, Holding
 from dnc_serve.handler.api.arrays import decode_inputs
 from dnc_serve.handler.api.descriptions import Descriptions, chunk_result
 from dnc_serve.handler.api.siblings import Siblings
@@ -57,7 +59,7 @@ class Operations:
 
     def __init__(
         self, engine: Engine, artifact: Artifact, server_epoch: str, metrics: Metrics, siblings: Siblings | None = None,
-        seal: StateSeal | None = None,
+        seal: StateSeal | None = None, name: str = "", version: str = "1",
     ) -> None:  # fmt: skip
         self.engine = engine
         self._seal = seal or StateSeal()
@@ -66,8 +68,18 @@ class Operations:
         self.metrics = metrics
         self.draining = False
         place = siblings.place if siblings is not None else None
-        self.descriptions = Descriptions(engine, artifact, server_epoch, place)
+        self.descriptions = Descriptions(engine, artifact, server_epoch, place, name, version)
         self.artifact = artifact
+        self.version = version
+        self.share: float | None = None  # of new sessions, if it gets only some
+        self.retiring = False  # gets no new sessions
+        self.retired = False  # is served no more
+        self.others: tuple[Operations, ...] = ()  # of the server's other models, and versions
+
+    @property
+    def name(self) -> str:
+        """What the model is called."""
+        return self.descriptions.name
 
     # Sessions.
 
@@ -83,7 +95,7 @@ class Operations:
                 continue  # another call was faster
             return pb.CreateSessionResponse(session=await self.descriptions.session(session), created=True)
         if not request.allow_existing or present.owner != caller.owner:
-            raise ServeError("SESSION_EXISTS", f"session {session_id!r} exists already", session_id=session_id)
+            raise session_exists(session_id)
         present = self.session(session_id, caller)
         return pb.CreateSessionResponse(session=await self.descriptions.session(present), created=False)
 
@@ -196,7 +208,7 @@ class Operations:
         if message.reset_experience:
             self._check_experience()
         grant = caller.grant
-        if self.draining:
+        if self.draining or self.retired:
             self._check_serving()
         if grant.read_only:
             grant.check_writes()
@@ -316,13 +328,13 @@ class Operations:
         resolve = settle(begun)
         try:
             if engine.ownership.shared:
-                others = await engine.ownership.begin(session, grant.most_others(engine.row_bytes))
+                held = await self._begun_among_servers(session, grant)
             else:
-                others = await self._others(caller)
-            grant.check_new_session(others, engine.row_bytes)
+                held = await self._held_besides(caller)
+            grant.check_new_session(held, engine.row_bytes)
             caller.may_have_changed = lambda: True
-            if engine.table.find(session_id) is not None:  # another call was faster, while the workers were asked
-                raise ServeError("SESSION_EXISTS", f"session {session_id!r} exists already", session_id=session_id)
+            if self.find(session_id) is not None:  # another call was faster, while the workers were asked
+                raise session_exists(session_id)
             self.engine.lifecycle.begin(session, state, lambda error: resolve(None, error))
         except ServeError:
             self.engine.ownership.ended(session)
@@ -330,22 +342,51 @@ class Operations:
         await begun
         return session
 
-    async def _others(self, caller: Caller) -> int:
-        """How many sessions the caller has beside a new one, at all workers. Of two that begin at once at different
-        ones, each counts the other."""
+    def find(self, session_id: str) -> Session | None:
+        """The session of this id, of whichever model."""
+        found = self.engine.table.find(session_id)
+        for other in self.others:
+            found = found or other.engine.table.find(session_id)
+        return found
+
+    async def _begun_among_servers(self, session: Session, grant: Grant) -> Holding:
+        """Takes the lease of a new session, which is one for all models, and a place among its owner's; returns what
+        the owner has besides."""
+        row_bytes, leases = self.engine.row_bytes, self.engine.ownership
+        count = await leases.begin(session, grant.most_others(row_bytes))
+        held = Holding(count, count * row_bytes)
+        for other in self.others:
+            head = await other.engine.ownership.head(session.session_id)
+            if head is not None and not head.ended:
+                raise session_exists(session.session_id)
+            if grant.limits_sessions:
+                row_bytes = other.engine.row_bytes
+                count = await other.engine.ownership.count_of(session.owner, grant.most_others(row_bytes))
+                held = held.plus(Holding(count, count * row_bytes))
+        return held
+
+    async def _held_besides(self, caller: Caller) -> Holding:
+        """What the caller has beside a new session, at all workers. Of two that begin at once at different ones, each
+        counts the other."""
         owner = caller.owner
-        if self._siblings is None or caller.grant.most_others(self.engine.row_bytes) is None:
-            return self.engine.table.count_of(owner)
+        if not caller.grant.limits_sessions:
+            return Holding()
+        if self._siblings is None:
+            return self._held_here(owner)
         self._begins[owner] += 1
         try:
-            elsewhere = await self._siblings.count_of(owner)
-            return elsewhere + self.count_of(owner) - 1
+            elsewhere = await self._siblings.held_by(owner)
+            return elsewhere.plus(self._held_here(owner)).plus(Holding(-1, -self.engine.row_bytes))
         finally:
             self._begins[owner] -= 1
 
-    def count_of(self, owner: str) -> int:
-        """How many sessions a token has at this worker."""
-        return self.engine.table.count_of(owner) + self._begins[owner]
+    def _held_here(self, owner: str) -> Holding:
+        return reduce(Holding.plus, (other.held_by(owner) for other in self.others), self.held_by(owner))
+
+    def held_by(self, owner: str) -> Holding:
+        """What sessions of the model a token has at this worker."""
+        count = self.engine.table.count_of(owner) + self._begins[owner]
+        return Holding(count, count * self.engine.row_bytes)
 
     async def _do(self, session: Session, caller: Caller, make: Callable[[Done], Request]) -> Any:
         future = self.engine.loop.create_future()
@@ -359,6 +400,8 @@ class Operations:
             raise
 
     def _check_serving(self) -> None:
+        if self.retired:
+            raise ServeError("NOT_READY", "this version of the model has just been unloaded", retry_after_s=0.05)
         if self.draining:
             raise ServeError("DRAINING", "the server is leaving", retry_after_s=1.0)
 
@@ -375,7 +418,8 @@ class Operations:
         if self.artifact.layout.experience_offset is None:
             raise ServeError(
                 "BAD_REQUEST",
-                "the model doesn't say which fields of its state are the experience, expected a reset of all",
+                "the model doesn't say which fields of its state are the experience, expected a reset of all "
+                "(scope 'all')",
                 expected="RESET_SCOPE_ALL",
             )
 
@@ -399,6 +443,11 @@ class Operations:
                 expected=f"at most {at_most} with debug",
                 got=timesteps,
             )
+
+
+def session_exists(session_id: str) -> ServeError:
+    """What is said where an id is a session's already."""
+    return ServeError("SESSION_EXISTS", f"session {session_id!r} exists already", session_id=session_id)
 
 
 def settle(future: Any) -> Done:

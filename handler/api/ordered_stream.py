@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 import grpc
 
-from dnc_serve.handler.api.operations import Caller, Operations
+from dnc_serve.handler.api.models import Models
+from dnc_serve.handler.api.operations import Caller
 from dnc_serve.handler.api.refusals import note_message_refusal
 from dnc_serve.handler.api.session_queue import Encoded, PendingReply, SessionQueues
 from dnc_serve.handler.engine.session import Session
@@ -106,18 +107,18 @@ class OrderedStream(ABC):
 
     def __init__(
         self,
-        operations: Operations,
+        models: Models,
         caller: Caller,
         context: Client,
         streams: OpenStreams,
     ) -> None:
         self._streams = streams
-        self._operations = operations
-        self._engine = operations.engine
+        self._models = models
+        self._engine = models.default.engine  # for its loop, and limits that all share
         self._caller = caller
         self._context = context
         self._outbox: deque[tuple[Encoded, int]] = deque()  # and the bytes that it answers for
-        self._queues = SessionQueues(self._put)
+        self._queues = SessionQueues(self._put, models.default)
         self._tasks: set[asyncio.Task[None]] = set()
         self._writing = False
         self._unanswered = 0
@@ -200,7 +201,7 @@ class OrderedStream(ABC):
     def _refuse(self, pending: PendingReply, error: ServeError, *, fails: bool = True) -> None:
         """Answers one message with an error; the stream goes on."""
         session_id, request_id = pending.queue.session_id, pending.request_id
-        note_message_refusal(session_id, request_id, error, self._operations.metrics)
+        note_message_refusal(session_id, request_id, error, self._models.metrics)
         # Nothing can ever follow for an id that is none.
         fails = fails and self.refuses_behind and bool(session_id) and error.reason != "BAD_ID"
         self._queues.reply(pending, self._refusal(pending, error), failed=fails)

@@ -17,7 +17,8 @@ TIMEOUT_SECONDS = 60.0
 
 
 async def self_test(address: str, operations: Operations, access: Access, place: Place | None = None) -> None:
-    """Creates a session, streams one timestep into it, and deletes it; raises what the endpoint answers otherwise."""
+    """Creates a session of the model, streams one timestep into it, and deletes it; raises what the endpoint answers
+    otherwise."""
     spec = operations.engine.runner.inputs
     session_id = _own_id(place)
     inputs = encode_array(np.zeros((1, *spec.shape), spec.numpy))
@@ -25,7 +26,7 @@ async def self_test(address: str, operations: Operations, access: Access, place:
     async with grpc.aio.insecure_channel(address, options=DIRECTLY) as channel:
         stub = dnc_pb2_grpc.DncServiceStub(channel)
         options = {"metadata": metadata, "timeout": TIMEOUT_SECONDS}
-        await stub.CreateSession(pb.CreateSessionRequest(session_id=session_id), **options)
+        await stub.CreateSession(pb.CreateSessionRequest(session_id=session_id, model=operations.name), **options)
         chunk = pb.Chunk(session_id=session_id, position=0, inputs=inputs)
         stream = stub.Stream(iter([pb.StreamRequest(chunk=chunk)]), **options)
         async for response in stream:

@@ -1,4 +1,5 @@
-"""Triton's sequences: each is the session of its id, and a request of it a chunk.
+"""Triton's sequences: each is the session of its id, of the model that its first request names, and a request of it a
+chunk.
 
 `sequence_start` begins the session anew, `sequence_end` answers and ends it. A request is applied once, however often
 it is sent: by its `position`, or else by its `id`, for which the hash of the id is the chunk's writer.
@@ -19,7 +20,6 @@ from dnc_serve.handler.errors import ServeError
 from dnc_serve.proto.dnc.v1 import dnc_pb2
 from dnc_serve.proto.inference import inference_pb2 as pb
 
-VERSION = "1"
 # Answers of sequences that have ended, for whoever asks again because the answer didn't arrive.
 MAX_LAST_ANSWERS = 1024
 MAX_LAST_ANSWER_BYTES = 16 << 10
@@ -42,66 +42,32 @@ class SequenceRequest:
 
 
 class Sequences:
-    """Applies the requests of sequences, by the operations that the contract's endpoints use."""
+    """Applies the requests of one model's sequences, by the operations that the contract's endpoints use."""
 
     def __init__(self, operations: Operations) -> None:
-        self._operations = operations
+        self.operations = operations
         self._engine = operations.engine
-        model = operations.descriptions.model()
-        self.name = model.name.rstrip("/").rpartition("/")[2].removesuffix(".mar")
-        self.input, self.output = tensors_of(model)
+        self.name, self.version = operations.name, operations.version
+        self.input, self.output = tensors_of(operations.descriptions.model())
         self._under_way = 0  # calls, without those on streams
         self._latest: OrderedDict[str, float] = OrderedDict()  # sequences that called, the last ones, and when
         self._last_answers: OrderedDict[bytes, pb.ModelInferResponse] = OrderedDict()
-
-    def check_model(self, name: str, version: str) -> None:
-        """Raises MODEL_NOT_FOUND for any other than the one that is served."""
-        if name != self.name or version not in ("", VERSION):
-            shown = f"{name!r}" + (f", version {version!r}," if version else "")
-            raise ServeError(
-                "MODEL_NOT_FOUND",
-                f"Request for unknown model: {shown} is not found; expected {self.name!r}",
-                expected=self.name,
-                got=name,
-            )
-
-    def session_id(self, request: pb.ModelInferRequest) -> str:
-        """The session that a request's sequence is: of the number or the text itself. Raises BAD_REQUEST or BAD_ID."""
-        named = parameter(request, "sequence_id", _sequence_id, "a number or a text")
-        if not named:
-            raise ServeError(
-                "BAD_REQUEST",
-                f"inference request to model {request.model_name!r} must specify a non-zero or non-empty correlation "
-                "ID: the parameter sequence_id",
-            )
-        return check_id(named)
-
-    def owner_of(self, request: pb.ModelInferRequest | ServeError, siblings: Siblings | None) -> int | None:
-        """The other worker that has a request's sequence; None for one of this worker, or that is refused here."""
-        if siblings is None or isinstance(request, ServeError):
-            return None
-        try:
-            session_id = self.session_id(request)
-        except ServeError:
-            return None
-        return None if siblings.place.owns(session_id) else siblings.place.owner_of(session_id)
 
     def answer_bytes(self, request: pb.ModelInferRequest) -> int:
         """About how large the answer to a request will be."""
         if len(request.inputs) != 1 or not request.inputs[0].shape:
             return 0
         timesteps = min(max(0, request.inputs[0].shape[0]), self._engine.config.max_chunk_timesteps)
-        return timesteps * self._operations.artifact.outputs.nbytes
+        return timesteps * self.operations.artifact.outputs.nbytes
 
     def read(self, request: pb.ModelInferRequest) -> SequenceRequest:
         """Reads a request; whether its inputs suit the model is checked when it is submitted.
 
-        Raises MODEL_NOT_FOUND, BAD_REQUEST, BAD_ID, BAD_SHAPE or BAD_DTYPE.
+        Raises BAD_REQUEST, BAD_ID, BAD_SHAPE or BAD_DTYPE.
         """
-        self.check_model(request.model_name, request.model_version)
-        session_id = self.session_id(request)
+        session_id = session_id_of(request)
         check_outputs(request, self.output)
-        start = bool(parameter(request, "sequence_start", _flag, "true or false"))
+        start = starts(request)
         position = parameter(request, "position", _number, "a whole number")
         incarnation = parameter(request, "incarnation", _number, "a whole number, as the answers say it")
         if start and position:
@@ -130,7 +96,7 @@ class Sequences:
         The session is None where the answer was at hand. `more_to_come` is the engine's. Raises what the request is
         refused for.
         """
-        chunk = self._operations.chunk(asked.chunk, caller, self._answering(asked, caller, done))
+        chunk = self.operations.chunk(asked.chunk, caller, self._answering(asked, caller, done))
         chunk.known_by_writer = bool(chunk.writer_id)
         if asked.start:
             session = await self._begin(asked, chunk, caller)
@@ -138,7 +104,7 @@ class Sequences:
                 return None, chunk
         else:
             try:
-                session = await self._operations.known(asked.session_id, caller)
+                session = await self.operations.known(asked.session_id, caller)
             except ServeError as error:
                 if error.reason not in ("SESSION_NOT_FOUND", "SESSION_EXPIRED"):
                     raise
@@ -183,7 +149,7 @@ class Sequences:
 
         None if that chunk was the first and only one of the present session: sent again, it is answered again.
         """
-        operations, session_id = self._operations, asked.session_id
+        operations, session_id = self.operations, asked.session_id
         chunk.position = 0
         await self._engine.ownership.adopt(session_id, caller.owner)
         present = self._engine.table.find(session_id)
@@ -244,7 +210,7 @@ class Sequences:
         return answered
 
     def _answer(self, request: pb.ModelInferRequest, applied: Applied) -> pb.ModelInferResponse:
-        answer = pb.ModelInferResponse(model_name=self.name, model_version=VERSION, id=request.id)
+        answer = pb.ModelInferResponse(model_name=self.name, model_version=self.version, id=request.id)
         answer.parameters["position"].int64_param = applied.position
         answer.parameters["incarnation"].string_param = str(applied.incarnation)
         if applied.replayed:
@@ -267,6 +233,34 @@ class Sequences:
             "the first request of the sequence",
             session_id=asked.session_id,
         )
+
+
+def session_id_of(request: pb.ModelInferRequest) -> str:
+    """The session that a request's sequence is: of the number or the text itself. Raises BAD_REQUEST or BAD_ID."""
+    named = parameter(request, "sequence_id", _sequence_id, "a number or a text")
+    if not named:
+        raise ServeError(
+            "BAD_REQUEST",
+            f"inference request to model {request.model_name!r} must specify a non-zero or non-empty correlation "
+            "ID: the parameter sequence_id",
+        )
+    return check_id(named)
+
+
+def starts(request: pb.ModelInferRequest) -> bool:
+    """Whether a request begins its sequence. Raises BAD_REQUEST."""
+    return bool(parameter(request, "sequence_start", _flag, "true or false"))
+
+
+def other_owner(request: pb.ModelInferRequest | ServeError, siblings: Siblings | None) -> int | None:
+    """The other worker that has a request's sequence; None for one of this worker, or that is refused here."""
+    if siblings is None or isinstance(request, ServeError):
+        return None
+    try:
+        session_id = session_id_of(request)
+    except ServeError:
+        return None
+    return None if siblings.place.owns(session_id) else siblings.place.owner_of(session_id)
 
 
 def _writer_of(request_id: str) -> int:

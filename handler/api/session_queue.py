@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from dnc_serve.handler.api.arrays import wire_type
+from dnc_serve.handler.api.operations import Operations
 from dnc_serve.handler.engine.requests import Applied, ErrorState, Request
 from dnc_serve.handler.engine.session import Session
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
@@ -18,11 +19,12 @@ Encoded = bytes | Iterator[bytes]
 class SessionQueue(ErrorState):
     """What one stream asks of one session; failed from when a refusal leaves it, see `ErrorState`."""
 
-    __slots__ = ("_result", "_template", "pending", "session", "session_id")
+    __slots__ = ("_result", "_template", "operations", "pending", "session", "session_id")
 
-    def __init__(self, session_id: str) -> None:
+    def __init__(self, session_id: str, operations: Operations) -> None:
         super().__init__()
         self.session_id = session_id
+        self.operations = operations  # of the session's model, as far as it was looked for
         self.session: Session | None = None  # as it was last found
         self.pending: deque[PendingReply] = deque()
         self._template: pb.StreamResponse | None = None
@@ -68,15 +70,17 @@ class PendingReply:
 
 
 class SessionQueues:
-    """The queues of one stream; `put` takes the replies that may leave."""
+    """The queues of one stream; `put` takes the replies that may leave. A session that wasn't looked for is taken to
+    be of the default model, whose `operations` these are."""
 
-    def __init__(self, put: Callable[[Encoded, int], None]) -> None:
+    def __init__(self, put: Callable[[Encoded, int], None], operations: Operations) -> None:
         self._put = put
+        self._operations = operations
         self.by_id: dict[str, SessionQueue] = {}
 
     def add(self, session_id: str) -> SessionQueue:
         """A new one."""
-        queue = self.by_id[session_id] = SessionQueue(session_id)
+        queue = self.by_id[session_id] = SessionQueue(session_id, self._operations)
         return queue
 
     def forget_templates(self) -> None:

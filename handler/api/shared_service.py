@@ -6,14 +6,13 @@ caller's token and deadline along, and gives back what the other worker answers,
 
 import asyncio
 from collections.abc import AsyncIterator
-from heapq import merge
-from itertools import islice, takewhile
 from typing import Any
 
 import grpc
 
 from dnc_serve.handler.api.answering import Context
-from dnc_serve.handler.api.operations import DEFAULT_PAGE, Caller
+from dnc_serve.handler.api.models import merged
+from dnc_serve.handler.api.operations import Caller
 from dnc_serve.handler.api.service import DncService
 from dnc_serve.handler.api.siblings import Siblings, as_called, passed_on, refusal_of
 from dnc_serve.handler.api.switch import Switch
@@ -60,11 +59,23 @@ class SharedService(dnc_pb2_grpc.DncServiceServicer):
     async def GetModel(self, request: Any, context: Context) -> Any:
         return await self._own.GetModel(request, context)
 
+    async def ListModels(self, request: Any, context: Context) -> Any:
+        return await self._own.ListModels(request, context)
+
+    async def LoadModel(self, request: Any, context: Context) -> Any:
+        return await self._own.LoadModel(request, context)
+
+    async def UnloadModel(self, request: Any, context: Context) -> Any:
+        return await self._own.UnloadModel(request, context)
+
+    async def MigrateSession(self, request: Any, context: Context) -> Any:
+        return await self._passed("MigrateSession", request, lambda: request.session_id, context)
+
     async def StepWithState(self, request: Any, context: Context) -> Any:
         return await self._own.StepWithState(request, context)
 
     async def Stream(self, request_iterator: AsyncIterator[pb.StreamRequest], context: Context) -> None:
-        await self._own.serve_stream(context, Switch(context, self._siblings, self._own.operations.metrics))
+        await self._own.serve_stream(context, Switch(context, self._siblings, self._own.models.metrics))
 
     async def ImportSession(self, request_iterator: AsyncIterator[Any], context: Context) -> Any:
         async def first_part(caller: Caller) -> Any:
@@ -87,21 +98,12 @@ class SharedService(dnc_pb2_grpc.DncServiceServicer):
         return await self._passed("ForkSession", request, lambda: request.fork_session_id, context)
 
     async def ListSessions(self, request: Any, context: Context) -> Any:
-        """A page of all workers' sessions. Its token is the last id on it, which every worker understands."""
+        """A page of all workers' sessions."""
 
         async def listed(caller: Caller) -> pb.ListSessionsResponse:
-            own = self._own.operations.list_sessions(request, caller)
+            own = self._own.models.list_sessions(request, caller)
             others = (self._listed_at(worker, request, context) for worker in self._place.others)
-            pages = await asyncio.gather(own, *others)
-            # Behind the last id of a page that goes on, nothing is known of that worker.
-            known_up_to = min((page.next_page_token for page in pages if page.next_page_token), default="")
-            found = merge(*(page.sessions for page in pages), key=lambda session: session.session_id)
-            known = takewhile(lambda session: not known_up_to or session.session_id <= known_up_to, found)
-            sessions = list(islice(known, request.page_size or DEFAULT_PAGE))
-            more = next(known, None) is not None
-            return pb.ListSessionsResponse(
-                sessions=sessions, next_page_token=sessions[-1].session_id if more else known_up_to
-            )
+            return merged(await asyncio.gather(own, *others), request.page_size)
 
         return await self._own.answer(context, request, listed)
 

@@ -1,18 +1,20 @@
 """The other workers of a machine, as one of them reaches them: by sockets that only the server's user can open.
 
-Beside the contract's calls a worker takes another one there: how many sessions a token has. Streams have a line of
+Beside the contract's calls a worker takes another one there: what sessions a token has. Streams have a line of
 their own (`relay.py`).
 """
 
 import asyncio
+import struct
 from collections.abc import Awaitable
+from functools import reduce
 from typing import Any
 from urllib.parse import quote
 
 import grpc
 from google.rpc import status_pb2
 
-from dnc_serve.handler.api.access import HEADER
+from dnc_serve.handler.api.access import HEADER, Holding
 from dnc_serve.handler.api.relay import Line, Pipe
 from dnc_serve.handler.api.status import DETAILS, code_of, error_of, status_of
 from dnc_serve.handler.errors import ServeError
@@ -23,6 +25,8 @@ from dnc_serve.proto.targets import DIRECTLY
 
 SERVICE = "dnc.workers.Siblings"
 COUNT = "Count"
+VERSIONS = "Versions"
+HELD = "<QQ"  # what it answers: sessions, and bytes
 RETRY_S = 0.2  # a worker that was killed is back in seconds
 NO_LIMIT = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 _SOON_BACK = (("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 500))
@@ -51,7 +55,7 @@ class Siblings:
         self._channels: dict[int, grpc.aio.Channel] = {}
         self._lines: dict[int, Line] = {}
         self._connecting: set[asyncio.Task[None]] = set()
-        self._counts: dict[tuple[int, str], int] = {}
+        self._held: dict[tuple[int, str], Holding] = {}
 
     def stub(self, worker: int) -> dnc_pb2_grpc.DncServiceStub:
         """The contract's calls of another worker."""
@@ -77,21 +81,31 @@ class Siblings:
         except OSError:  # it isn't there
             line.close()
 
-    async def count_of(self, owner: str) -> int:
-        """How many sessions of a token the others have. Of one that is down, as many as when it was last asked: it
-        makes none meanwhile."""
-        return sum(await asyncio.gather(*(self._count(worker, owner) for worker in self.place.others)))
+    async def versions(self, worker: int, asked: bytes) -> bytes:
+        """What another worker's `Administration.asked` answers. Raises what it refuses."""
+        call: Any = self._channel(worker).unary_unary(f"/{SERVICE}/{VERSIONS}")
+        try:
+            answer: bytes = await call(asked)
+        except grpc.aio.AioRpcError as error:
+            raise refusal_of(error, worker) from None
+        return answer
 
-    async def _count(self, worker: int, owner: str) -> int:
+    async def held_by(self, owner: str) -> Holding:
+        """What a token's sessions are at the others. Of one that is down, what they were when it was last asked: it
+        makes none meanwhile."""
+        held = await asyncio.gather(*(self._held_at(worker, owner) for worker in self.place.others))
+        return reduce(Holding.plus, held, Holding())
+
+    async def _held_at(self, worker: int, owner: str) -> Holding:
         call: Any = self._channel(worker).unary_unary(f"/{SERVICE}/{COUNT}")
         try:
             answer = await call(owner.encode(), timeout=5.0)
         except grpc.aio.AioRpcError as error:
-            if (known := self._counts.get((worker, owner))) is None:
+            if (known := self._held.get((worker, owner))) is None:
                 raise refusal_of(error, worker) from None
             return known
-        self._counts[worker, owner] = count = int.from_bytes(answer, "little")
-        return count
+        self._held[worker, owner] = held = Holding(*struct.unpack(HELD, answer))
+        return held
 
     def _channel(self, worker: int) -> grpc.aio.Channel:
         if worker not in self._channels:

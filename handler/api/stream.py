@@ -61,7 +61,9 @@ class SessionStream(OrderedStream):
             self._refuse(self._join("", 0, 0), message if isinstance(message, ServeError) else error)
             return
         asked = getattr(message, kind)
-        nbytes = asked.ByteSize() + self._operations.answer_bytes(asked)
+        known = self._queues.by_id.get(asked.session_id)
+        operations = self._models.default if known is None else known.operations
+        nbytes = asked.ByteSize() + operations.answer_bytes(asked)
         pending = self._join(asked.session_id, asked.request_id, nbytes)
 
         async def submit() -> Session:
@@ -79,9 +81,13 @@ class SessionStream(OrderedStream):
         await self._take(pending, submit)
 
     async def _find_session(self, queue: SessionQueue) -> Session:
-        if self._engine.table.find(queue.session_id) is None:
-            await self._engine.ownership.adopt(check_id(queue.session_id), self._caller.owner)
-        queue.session = self._operations.session(queue.session_id, self._caller)
+        operations = await self._models.of(queue.session_id)
+        if operations is not queue.operations:
+            queue.operations = operations
+            queue.forget_template()  # another model's outputs look different
+        if operations.engine.table.find(queue.session_id) is None:
+            await operations.engine.ownership.adopt(check_id(queue.session_id), self._caller.owner)
+        queue.session = operations.session(queue.session_id, self._caller)
         return queue.session
 
     def _submit_chunk(self, session: Session, message: pb.Chunk, pending: PendingReply) -> None:
@@ -95,36 +101,40 @@ class SessionStream(OrderedStream):
                 encoded = pending.queue.encode_chunk(applied, message.request_id, in_batch=self._batches)
                 self._queues.reply(pending, encoded)
 
-        chunk = self._operations.chunk(message, self._caller, done)
+        operations = pending.queue.operations
+        chunk = operations.chunk(message, self._caller, done)
         chunk.error_state = pending.queue
-        self._engine.submit(session, chunk, more_to_come=self._unanswered > FEW_UNANSWERED)
+        operations.engine.submit(session, chunk, more_to_come=self._unanswered > FEW_UNANSWERED)
         pending.request = chunk
 
     def _submit_reset(self, session: Session, message: pb.Reset, pending: PendingReply) -> None:
+        operations = pending.queue.operations
+
         def done(changed: Any, error: ServeError | None) -> None:
             if error is not None:
                 self._refuse(pending, error)
             else:
-                result = self._operations.reset_result(message, session, changed)
+                result = operations.reset_result(message, session, changed)
                 self._queues.reply(pending, self._encode(pb.StreamResponse(reset=result)))
 
-        reset = self._operations.reset(message, self._caller, done)
+        reset = operations.reset(message, self._caller, done)
         reset.error_state = pending.queue
-        self._engine.submit(session, reset)
+        operations.engine.submit(session, reset)
         pending.request = reset
 
     def _submit_dump(self, session: Session, message: pb.Dump, pending: PendingReply) -> None:
+        operations = pending.queue.operations
         if message.HasField("position"):
             # An earlier position may be that of the chunk right before it. What follows need not wait for the dump,
             # only for its reply, and skips nothing if it fails.
             def dump_past() -> Awaitable[Dumped]:
-                return self._operations.dump(message, self._caller)
+                return operations.dump(message, self._caller)
 
             self._queues.start_when_first(pending, lambda: self._show(message, pending, dump_past, fails=False))
             return
 
         async def dump(view: StateView) -> Dumped:
-            return view, await self._operations.shown(message, view)
+            return view, await operations.shown(message, view)
 
         def done(view: Any, error: ServeError | None) -> None:
             if error is not None:
@@ -134,7 +144,7 @@ class SessionStream(OrderedStream):
 
         inspect = Inspect(done, endpoint=self._caller.endpoint)
         inspect.error_state = pending.queue
-        self._engine.submit(session, inspect)
+        operations.engine.submit(session, inspect)
         pending.request = inspect
 
     def _show(

@@ -136,6 +136,10 @@ class Ownership:
             raise _exists(session_id)
         return others
 
+    async def count_of(self, owner: str, at_most: int | None) -> int:
+        """How many sessions of the owner's the store has, whoever serves them."""
+        return await self._loop.run_in_executor(None, self._store.count_of, owner, at_most)
+
     async def head(self, session_id: str) -> Head | None:
         """What the store knows of a session, whoever has it."""
         return await self._loop.run_in_executor(None, self._store.head, session_id)
@@ -197,6 +201,12 @@ class Ownership:
         for session in sessions:
             self.lose(session)
         return self._release(leases)
+
+    def hand_over(self, session: Session, to: "Ownership", moved: Session) -> None:
+        """The session is another version's from now on, with its lease."""
+        held = self._held.pop(session, None)
+        if held is not None:
+            to._held[moved] = held
 
     def ended(self, session: Session) -> None:
         """The session was deleted, or never came to be: its lease is of no use."""

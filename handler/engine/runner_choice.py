@@ -70,7 +70,7 @@ def choose_runner(artifact: Artifact, device: str, code: str, caches: Sequence[P
 def load_kernel(artifact: Artifact, caches: Sequence[Path]) -> RowKernel:
     """The artifact's kernel, compiled if no cache has it. Raises KernelError."""
     if artifact.config is None:
-        raise KernelError("only a DNC has one")
+        raise KernelError("only a DNC has a row kernel")
     asked = request(artifact.config)
     folders = (user_cache(), *caches)
     file = compiled(asked, folders)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from dnc_serve.handler.config import ServeConfig
@@ -22,16 +23,16 @@ class PlainRuntime:
     # A day at the longest delay between two, as long as TorchServe would go on: a store that is down may come back.
     restarts = 24 * 3600 // 10
 
-    def __init__(self, artifact: Path, run_folder: Path, name: str = "the worker") -> None:
+    def __init__(self, artifacts: Sequence[Path], run_folder: Path, name: str = "the worker") -> None:
         self.name = name
-        self._artifact = artifact
+        self._artifacts = artifacts
         self._run_folder = run_folder
 
     def start(self, config: ServeConfig, on_line: OnLine, on_end: OnEnd) -> Child:
         """The worker, which reads its configuration from the run folder."""
         folder = str(self._run_folder)
         own = {"TMPDIR": folder, "PYTHONUNBUFFERED": "1", RUN_FOLDER_VARIABLE: folder}
-        command = [sys.executable, "-m", MODULE, str(os.getpid()), str(self._artifact.absolute())]
+        command = [sys.executable, "-m", MODULE, str(os.getpid()), *map(str, self._artifacts)]
         return Child(command, self._run_folder, child_environment(own), _parse, on_line, on_end)
 
     def addresses(self, config: ServeConfig) -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""The worker that `dnc serve` starts itself: `python -m dnc_serve.handler.plain.worker PARENT ARTIFACT`.
+"""The worker that `dnc serve` starts itself: `python -m dnc_serve.handler.plain.worker PARENT ARTIFACT…`.
 
-PARENT is the process id of the `dnc serve`, with which it ends. SIGTERM makes it drain and end; the `dnc serve` then
-starts another, unless it is stopping itself.
+ARTIFACTs are the folders of its models. PARENT is the process id of the `dnc serve`, with which it ends. SIGTERM makes
+it drain and end; the `dnc serve` then starts another, unless it is stopping itself.
 """
 
 import logging
@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from dnc_serve.handler.runtime.worker import Worker
@@ -25,11 +26,11 @@ def available_device(wanted: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def main(parent: int, artifact: Path) -> None:
+def main(parent: int, artifacts: Sequence[Path]) -> None:
     """Serves until it is told to leave. Ends the process with 0, or with 1 if it can't start."""
     worker = Worker()
     try:
-        config = worker.initialize(parent, artifact, available_device)
+        config = worker.initialize(parent, artifacts, available_device)
     except Exception:  # `dnc serve` has been told the cause, in one line
         logger.debug("the worker can't start", exc_info=True)
         os._exit(1)
@@ -45,4 +46,4 @@ def main(parent: int, artifact: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(int(sys.argv[1]), [Path(folder) for folder in sys.argv[2:]])

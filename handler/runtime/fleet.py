@@ -67,7 +67,7 @@ class Fleet:
             own.mkdir()
             Place(worker, config.workers, machine, self._address, str(folder)).write(own)
             # A port of its own beside the common one, and metrics for the common page.
-            settings = config.share().model_copy(update={"port": 0, "metrics_port": 0})
+            settings = config.share(config.workers).model_copy(update={"port": 0, "metrics_port": 0})
             runtime = make_runtime(own, f"worker {worker}")
             self._queues.append(queue.SimpleQueue())
             self._supervisors.append(Supervisor(runtime, settings, own, self._queues[-1], {"worker": worker}))

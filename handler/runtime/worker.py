@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,14 +23,14 @@ logger = logging.getLogger(__name__)
 
 
 class Worker:
-    """Serves an artifact from `initialize` on, until it is drained or nobody is above it any more."""
+    """Serves artifacts from `initialize` on, until it is drained or nobody is above it any more."""
 
     def __init__(self) -> None:
         self._server: DncServer | None = None
         self._control: ControlLine | None = None
         self._leaving = threading.Lock()
 
-    def initialize(self, parent: int, artifact: Path, choose_device: Callable[[str], str]) -> ServeConfig:
+    def initialize(self, parent: int, artifacts: Sequence[Path], choose_device: Callable[[str], str]) -> ServeConfig:
         """Opens the endpoints; returns the configuration. Raises what went wrong, after telling `dnc serve`.
 
         `parent` is the process above; `choose_device` makes of the configured device the one that steps.
@@ -43,7 +43,7 @@ class Worker:
             self._control.listen(self.drain, self._end)
         try:
             config = worker_config(run_folder)
-            self._start(config, worker_place(run_folder), artifact, choose_device)
+            self._start(config, worker_place(run_folder), artifacts, choose_device)
         except Exception as exc:
             if self._control is not None:
                 self._control.failed(_cause(exc))
@@ -51,14 +51,14 @@ class Worker:
         return config
 
     def _start(
-        self, config: ServeConfig, place: Place | None, artifact: Path, choose_device: Callable[[str], str]
+        self, config: ServeConfig, place: Place | None, artifacts: Sequence[Path], choose_device: Callable[[str], str]
     ) -> None:
         configure_logs(config.log_level, sys.stdout)  # which whoever started this process passes on to its own log
         # Here, not above: torch takes seconds, and a failing import is a cause to be told like any other.
         from dnc_serve.handler.server import DncServer
 
         device = choose_device(config.device)
-        server = DncServer(config, artifact, device, place)
+        server = DncServer(config, artifacts, device, place)
         addresses = server.start()
         self._server = server
         logger.info("serving", extra={"grpc": addresses.grpc, "metrics": addresses.metrics, "device": device})

@@ -13,20 +13,19 @@ if TYPE_CHECKING:  # it reads the URL of a store itself
 SPILL_FOLDER = "spill"
 
 
-def make_store(config: "ServeConfig", owner: str, folder: Path | None = None) -> Store:
+def make_store(config: "ServeConfig", owner: str, folder: Path | None = None, part: str = "") -> Store:
     """The store of a server, not opened yet.
 
     With durability off nothing is recorded: states that find no room in memory go to a store of their own, and what an
     earlier run recorded is left alone. `owner` is the address that a shared store sends clients of our sessions to;
-    `folder` is a worker's part of the state folder.
+    `folder` is a worker's part of the state folder, and `part` that of a model among others in a shared store.
     """
     folder = folder or config.state_dir
     if config.durability == "off":
         return open_store("sqlite", folder / SPILL_FOLDER)
-    answers_first = config.durability == "async"
     return open_store(
-        config.store, folder, owner=owner, lease_s=config.lease_s, replicas=config.store_replicas,
-        answers_first=answers_first,
+        config.store, folder, owner=owner, lease_s=config.lease_s, part=part, replicas=config.store_replicas,
+        answers_first=config.durability == "async",
     )  # fmt: skip
 
 
@@ -38,14 +37,16 @@ def empty(store: Store) -> None:
 
 
 def open_store(
-    url: str, state_dir: Path, owner: str = "", lease_s: float = 15.0, replicas: int = 0, answers_first: bool = False
-) -> Store:
+    url: str, state_dir: Path, owner: str = "", lease_s: float = 15.0, part: str = "", replicas: int = 0,
+    answers_first: bool = False,
+) -> Store:  # fmt: skip
     """The store that `url` names, not yet opened.
 
     `sqlite` is a file in `state_dir`; the URLs of `redis_url.py` are a Redis or Valkey that several servers share, each
-    under its `owner`, the address that clients are sent to, holding sessions for `lease_s` seconds at a time. There,
-    what is durable is so on `replicas` replicas too, and with `answers_first` only after `Store.sync`. Raises
-    ValueError for another URL, ModuleNotFoundError where the client of Redis is not installed.
+    under its `owner`, the address that clients are sent to, holding sessions for `lease_s` seconds at a time, and apart
+    from those of other models by `part`. There, what is durable is so on `replicas` replicas too, and with
+    `answers_first` only after `Store.sync`. Raises ValueError for another URL, ModuleNotFoundError where the client of
+    Redis is not installed.
     """
     if url == "sqlite":
         from dnc_serve.handler.store.sqlite import SQLiteStore
@@ -58,4 +59,4 @@ def open_store(
         from dnc_serve.handler.store.redis import RedisStore
     except ModuleNotFoundError as exc:
         raise ModuleNotFoundError("a store in Redis needs its client: pip install 'dnc-serve[redis]'") from exc
-    return RedisStore(url, owner, lease_s, replicas=replicas, answers_first=answers_first)
+    return RedisStore(url, owner, lease_s, part, replicas=replicas, answers_first=answers_first)

@@ -224,6 +224,10 @@ class SharedStore(Store, Protocol):
         """Counts a session that is about to begin, and whose lease this server has acquired, among its owner's, unless
         it has more than so many others; returns how many others it has."""
 
+    def count_of(self, owner: str, at_most: int | None) -> int:
+        """How many sessions of an owner's there are; where these seem more than `at_most`, none is counted that has
+        ended."""
+
     def owned(self, owner: str, after: str, prefix: str, size: int) -> tuple[list[Head], str]:
         """Up to `size` of the owner's living sessions, by id, whose ids follow `after`, and the last id if there are
         more."""

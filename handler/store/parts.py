@@ -4,6 +4,8 @@
     several         STATE_DIR/workers/0/sessions.db, STATE_DIR/workers/1/sessions.db, …
                     STATE_DIR/workers/number    how many they are; without it, one
 
+A model that was given a name has the same below STATE_DIR/models/NAME.
+
 Where a server starts with another number than the last, the sessions whose worker is another now move first: each is
 written into its new part, synced, and only then taken from the old one. The number is 0 from before the first move to
 after the last, so that a start which finds 0 looks at all parts, whatever has been moved of them. Run as a program,
@@ -23,11 +25,17 @@ from dnc_serve.handler.store.sqlite import SQLiteStore
 from dnc_serve.proto.workers import owner_of
 
 FOLDER = "workers"
+MODELS = "models"
 NUMBER = "number"
 DATABASE = "sessions.db"
 # What is moved in one write: about so many bytes, and sessions.
 MOVED_BYTES = 8 << 20
 MOVED_SESSIONS = 256
+
+
+def model_folder(state_dir: Path, part: str) -> Path:
+    """Where a model's sessions are, of all workers; `part` is `NamedModel.part`."""
+    return state_dir / MODELS / part if part else state_dir
 
 
 def part_folder(state_dir: Path, worker: int, workers: int) -> Path:

@@ -7,7 +7,7 @@
     dnc:{ID}:states  hash    ordinal → its state
     dnc:{ID}:lease   hash    token, sequence, holder, address, until_ms
 
-and an index of them all (`redis_index.py`).
+and an index of them all (`redis_index.py`). Where models have names, each has keys of its own: `dnc@NAME:…`.
 
 The braces put a session's keys into one slot of a cluster. A session is written by one script that checks the lease's
 token first, so a server that was taken over from, however late it wakes, changes nothing. With `appendfsync always`,
@@ -47,7 +47,7 @@ from dnc_serve.handler.store.contract import (
 from dnc_serve.handler.store.prunable import Step, choose, is_step
 from dnc_serve.handler.store.redis_connection import Call, RedisConnection, Script
 from dnc_serve.handler.store.redis_index import RedisIndex
-from dnc_serve.handler.store.redis_keys import head_of, id_of_head, key, keys
+from dnc_serve.handler.store.redis_keys import Keys, head_of
 
 logger = logging.getLogger(__name__)
 
@@ -66,19 +66,23 @@ _REASONS = {
 
 
 class RedisStore:
-    """The `Store` of a server among others. `owner` is the address that clients of its sessions are sent to."""
+    """The `Store` of a server among others, for one model. `owner` is the address that clients of its sessions are sent
+    to; `part` is the name that the model was given."""
 
     shared = True
 
-    def __init__(self, url: str, owner: str, lease_s: float, *, replicas: int = 0, answers_first: bool = False) -> None:
+    def __init__(
+        self, url: str, owner: str, lease_s: float, part: str = "", *, replicas: int = 0, answers_first: bool = False
+    ) -> None:
         if not owner:
             raise ValueError("a shared store needs the address that this server advertises: owner is empty")
         self._redis = RedisConnection(url, timeout_s=min(2.0, lease_s / 3), replicas=replicas)
         self._answers_first = answers_first and replicas > 0
         self._owner = owner
+        self._keys = Keys(part)
         self._lease_s = lease_s
         self._holder = secrets.token_hex(8)  # this run of this server
-        self._index = RedisIndex(self._redis, self._holder)
+        self._index = RedisIndex(self._redis, self._holder, self._keys)
         self._sequence = 0
         self._mark = f"dnc:committed:{self._holder}"  # the sequence of the latest commit that waits for `sync`
         self._tokens: dict[str, int] = {}  # of the sessions that this server holds
@@ -109,7 +113,7 @@ class RedisStore:
             for place in own:
                 arguments += _arguments(mutations[place])
             growing |= grows
-            calls.append((keys(session_id), arguments))
+            calls.append((self._keys.all(session_id), arguments))
             called.append((session_id, own))
         self._index.enter(mutation.head for mutation in mutations if isinstance(mutation, Begin))
         mark = ("SET", self._mark, self._sequence, "PX", _REMEMBERED_MS) if self._answers_first else None
@@ -146,12 +150,12 @@ class RedisStore:
 
     def head(self, session_id: str) -> Head | None:
         """It is lasting, because it is told to clients, and what is loaded goes on from it."""
-        (found,) = self._redis.commands(("HGETALL", key(session_id, "head")), lasting=True)
+        (found,) = self._redis.commands(("HGETALL", self._keys.of(session_id, "head")), lasting=True)
         return head_of(session_id, found)
 
     def heads(self) -> Iterator[Head]:
         for ids in self._pages_of_ids():
-            facts = self._redis.commands(*(("HGETALL", key(one, "head")) for one in ids))
+            facts = self._redis.commands(*(("HGETALL", self._keys.of(one, "head")) for one in ids))
             for session_id, found in zip(ids, facts, strict=True):
                 head = head_of(session_id, found)
                 if head is not None:
@@ -159,7 +163,7 @@ class RedisStore:
 
     def records(self, session_id: str, incarnation: int, after: int, up_to: int | None = None) -> Iterator[Record]:
         end = -1 if up_to is None else up_to
-        lists = keys(session_id)[:3]
+        lists = self._keys.all(session_id)[:3]
         expected: int | None = None
         while True:
             ((marks, bodies),) = self._redis.run(_RECORDS, [(lists, (incarnation, after, end, _PAGE))])
@@ -175,7 +179,7 @@ class RedisStore:
 
     def snapshots(self, session_id: str, incarnation: int) -> list[SnapshotInfo]:
         present, infos = self._redis.commands(
-            ("HGET", key(session_id, "head"), "incarnation"), ("HGETALL", key(session_id, "infos"))
+            ("HGET", self._keys.of(session_id, "head"), "incarnation"), ("HGETALL", self._keys.of(session_id, "infos"))
         )
         if present != str(incarnation).encode():
             return []
@@ -183,9 +187,9 @@ class RedisStore:
 
     def snapshot(self, session_id: str, incarnation: int, ordinal: int) -> Snapshot | None:
         present, found, state = self._redis.commands(
-            ("HGET", key(session_id, "head"), "incarnation"),
-            ("HGET", key(session_id, "infos"), ordinal),
-            ("HGET", key(session_id, "states"), ordinal),
+            ("HGET", self._keys.of(session_id, "head"), "incarnation"),
+            ("HGET", self._keys.of(session_id, "infos"), ordinal),
+            ("HGET", self._keys.of(session_id, "states"), ordinal),
         )
         if present != str(incarnation).encode() or found is None or state is None:
             return None
@@ -198,15 +202,17 @@ class RedisStore:
         tombstones = sorted((head for head in self.heads() if head.ended), key=lambda head: head.ended_at)
         excess = len(tombstones) - at_most
         leaving = [head for place, head in enumerate(tombstones) if head.ended_at < before or place < excess]
-        calls = [([key(head.session_id, "head")], [head.incarnation]) for head in leaving]
+        calls = [([self._keys.of(head.session_id, "head")], [head.incarnation]) for head in leaving]
         return sum(self._redis.run(_FORGET, calls))
 
     def prunable(self, before: float, excess_bytes: int) -> list[Prune]:
         with self._tokens_lock:
             held = list(self._tokens)
-        heads = self._redis.commands(*(("HMGET", key(one, "head"), "incarnation", "ordinal", "bytes") for one in held))
-        counts = self._redis.commands(*(("LLEN", key(one, "marks")) for one in held))
-        infos = self._redis.commands(*(("HGETALL", key(one, "infos")) for one in held))
+        heads = self._redis.commands(
+            *(("HMGET", self._keys.of(one, "head"), "incarnation", "ordinal", "bytes") for one in held)
+        )
+        counts = self._redis.commands(*(("LLEN", self._keys.of(one, "marks")) for one in held))
+        infos = self._redis.commands(*(("HGETALL", self._keys.of(one, "infos")) for one in held))
         steps: list[Step] = []
         for session_id, facts, count, own in zip(held, heads, counts, infos, strict=True):
             if facts[0] is None:
@@ -229,11 +235,14 @@ class RedisStore:
         return sum(
             int(size or 0)
             for ids in self._pages_of_ids()
-            for size in self._redis.commands(*(("HGET", key(one, "head"), "bytes") for one in ids))
+            for size in self._redis.commands(*(("HGET", self._keys.of(one, "head"), "bytes") for one in ids))
         )
 
     def reserve(self, session_id: str, owner: str, at_most: int | None) -> int:
         return self._index.reserve(session_id, owner, at_most)
+
+    def count_of(self, owner: str, at_most: int | None) -> int:
+        return self._index.count_of(owner, at_most)
 
     def owned(self, owner: str, after: str, prefix: str, size: int) -> tuple[list[Head], str]:
         return self._index.owned(owner, after, prefix, size)
@@ -243,7 +252,8 @@ class RedisStore:
 
     def acquire(self, session_id: str) -> Lease:
         arguments = (self._holder, self._owner, math.ceil(self._lease_s * 1000), _REMEMBERED_MS)
-        ((verdict, *rest),) = self._redis.run(_ACQUIRE, [([key(session_id, "lease")], arguments)], lasting=True)
+        calls = [([self._keys.of(session_id, "lease")], arguments)]
+        ((verdict, *rest),) = self._redis.run(_ACQUIRE, calls, lasting=True)
         if verdict != b"granted":
             raise LeaseHeld(session_id, rest[0].decode(), rest[1] / 1000)
         token = int(rest[0])
@@ -265,7 +275,9 @@ class RedisStore:
         self._renew(leases, 0, lasting=False)
 
     def _renew(self, leases: Sequence[Lease], lease_ms: int, *, lasting: bool) -> list[int]:
-        calls = [([key(lease.session_id, "lease")], (lease.token, lease_ms, _REMEMBERED_MS)) for lease in leases]
+        calls = [
+            ([self._keys.of(lease.session_id, "lease")], (lease.token, lease_ms, _REMEMBERED_MS)) for lease in leases
+        ]
         return self._redis.run(_RENEW, calls, lasting=lasting)
 
     def _drop(self, leases: Sequence[Lease]) -> None:
@@ -279,8 +291,8 @@ class RedisStore:
         seen: set[str] = set()
         page: list[str] = []
         with self._redis.guard() as client:
-            for name in client.scan_iter(match=key("*", "head"), count=_SCAN):
-                session_id = id_of_head(name)
+            for name in client.scan_iter(match=self._keys.of("*", "head"), count=_SCAN):
+                session_id = self._keys.id_of_head(name)
                 if session_id not in seen:
                     seen.add(session_id)
                     page.append(session_id)

@@ -1,4 +1,4 @@
-"""The archive that TorchServe loads: an artifact, the shim that it imports, and how it is to be run.
+"""The archive that TorchServe loads: artifacts, the shim that it imports, and how it is to be run.
 
 A `.mar` is a zip of files beside a manifest. It is written here rather than by `torch-model-archiver`, which splits
 file names at commas and copies everything twice; the same artifact gives the same bytes.
@@ -6,12 +6,13 @@ file names at commas and copies everything twice; the same artifact gives the sa
 
 import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.runtime.artifact import ARTIFACT_FILES, MODULE_FILE, PROGRAM_FILE
+from dnc_serve.handler.runtime.artifact import ARTIFACT_FILES, MODULE_FILE, PACKED, PROGRAM_FILE
 from dnc_serve.handler.torchserve import dnc_serve_entry
 
 MODEL_NAME = "dnc"
@@ -26,8 +27,10 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 _CREATED_ON = "01/01/1980 00:00:00"  # TorchServe warns without one
 
 
-def write_archive(artifact: Path, target: Path, config: ServeConfig) -> None:
-    """Writes the archive of an artifact folder, replacing `target` as a whole."""
+def write_archive(artifacts: Sequence[Path], target: Path, config: ServeConfig) -> None:
+    """Writes the archive of artifact folders, replacing `target` as a whole: the first lies at its top, as TorchServe
+    has it, and each other in a folder of its own."""
+    artifact = artifacts[0]
     entry = Path(dnc_serve_entry.__file__)
     manifest = {
         "createdOn": _CREATED_ON,
@@ -45,8 +48,11 @@ def write_archive(artifact: Path, target: Path, config: ServeConfig) -> None:
         "MAR-INF/MANIFEST.json": json.dumps(manifest, indent=2).encode(),
         SETTINGS_FILE: _settings(config).encode(),
         entry.name: entry.read_bytes(),
-        **{name: (artifact / name).read_bytes() for name in ARTIFACT_FILES if (artifact / name).is_file()},
     }
+    for number, folder in enumerate(artifacts):
+        for name in ARTIFACT_FILES:
+            if (folder / name).is_file():
+                contents[f"{PACKED}/{number}/{name}" if number else name] = (folder / name).read_bytes()
     beside = target.with_name(f".{target.name}.part")
     try:
         with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:

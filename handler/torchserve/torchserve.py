@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Sequence
 from importlib.resources import as_file, files
 from importlib.util import find_spec
 from pathlib import Path
@@ -104,11 +105,11 @@ class TorchServeRuntime:
     worker_patience_s = 90.0
     restarts = 5
 
-    def __init__(self, config: ServeConfig, artifact: Path, run_folder: Path) -> None:
+    def __init__(self, config: ServeConfig, artifacts: Sequence[Path], run_folder: Path) -> None:
         self._run_folder = run_folder
         (run_folder / STORE).mkdir()
         try:
-            write_archive(artifact, run_folder / STORE / f"{MODEL_NAME}.mar", config)
+            write_archive(artifacts, run_folder / STORE / f"{MODEL_NAME}.mar", config)
         except OSError as exc:
             raise StartFailed(
                 f"the temp folder {run_folder.parent} can't hold the model's archive ({exc.strerror}); set TMPDIR to "

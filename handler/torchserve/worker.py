@@ -11,6 +11,7 @@ from typing import Any
 
 from dnc_serve.handler.api.torchserve_calls import answer
 from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.runtime.artifact import unpacked_artifacts
 from dnc_serve.handler.runtime.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,9 @@ class TorchServeWorker(Worker):
         properties = context.system_properties
         gpu_id = properties.get("gpu_id")
         config = self.initialize(
-            os.getppid(), Path(properties["model_dir"]), lambda wanted: assigned_device(wanted, gpu_id)
+            os.getppid(),
+            unpacked_artifacts(Path(properties["model_dir"])),
+            lambda wanted: assigned_device(wanted, gpu_id),
         )
         self._timeout_s = config.response_timeout_s - min(TIMEOUT_RESERVE_S, config.response_timeout_s / 2)
 

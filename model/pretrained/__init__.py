@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-NAMES = ("copy", "recall", "graph")
+NAMES = ("copy", "recall", "graph", "traversal")
 
 
 def path(name: str) -> Path:

@@ -1,38 +1,21 @@
 """Graph traversal, after the paper's: told a map of stations and lines, then asked where a journey leads."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Self
+from typing import Self
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, one_hot
 
 from dnc_serve.model.recipe import LOOKUP_START, Recipe
 from dnc_serve.model.tasks.task import Batch, Task, check_range, option, random_int
-
-DIGITS = 10
-
-
-class Journey(NamedTuple):
-    """A question: a start and the lines to take, with the stations that they lead to."""
-
-    start: Tensor  # [B]
-    lines: Tensor  # [hops, B]
-    reached: Tensor  # [hops, B]
+from dnc_serve.model.tasks.triples import MOST_STATIONS, Journey, Triples, random_names
 
 
 @dataclass(frozen=True, kw_only=True)
-class Graph(Task):
-    """Triples (from, line, to), one a timestep; then journeys: a start with the first line to take, then further lines.
-
-    Stations are numbers below 100, written as two one-hot digits; an input holds from [20], line [lines], to [20] and
-    two flags: told, asked. In a question, `from` is the start at the first hop and empty at the others, `to` is empty,
-    and the station reached is due in the same timestep, as logits of two digits.
-    """
+class Graph(Triples):
+    """A random map, on which each line leaves a station at most once; then journeys, each answered hop by hop."""
 
     name = "graph"
-    unit = "digits"
     recipe = Recipe(
         model={"hidden_size": 64, "num_hidden_layers": 1, "nr_cells": 32, "cell_size": 32, "read_heads": 1},
         start=replace(LOOKUP_START, forget_bias=-2.0),
@@ -52,16 +35,12 @@ class Graph(Task):
     journeys: int = option(2, "journeys asked for")
 
     def __post_init__(self) -> None:
-        check_range("the number of stations", self.min_stations, self.max_stations, at_most=DIGITS * DIGITS)
+        check_range("the number of stations", self.min_stations, self.max_stations, at_most=MOST_STATIONS)
         check_range("the number of triples", self.min_triples, self.max_triples)
 
     @property
-    def input_size(self) -> int:
-        return 4 * DIGITS + self.lines + 2
-
-    @property
-    def output_size(self) -> int:
-        return 2 * DIGITS
+    def line_channels(self) -> int:
+        return self.lines
 
     def draw(self, batch_size: int, generator: torch.Generator) -> Batch:
         triples = random_int(self.min_triples, self.max_triples, generator)
@@ -69,47 +48,11 @@ class Graph(Task):
         fewest = max(self.min_stations, -(-triples // self.lines))
         stations = random_int(fewest, max(fewest, self.max_stations), generator)
         triple_numbers, journeys = self._random_maps(triples, stations, batch_size, generator)
-        names = torch.rand(DIGITS * DIGITS, batch_size, generator=generator).argsort(0)
+        names = random_names(stations, batch_size, generator)
         rows = torch.arange(batch_size)
         sources, lines, targets = triple_numbers.unbind(2)
-        return self.episode(
-            torch.stack((names[sources, rows], lines, names[targets, rows]), 2),
-            [Journey(names[trip.start, rows], trip.lines, names[trip.reached, rows]) for trip in journeys],
-        )
-
-    def episode(self, triples: Tensor, journeys: Sequence[Journey]) -> Batch:
-        """The whole episode: triples [n, B, 3] of (from, line, to), and journeys on that map."""
-        told, batch_size = triples.shape[:2]
-        start_of_line, start_of_to = 2 * DIGITS, 2 * DIGITS + self.lines
-        telling = torch.zeros(told, batch_size, self.input_size)
-        telling[:, :, :start_of_line] = two_digits(triples[:, :, 0])
-        telling[:, :, start_of_line:start_of_to] = one_hot(triples[:, :, 1], self.lines).float()
-        telling[:, :, start_of_to:-2] = two_digits(triples[:, :, 2])
-        telling[:, :, -2] = 1
-        inputs, targets = [telling], [torch.zeros(told, batch_size, self.output_size)]
-        for journey in journeys:
-            asking = torch.zeros(len(journey.lines), batch_size, self.input_size)
-            asking[0, :, :start_of_line] = two_digits(journey.start)
-            asking[:, :, start_of_line:start_of_to] = one_hot(journey.lines, self.lines).float()
-            asking[:, :, -1] = 1
-            inputs.append(asking)
-            targets.append(two_digits(journey.reached))
-        whole = torch.cat(inputs)
-        return Batch(whole, torch.cat(targets), whole[:, :, -1].clone())
-
-    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Mean cross-entropy of the digits that are due, in nats."""
-        due = batch.due > 0
-        logits = outputs[due].view(-1, DIGITS)
-        return cross_entropy(logits, batch.targets[due].view(-1, DIGITS))
-
-    def wrong(self, outputs: Tensor, batch: Batch) -> Tensor:
-        said = outputs.view(*outputs.shape[:2], 2, DIGITS).argmax(3)
-        right = batch.targets.view(*outputs.shape[:2], 2, DIGITS).argmax(3)
-        return torch.sum(said != right, 2) * batch.due
-
-    def units(self, batch: Batch) -> int:
-        return 2 * int(batch.due.sum())
+        named = torch.stack((names[sources, rows], lines, names[targets, rows]), 2)
+        return self.episode(named, [journey.named(names) for journey in journeys])
 
     def _random_maps(
         self, triples: int, stations: int, batch_size: int, generator: torch.Generator
@@ -157,8 +100,3 @@ class Graph(Task):
 
 BUNDLED = Graph()
 """The task of the bundled model."""
-
-
-def two_digits(stations: Tensor) -> Tensor:
-    """Numbers below 100, [...], as two one-hot digits, [..., 20]."""
-    return torch.cat((one_hot(stations // DIGITS, DIGITS), one_hot(stations % DIGITS, DIGITS)), -1).float()

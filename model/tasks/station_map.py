@@ -1,4 +1,4 @@
-"""A map of one's own, with names, for the bundled graph model."""
+"""A map of one's own, with names, for a model that was trained on maps: the bundled graph model, or another."""
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dnc_serve.model.tasks.graph import BUNDLED, DIGITS, Journey
+from dnc_serve.model.tasks.graph import BUNDLED
+from dnc_serve.model.tasks.triples import DIGITS, MOST_STATIONS, Journey, Triples
 
 HEADER = ("from", "line", "to")
-MOST_STATIONS = DIGITS * DIGITS
 
 
 @dataclass(frozen=True)
@@ -21,20 +21,24 @@ class StationMap:
     """Stations joined by lines: triples (from, line, to), of which no two leave one station by one line.
 
     Names get their numbers in order of appearance, so that a map that grew at its end keeps the numbers it had. Raises
-    ValueError for more than 100 stations or 3 lines, and for two ways out of a station by one line.
+    ValueError for more than 100 stations, for more lines than the task knows (3 as bundled), and for two ways out of a
+    station by one line.
     """
 
     triples: tuple[tuple[str, str, str], ...]
+    task: Triples = BUNDLED
 
     def __post_init__(self) -> None:
         if not self.triples:
             raise ValueError("the map is empty; expected rows of from, line, to")
-        _check((f"row {number} of the map", triple) for number, triple in enumerate(self.triples, 1))
+        _check(
+            ((f"row {number} of the map", row) for number, row in enumerate(self.triples, 1)), self.task.line_channels
+        )
         if len(self.stations) > MOST_STATIONS:
             raise ValueError(f"the map has {len(self.stations)} stations; the model takes at most {MOST_STATIONS}")
 
     @classmethod
-    def from_csv(cls, path: str | Path) -> Self:
+    def from_csv(cls, path: str | Path, task: Triples = BUNDLED) -> Self:
         """Reads rows of from, line, to; a first row with just these words is a header.
 
         Raises ValueError with the file and the line, OSError.
@@ -42,13 +46,14 @@ class StationMap:
         rows = list(_csv_rows(Path(path)))
         if not rows:
             raise ValueError(f"{path}: no map; expected rows of from, line, to")
-        _check(rows)
-        return cls.from_rows(row for _, row in rows)
+        _check(rows, task.line_channels)
+        return cls.from_rows((row for _, row in rows), task)
 
     @classmethod
-    def from_rows(cls, rows: Iterable[Sequence[str]]) -> Self:
+    def from_rows(cls, rows: Iterable[Sequence[str]], task: Triples = BUNDLED) -> Self:
         """From rows of three names; repeated rows count once."""
-        return cls(tuple(dict.fromkeys(tuple(row) for row in rows)))  # type: ignore[misc]  # their lengths are checked
+        triples = tuple(dict.fromkeys(tuple(row) for row in rows))
+        return cls(triples, task)  # type: ignore[arg-type]  # their lengths are checked
 
     @property
     def stations(self) -> list[str]:
@@ -67,16 +72,16 @@ class StationMap:
         return self.stations.index(station) * 37 % MOST_STATIONS  # 37: neighbours in the list share no digit
 
     def encode(self) -> npt.NDArray[np.float32]:
-        """What tells the bundled model this map: inputs [n, 45]."""
+        """What tells the model this map: inputs [n, I], I being 45 as bundled."""
         triples = [
             (self.number(source), self.lines.index(line), self.number(target)) for source, line, target in self.triples
         ]
-        batch = BUNDLED.episode(torch.tensor(triples).unsqueeze(1), [])
+        batch = self.task.tell(torch.tensor(triples).unsqueeze(1))
         inputs: npt.NDArray[np.float32] = batch.inputs[:, 0].numpy()
         return inputs
 
     def encode_journey(self, start: str, lines: Sequence[str]) -> npt.NDArray[np.float32]:
-        """What asks the bundled model where a journey leads, station by station: inputs [hops, 45]."""
+        """What asks the model where a journey leads, station by station: inputs [hops, I]."""
         if not lines:
             raise ValueError("the journey takes no line; expected at least one")
         for line in lines:
@@ -84,7 +89,7 @@ class StationMap:
                 raise ValueError(f"line is {line!r}; expected one of {', '.join(self.lines)}")
         taken = torch.tensor([[self.lines.index(line)] for line in lines])
         journey = Journey(torch.tensor([self.number(start)]), taken, torch.zeros_like(taken))
-        batch = BUNDLED.episode(torch.zeros(0, 1, 3, dtype=torch.long), [journey])
+        batch = self.task.travel(journey)
         inputs: npt.NDArray[np.float32] = batch.inputs[:, 0].numpy()
         return inputs
 
@@ -107,7 +112,7 @@ class StationMap:
         return reached
 
 
-def _check(rows: Iterable[tuple[str, Sequence[str]]]) -> None:
+def _check(rows: Iterable[tuple[str, Sequence[str]]], most_lines: int) -> None:
     """Raises ValueError with the place of the first row that no map has."""
     ways: dict[tuple[str, str], str] = {}
     lines: set[str] = set()
@@ -116,8 +121,8 @@ def _check(rows: Iterable[tuple[str, Sequence[str]]]) -> None:
             raise ValueError(f"{place}: {', '.join(row)!r}; expected from, line, to")
         source, line, target = row
         lines.add(line)
-        if len(lines) > BUNDLED.lines:
-            raise ValueError(f"{place}: {line!r} is one line more; the model takes at most {BUNDLED.lines}")
+        if len(lines) > most_lines:
+            raise ValueError(f"{place}: {line!r} is one line more; the model takes at most {most_lines}")
         if ways.setdefault((source, line), target) != target:
             raise ValueError(f"{place}: {line} leads from {source} to {target}, and to {ways[source, line]} before")
 

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from numbers import Real
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -23,6 +24,11 @@ TASKS = {
     "graph": "Graph",
     "adding": "Adding",
     "argmax": "Argmax",
+    "priority_sort": "PrioritySort",
+    "traversal": "Traversal",
+    "shortest_path": "ShortestPath",
+    "family_tree": "FamilyTree",
+    "babi": "BabiTask",
 }
 
 
@@ -88,6 +94,10 @@ class Task(ABC):
     def servable(self, model: "DNC") -> "DNC":
         """The model that is saved and served, of the one that is trained: itself, unless it was given scaled data."""
         return model
+
+    def moved(self, source: Path) -> Self:
+        """The same task, with its data in another place. Raises ValueError if it draws all that it needs."""
+        raise ValueError(f"task {self.name} takes no data; expected no --data")
 
     def card(self, model: "DNC", command: str) -> str | None:
         """What `CARD.md` of a finished run says of the servable model and how it was made; None: nothing is written."""

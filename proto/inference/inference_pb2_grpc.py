@@ -79,6 +79,11 @@ class GRPCInferenceServiceStub(object):
                 request_serializer=dnc__serve_dot_proto_dot_inference_dot_inference__pb2.ModelStatisticsRequest.SerializeToString,
                 response_deserializer=dnc__serve_dot_proto_dot_inference_dot_inference__pb2.ModelStatisticsResponse.FromString,
                 _registered_method=True)
+        self.RepositoryIndex = channel.unary_unary(
+                '/inference.GRPCInferenceService/RepositoryIndex',
+                request_serializer=dnc__serve_dot_proto_dot_inference_dot_inference__pb2.RepositoryIndexRequest.SerializeToString,
+                response_deserializer=dnc__serve_dot_proto_dot_inference_dot_inference__pb2.RepositoryIndexResponse.FromString,
+                _registered_method=True)
 
 
 class GRPCInferenceServiceServicer(object):
@@ -140,6 +145,12 @@ class GRPCInferenceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RepositoryIndex(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GRPCInferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -187,6 +198,11 @@ def add_GRPCInferenceServiceServicer_to_server(servicer, server):
                     servicer.ModelStatistics,
                     request_deserializer=dnc__serve_dot_proto_dot_inference_dot_inference__pb2.ModelStatisticsRequest.FromString,
                     response_serializer=dnc__serve_dot_proto_dot_inference_dot_inference__pb2.ModelStatisticsResponse.SerializeToString,
+            ),
+            'RepositoryIndex': grpc.unary_unary_rpc_method_handler(
+                    servicer.RepositoryIndex,
+                    request_deserializer=dnc__serve_dot_proto_dot_inference_dot_inference__pb2.RepositoryIndexRequest.FromString,
+                    response_serializer=dnc__serve_dot_proto_dot_inference_dot_inference__pb2.RepositoryIndexResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -432,6 +448,33 @@ class GRPCInferenceService(object):
             '/inference.GRPCInferenceService/ModelStatistics',
             dnc__serve_dot_proto_dot_inference_dot_inference__pb2.ModelStatisticsRequest.SerializeToString,
             dnc__serve_dot_proto_dot_inference_dot_inference__pb2.ModelStatisticsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RepositoryIndex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inference.GRPCInferenceService/RepositoryIndex',
+            dnc__serve_dot_proto_dot_inference_dot_inference__pb2.RepositoryIndexRequest.SerializeToString,
+            dnc__serve_dot_proto_dot_inference_dot_inference__pb2.RepositoryIndexResponse.FromString,
             options,
             channel_credentials,
             insecure,

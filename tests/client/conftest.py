@@ -22,7 +22,7 @@ def small_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def address(small_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server that nobody stops."""
     config = ServeConfig(state_dir=tmp_path_factory.mktemp("state"), port=0, metrics_port=0, max_chunk_timesteps=64)
-    server = DncServer(config, small_artifact, "cpu")
+    server = DncServer(config, [small_artifact], "cpu")
     yield server.start().grpc
     server.stop()
 

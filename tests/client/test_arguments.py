@@ -295,6 +295,8 @@ def test_a_multiplex_gives_each_session_its_own(client: Client, address: str) ->
         (["--target", "localhost:99999"], {}, "with the port '99999'; expected one from 1 to 65535"),
         (["--target", "http://localhost:8500"], {}, "begins with http://; expected host:port"),
         ([], {"DNC_TARGET": "localhost"}, "DNC_TARGET: target is 'localhost'; expected host:port"),
+        ([], {"DNC_TARGET": "localhost:8500,there"}, "DNC_TARGET: target is 'there'; expected host:port"),
+        (["--target", "a:1,b:2"], {}, r"or a list of several \(`--target` once for each\)"),
         (["--timeout", "nan"], {}, "expected seconds, more than 0"),
         (["--connect-timeout", "-1"], {}, "expected seconds, more than 0"),
         ([], {"DNC_TOKEN": "sec\nret"}, r"the token of DNC_TOKEN has '\\n' as character 4"),

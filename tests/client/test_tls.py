@@ -9,6 +9,7 @@ import trustme
 from dnc_serve.client import TLS, AsyncClient, Client, Retry, Unavailable
 from tests.handler.door import open_door
 from tests.handler.harness import random_inputs
+from tests.ports import own_port
 
 QUICK = Retry(first_wait_s=0.01, longest_wait_s=0.1)
 
@@ -95,6 +96,24 @@ def test_causes(
     [warning] = [record.getMessage() for record in caplog.records]
     assert warning.startswith(f"{target} doesn't answer: ")
     assert "is `dnc serve` running there?" not in warning
+
+
+@pytest.mark.parametrize(
+    ("tls", "cause"),
+    [
+        (lambda files: TLS(ca=files.other_ca), "doesn't trust the server's certificate"),
+        (lambda files: TLS(ca=files.ca, server_name="another.example"), "certificate is for another"),
+    ],
+)
+def test_a_handshake_that_fails_is_told_though_the_next_address_refuses(
+    files: Files, servers: dict[str, str], tls: Make, cause: str
+) -> None:
+    target = f"ipv4:{servers['tls']},127.0.0.1:{own_port()}"
+    with (
+        Client(target, tls=tls(files), retry=None, connect_timeout_s=0.2) as client,
+        pytest.raises(Unavailable, match=f"{cause}.*Connection refused"),
+    ):
+        client.session()
 
 
 async def test_with_what_they_ask_for_they_answer(files: Files, servers: dict[str, str]) -> None:

@@ -24,7 +24,7 @@ def door(small_artifact: Path, tmp_path: Path) -> Iterator[Door]:
 
 
 def until_unwatched(door: Door) -> None:
-    observers = door.server._engine.observers._observers
+    observers = door.server._models.default.engine.observers._observers
     wait_until(lambda: not any(isinstance(one, Feeds) for one in observers), "the server sends no frames any more")
 
 

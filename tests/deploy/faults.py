@@ -74,7 +74,7 @@ def crash_loop(artifact: Path, folder: Path) -> Iterator[str]:
     config = ServeConfig(state_dir=folder, port=0, metrics_port=int(address.rpartition(":")[2]))
 
     def one_life() -> None:
-        server = DncServer(config, artifact, "cpu")
+        server = DncServer(config, [artifact], "cpu")
         door = Door(server.start(), server)
         time.sleep(SCRAPED_S)
         door.step("s", random_inputs(1, 3))
@@ -92,7 +92,7 @@ def hanging_device(artifact: Path, folder: Path) -> Iterator[str]:
     with open_door(artifact, folder) as door:
         door.create("s")
         healed = threading.Event()
-        runner = door.server._engine.runner
+        runner = door.server._models.default.engine.runner
         step = runner.step
 
         def hang(*arguments: Any) -> Any:
@@ -122,7 +122,7 @@ def flood(artifact: Path, folder: Path) -> Iterator[str]:
     """Chunks come faster than the device, which takes its time, can step them."""
     with open_door(artifact, folder) as door:
         door.create("s")
-        runner = door.server._engine.runner
+        runner = door.server._models.default.engine.runner
         step = runner.step
 
         def slow(*arguments: Any) -> Any:
@@ -167,7 +167,7 @@ def slow_disk(artifact: Path, folder: Path) -> Iterator[str]:
     with open_door(artifact, folder, durability="sync", snapshot_every_timesteps=1) as door:
         for session_id in ("a", "b"):
             door.create(session_id)
-        store = door.server._engine.journal.store
+        store = door.server._models.default.engine.journal.store
         sync = store.sync
 
         def slow() -> None:
@@ -189,7 +189,7 @@ def failing_device(artifact: Path, folder: Path) -> Iterator[str]:
         door.create("s")
         broken = mock.Mock(side_effect=RuntimeError("device lost"))
         with (
-            mock.patch.object(door.server._engine.runner, "step", broken),
+            mock.patch.object(door.server._models.default.engine.runner, "step", broken),
             again_and_again(lambda: door.step("s", random_inputs(6, 2))),
         ):
             yield door.addresses.metrics
@@ -200,7 +200,7 @@ def garbling_device(artifact: Path, folder: Path) -> Iterator[str]:
     """The device computes infinities."""
     with open_door(artifact, folder) as door:
         door.create("s")
-        runner = door.server._engine.runner
+        runner = door.server._models.default.engine.runner
         step = runner.step
 
         def garble(*arguments: Any) -> Any:

@@ -16,7 +16,7 @@ def main(folder: str) -> None:
     servers = []
     for model in sorted(path for path in Path(folder).iterdir() if path.is_dir()):
         config = ServeConfig(state_dir=model / "state", port=0, metrics_port=0)
-        servers.append(DncServer(config, model / "artifact", "cpu"))
+        servers.append(DncServer(config, [model / "artifact"], "cpu"))
         print(model.name, servers[-1].start().grpc, flush=True)
     print(flush=True)
     signal.pause()

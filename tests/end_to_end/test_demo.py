@@ -11,6 +11,7 @@ import trustme
 from torch import nn
 
 from dnc_serve.client import TLS, Client
+from dnc_serve.client.cli.demos import underground
 from dnc_serve.client.cli.demos.graph import EXAMPLE, read_map
 from dnc_serve.client.cli.main import main
 from dnc_serve.model import export
@@ -121,6 +122,30 @@ def test_a_map_outlives_the_server_that_was_told(map_file: Path, tmp_path: Path)
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_underground_is_told_once_and_asked_after_a_restart() -> None:
+    shown = demo("underground", "--runtime", "plain")
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "told session 'demo' 122 triples of 20 stations" in shown.stdout
+    assert len(processes(shown.stdout)) == 2 and shown.stderr.count("dnc serve is ready at") == 2
+    assert re.search(r"^Circle west +Farringdon +Farringdon$", shown.stdout, re.MULTILINE)
+    assert "wrong stations: 0 of 13" in shown.stdout
+    drawn = shown.stdout.partition("from Victoria")[0]
+    assert [f"{number} {name}" in drawn for number, name in enumerate(("Paddington", "Baker Street", "Oxford Circus"))]
+
+
+def test_a_route_is_drawn_in_the_order_of_its_stations() -> None:
+    assert {station for row in underground_rows() for station in (row[0], row[2])} == set(underground.PLACES)
+    lines = underground.drawn(["Bank", "Moorgate", "Bank", "77"]).splitlines()
+    assert lines[9].count("●") == 1 and lines[9].endswith("0,2 Bank")
+    assert lines[6].count("●") == 1 and lines[6].endswith("1 Moorgate")
+    assert lines[7][57] == lines[8][57] == "·"
+    assert sum(line.count("○") for line in lines) == len(underground.PLACES) - 2
+
+
+def underground_rows() -> list[list[str]]:
+    return [line.split(",") for line in underground.MAP.read_text().splitlines()[1:]]
+
+
 def test_a_server_that_runs_already(
     tmp_path_factory: pytest.TempPathFactory, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +239,11 @@ def test_a_wrong_journey(journey: str, expected: str, map_file: Path, capsys: py
         (["graph", "--tls"], 2, "--tls says how to reach a server; expected --target too"),
         (["--length", "21"], 2, "--length is 21; expected 1 to 20"),
         (["recall", "--pairs", "0"], 2, "--pairs is 0; expected 1 to 10"),
+        (
+            ["underground", "--ask", "Bank: Northern north, Jubilee east"],
+            2,
+            "line is 'Jubilee east'; expected one that leaves Moorgate: Circle",
+        ),
     ],
 )
 def test_wrong_usage(

@@ -6,6 +6,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,7 @@ from nbclient import NotebookClient
 from dnc_serve.model import DNC, save_weights
 from tests.documents import ROOT, block, run_python, run_shell
 from tests.end_to_end.servers import Server, running
+from tests.model.tasks.published import write_babi, write_underground
 from tests.ports import own_port
 from tests.programs import COMPLETE_VARIABLE, program
 
@@ -29,6 +31,7 @@ PROGRAMS = ("client.md", "library.md", "triton.md")
 ELSEWHERE = {
     "memory.md": "tests/client/watch/test_memory_page.py",
     "recall-and-graph.md": "tests/client/watch/test_memory_page.py",
+    "models.md": "tests/end_to_end/test_models.py",
     "migration.md": "tests/model/test_migration.py",
     "your-data.md": "tests/end_to_end/test_your_data.py",
     "your-model.md": "tests/end_to_end/test_your_model.py",
@@ -103,6 +106,18 @@ def test_a_tick_becomes_onnx(tmp_path: Path) -> None:
     save_weights(DNC(4, 8, nr_cells=4, cell_size=4), tmp_path / "runs" / "copy")
     run_python(block("docs/training.md", "python", "onnx"), tmp_path)
     assert (tmp_path / "tick.onnx").is_file()
+
+
+def test_the_papers_tasks_are_trained_and_examined(tmp_path: Path) -> None:
+    write_underground(tmp_path / "underground")
+    write_babi(tmp_path / "elsewhere" / "babi")
+    with tarfile.open(tmp_path / "babi.tar.xz", "w:xz") as archive:
+        archive.add(tmp_path / "elsewhere" / "babi", "babi")
+    script = block("docs/tasks.md", "sh", "dnc train priority_sort")
+    script = script.replace("dnc train", "dnc train --iterations 1 --batch-size 2 --episodes 100").replace("144", "16")
+    said = run_shell(script, tmp_path)
+    assert "the underground, fresh: " in said and "mean error " in said
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"sort", "traversal", "path", "family", "babi"}
 
 
 def test_a_sparse_memory_is_built_trained_and_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ TLS = ("--tls-certificate", "one.pem", "--tls-key", "one.key")
     [
         (
             ["--model", "none"],
-            "model is 'none'; expected a bundled model (copy, graph, recall), or the path of a",
+            "model is 'none'; expected a bundled model (copy, graph, recall, traversal), or the path of a",
         ),
         (["--model", "folder"], "model is 'folder'; expected a bundled model ("),
         (["--model", "text"], "text isn't a .mar: "),

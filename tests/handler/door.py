@@ -1,6 +1,6 @@
 """The streaming door of a real server in this process, through raw stubs."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,9 @@ class Door:
         self.channel = grpc.insecure_channel(addresses.grpc, options=DIRECTLY)
         self.stub = dnc_pb2_grpc.DncServiceStub(self.channel)
 
-    def create(self, session_id: str) -> pb.Session:
-        return self.stub.CreateSession(pb.CreateSessionRequest(session_id=session_id), timeout=TIMEOUT).session
+    def create(self, session_id: str, **options: Any) -> pb.Session:
+        request = pb.CreateSessionRequest(session_id=session_id, **options)
+        return self.stub.CreateSession(request, timeout=TIMEOUT).session
 
     def step(self, session_id: str, inputs: Float32, **options: Any) -> pb.ChunkResult:
         return self.stub.Step(pb.StepRequest(chunk=chunk(session_id, inputs, **options)), timeout=TIMEOUT).result
@@ -50,10 +51,14 @@ class Door:
 
 
 @contextmanager
-def open_door(artifact: Path, state_dir: Path, **settings: Any) -> Iterator[Door]:
-    """A server on free ports, stopped at the end."""
-    config = ServeConfig(state_dir=state_dir, port=0, metrics_port=0, **settings)
-    server = DncServer(config, artifact, "cpu")
+def open_door(
+    artifact: Path, state_dir: Path, others: Mapping[str, Path] | None = None, **settings: Any
+) -> Iterator[Door]:
+    """A server on free ports, stopped at the end; of one model, or of `others` by their names beside it."""
+    named = others or {}
+    models = ["copy", *(f"{name}={folder}" for name, folder in named.items())]
+    config = ServeConfig(**({"model": models, "state_dir": state_dir, "port": 0, "metrics_port": 0} | settings))
+    server = DncServer(config, [artifact, *named.values()], "cpu")
     door = Door(server.start(), server)
     try:
         yield door

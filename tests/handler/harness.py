@@ -57,6 +57,16 @@ def export_small(folder: Path, seed: int = 7) -> Path:
     return folder
 
 
+LSTM_INPUTS, LSTM_UNITS = 3, 8
+
+
+def export_lstm(folder: Path, seed: int = 11) -> Path:
+    """The artifact of a random model that is no DNC."""
+    torch.manual_seed(seed)
+    export(torch.nn.LSTM(LSTM_INPUTS, LSTM_UNITS), folder)
+    return folder
+
+
 def random_inputs(seed: int, timesteps: int) -> Float32:
     """Bits as ±1, [T, I]."""
     return np.random.default_rng(seed).choice(np.array([-1, 1], np.float32), (timesteps, INPUT_SIZE))
@@ -99,7 +109,7 @@ async def running_engine(tiles: TileRunner, artifact: Artifact, config: ServeCon
     store = make_store(config, "127.0.0.1:1")
     async with engine_over(store, tiles, artifact, config, config.durability) as harness:
         if not store.shared:  # of those, sessions are registered as they are asked for
-            harness.engine.register_all()
+            harness.engine.register_all(store.heads())
         yield harness
 
 
@@ -110,7 +120,7 @@ async def engine_over(
     """An engine over a store, which is opened and closed."""
     store.open()
     metrics = Metrics()
-    observers = Observers([metrics])
+    observers = Observers([metrics.of("small")])
     journal = Journal(store, durability, 0.002, observers)
     try:
         table = SessionTable(config, artifact.digest, tiles.fingerprint)
@@ -139,6 +149,9 @@ class SharedByNobody(SQLiteStore):
         """Nobody waits for them."""
 
     def reserve(self, session_id: str, owner: str, at_most: int | None) -> int:
+        return 0
+
+    def count_of(self, owner: str, at_most: int | None) -> int:
         return 0
 
     def owned(self, owner: str, after: str, prefix: str, size: int) -> tuple[list[Head], str]:

@@ -49,7 +49,7 @@ def look(door: Door) -> None:
     """What the server's maintenance does every second, and every half minute."""
 
     async def maintenance() -> None:
-        own = Maintenance(door.server._engine, lambda: None)
+        own = Maintenance(door.server._models.default.engine)
         own.expire()
         await own.retain()
 
@@ -87,8 +87,10 @@ def test_a_step_ends_no_session_and_forgets_none(
         assert door.step("before", random_inputs(2, 1), position=3).position == 4
         assert door.step("during", random_inputs(2, 1), position=6).position == 7
         assert door.session("before").earliest_position == earliest
-        assert door.server._engine.table.tombstone("deleted") is not None
-        assert "deleted" in {head.session_id for head in door.server._engine.journal.store.heads() if head.ended}
+        assert door.server._models.default.engine.table.tombstone("deleted") is not None
+        assert "deleted" in {
+            head.session_id for head in door.server._models.default.engine.journal.store.heads() if head.ended
+        }
     with open_door(artifact_folder, tmp_path, **settings) as door:  # and what was recorded is no older for it
         look(door)
         assert ids(door) == ["before", "during"]

@@ -35,6 +35,14 @@ def test_a_door_that_others_reach_is_protected_or_meant_to_be_open(host: str) ->
         assert ServeConfig(host=host, **accepted).host == host
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]"])
+def test_a_server_among_others_has_an_address_that_clients_can_be_sent_to(host: str) -> None:
+    shared = {"host": host, "insecure": True, "store": "redis://store"}
+    with pytest.raises(ValidationError, match=r"advertise is ''.*expected host:port"):
+        ServeConfig(**shared)
+    assert ServeConfig(**shared, advertise="host-1:8500").store == "redis://store"
+
+
 def test_state_folder_follows_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert default_state_dir() == tmp_path / "dnc-serve" == ServeConfig().state_dir

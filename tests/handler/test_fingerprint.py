@@ -19,7 +19,7 @@ from pathlib import Path
 from dnc_serve.handler.config import ServeConfig
 from dnc_serve.handler.server import DncServer
 config = ServeConfig(state_dir=Path(sys.argv[2]), port=0, metrics_port=0, durability="sync", code="torchscript")
-server = DncServer(config, Path(sys.argv[1]), "cpu")
+server = DncServer(config, [Path(sys.argv[1])], "cpu")
 print(server.start().grpc, flush=True)
 sys.stdin.read()
 """

@@ -144,3 +144,52 @@ def test_misspelt_variables_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
         "DNC_8500_TCP in the environment is no setting",
         "DNC_SLOTZ in the environment is no setting; did you mean DNC_SLOTS?",
     ]
+
+
+def test_models_are_named_wherever_they_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = ("copy", "risk=runs/risk,2", "fraud=artifact.mar")
+    assert load_config({"model": list(wanted)}).config.model == wanted
+    file = tmp_path / "dnc.toml"
+    file.write_text('model = ["copy", "risk=runs/risk,2", "fraud=artifact.mar"]\n')
+    assert load_config({}, file).config.model == wanted
+    monkeypatch.setenv("DNC_MODEL", ",".join(wanted))
+    loaded = load_config({})
+    assert loaded.config.model == wanted
+    assert [(model.name, model.source, model.part) for model in loaded.config.models] == [
+        ("copy", "copy", ""),
+        ("risk", "runs/risk,2", "risk"),
+        ("fraud", "artifact.mar", "fraud"),
+    ]
+    file.write_text(loaded.show())
+    monkeypatch.delenv("DNC_MODEL")
+    assert load_config({}, file).config == loaded.config
+
+
+@pytest.mark.parametrize(
+    ("source", "name"), [("runs/copy/", "copy"), ("a/b.mar", "b"), ("./x=y", "x=y"), ("risk=x", "risk")]
+)
+def test_what_a_model_is_called(source: str, name: str) -> None:
+    assert [model.name for model in ServeConfig(model=(source,)).models] == [name]
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        ([], "expected [NAME=]SOURCE, once or more"),
+        (["a", "b"], "expected a NAME= for all but one: 'a' and 'b' have none, and by it a model's sessions are found"),
+        (["copy", "copy=b"], "expected another name for one of the two models that are called 'copy'"),
+        (["x=a", "x=b"], "expected another name for one of the two models that are called 'x'"),
+        (["-x=a"], "expected a name of 1 to 64 of A-Z a-z 0-9 . _ -, a letter or a digit first, got '-x'"),
+        (["x" * 65 + "=a"], "expected a name of 1 to 64"),
+        (["x="], "expected a source for 'x'"),
+    ],
+)
+def test_wrong_models(models: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_config({"model": models})
+    assert str(refused.value).startswith(f"model is {models!r} (--model); {message}")
+
+
+def test_a_number_of_cells_is_one_models() -> None:
+    with pytest.raises(ConfigError, match="nr_cells is 4 and model is given 2 times; expected one model"):
+        load_config({"model": ["copy", "risk=runs/risk"], "nr_cells": "4"})

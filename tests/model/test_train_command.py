@@ -8,12 +8,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from dnc_serve.client.cli import export as export_command
 from dnc_serve.client.cli import train as train_command
 from dnc_serve.model.artifact import load_artifact
 from dnc_serve.model.runs import Plan, read_metrics
 from dnc_serve.model.tasks import TASKS
+from dnc_serve.model.weights import load_model
 
 TINY = [
     "--hidden-size", "12", "--nr-cells", "6", "--cell-size", "6", "--batch-size", "3",
@@ -92,11 +94,45 @@ def test_flags_change_the_recipe_and_the_rest_stays(tmp_path: Path, capsys: pyte
     assert capsys.readouterr().out.startswith(f"{run}: iteration 5, loss ")
 
 
-@pytest.mark.parametrize("task", ["repeat_copy", "recall", "graph", "adding", "argmax"])
+@pytest.mark.parametrize("task", [name for name in TASKS if name not in ("copy", "babi")])
 def test_every_task_trains(task: str, tmp_path: Path) -> None:
     sizes = ["--hidden-size", "12", "--nr-cells", "24", "--cell-size", "6", "--batch-size", "2", "--iterations", "2"]
     assert call(train_command, task, "-o", tmp_path / "run", *sizes) == 0
     assert len(read_metrics(tmp_path / "run")) == 2
+
+
+def test_a_task_with_data_goes_on_where_they_are_now(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, data = tmp_path / "run", tmp_path / "data"
+    data.mkdir()
+    for kind in ("train", "test"):
+        (data / f"qa1_{kind}.txt").write_text("1 Ada is in the attic.\n2 Where is Ada?\tattic\t1\n")
+    sizes = ["--hidden-size", "12", "--nr-cells", "8", "--cell-size", "6", "--iterations", "2"]
+    assert call(train_command, "babi", "-o", run, *sizes) == 2
+    assert "task babi has no data; expected --data" in capsys.readouterr().err
+    assert call(train_command, "babi", "-o", run, "--data", data, *sizes) == 0
+    data.rename(tmp_path / "moved")
+    assert call(train_command, "babi", "--evaluate", run, "--data", tmp_path / "moved") == 0
+    assert " 1 questions\nmean error " in capsys.readouterr().out
+    assert call(train_command, "babi", "--resume", run, "--data", tmp_path / "moved") == 0
+    assert call(train_command, "babi", "--resume", run, "--data", tmp_path / "nowhere") == 2
+    capsys.readouterr()
+    assert call(train_command, "copy", "-o", tmp_path / "copy", "--data", tmp_path) == 2
+    assert "task copy takes no data; expected no --data" in capsys.readouterr().err
+
+
+def test_a_run_starts_from_anothers_weights_with_more_slots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert call(train_command, "copy", "-o", first, *TINY, "--iterations", "3") == 0
+    more = [*TINY, "--nr-cells", "30", "--iterations", "1", "--lr", "1e-9", "--final-lr", "1e-9", "--optimizer", "sgd"]
+    assert call(train_command, "copy", "-o", second, *more, "--start-from", first) == 0
+    (before, after) = (load_model(folder).state_dict() for folder in (first, second))
+    torch.testing.assert_close(dict(after), dict(before))
+    capsys.readouterr()
+    assert call(train_command, "recall", "-o", tmp_path / "third", "--hidden-size", "12", "--start-from", first) == 2
+    assert "don't fit this model" in capsys.readouterr().err
+    assert not (tmp_path / "third").exists()
+    assert call(train_command, "copy", "--resume", second, "--start-from", first) == 2
+    assert "--start-from can't be changed by --resume" in capsys.readouterr().err
 
 
 def test_a_signal_leaves_a_run_that_resumes_to_the_same_losses(tmp_path: Path) -> None:

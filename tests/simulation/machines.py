@@ -162,9 +162,8 @@ class Machine:
                     break
                 except StoreUnavailable:
                     self.log("no store", self.address)
-            await self.loop.run_in_executor(None, engine.register_all)
-        maintenance = Maintenance(engine, lambda: None)
-        maintenance._garbage = type("NoGarbage", (), {"settle": lambda self: None})()
+            await self.loop.run_in_executor(None, lambda: engine.register_all(self.store.heads()))
+        maintenance = Maintenance(engine)
         life.spawn(maintenance.run())
         if self.store.shared:
             life.spawn(engine.ownership.run())

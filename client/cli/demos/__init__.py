@@ -1,4 +1,4 @@
-"""The demos: copy, recall and graph, each a module with `HELP`, `Options`, `configure(group)` and `run(options)`."""
+"""The demos, each a module with `HELP`, `Options`, `configure(group)` and `run(options)`."""
 
 
 class DemoFailed(Exception):

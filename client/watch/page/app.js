@@ -14,11 +14,11 @@ async function route() {
   const { signal } = leaving;
   const [path, query] = location.hash.replace(/^#/, "").split("?");
   try {
-    const model = await modelWhenThere(signal);
-    if (signal.aborted) return;
-    document.title = "dnc watch";
     const session = path.match(/^\/session\/(.+)$/);
     const asked = new URLSearchParams(query);
+    const model = await modelWhenThere(session ? decodeURIComponent(session[1]) : asked.get("a") ?? "", signal);
+    if (signal.aborted) return;
+    document.title = "dnc watch";
     const position = /^\d+$/.test(asked.get("position")) ? Number(asked.get("position")) : null;
     if (session) await showSession(decodeURIComponent(session[1]), position, model, signal);
     else if (path === "/compare") await showComparison(asked, model, signal);
@@ -30,11 +30,11 @@ async function route() {
   }
 }
 
-/** The model that is served, asked for until a server answers. */
-async function modelWhenThere(signal) {
+/** The model of a session, or without one the default model, asked for until a server answers. */
+async function modelWhenThere(session, signal) {
   for (;;) {
     try {
-      const model = await getJson("api/model", signal);
+      const model = await getJson(`api/model?session=${encodeURIComponent(session)}`, signal);
       document.getElementById("model").textContent = `${model.name} · ${remembers(model)} · ${model.artifact} on ${model.device}`;
       showConnection();
       return model;

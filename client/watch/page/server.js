@@ -33,9 +33,9 @@ export const getJson = async (path, signal) => (await ask(path, { signal })).jso
 export const post = async (path, body) =>
   (await ask(path, { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" } })).json();
 
-/** The timesteps in a file, [[number, …], …], read as the command line reads them. */
-export const readFile = async (file) =>
-  (await (await ask(`api/inputs?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file })).json()).inputs;
+/** The timesteps in a file for a model, [[number, …], …], read as the command line reads them. */
+export const readFile = async (file, model) =>
+  (await (await ask(`api/inputs?${new URLSearchParams({ name: file.name, model })}`, { method: "POST", body: file })).json()).inputs;
 
 /** The address of a view, with the secret of this page, for a new tab. */
 export const linkTo = (view) => `${location.pathname}#secret=${headers["X-Dnc-Watch"]}${view}`;

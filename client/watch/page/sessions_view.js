@@ -11,12 +11,16 @@ export async function showSessions(model, signal) {
   const find = fill("sessions-template");
   const [body, note, prefix] = [find("#sessions"), find("#sessions-note"), find("#prefix")];
   const activity = new Map(); // id → {position, at, speeds}
+  const several = model.names.length > 1;
+  const chosen = find("#new-model");
+  chosen.replaceChildren(...model.names.map((name) => make("option", { value: name }, name)));
+  find("#of-model").hidden = !several;
 
   find("#new-session").addEventListener("click", async () => {
-    const id = await ask("New session", isDnc(model) ? "It starts with an empty memory." : "It starts in the model's initial state.", "Create", { label: "Id", value: "" });
+    const id = await ask("New session", several ? `Of the model ${chosen.value}.` : isDnc(model) ? "It starts with an empty memory." : "It starts in the model's initial state.", "Create", { label: "Id", value: "" });
     if (id === null) return;
     try {
-      await post("api/sessions", { id });
+      await post("api/sessions", { id, model: chosen.value });
       location.hash = `#/session/${encodeURIComponent(id)}`;
     } catch (error) {
       note.textContent = error.message;
@@ -27,7 +31,7 @@ export async function showSessions(model, signal) {
     sessions.sort((a, b) => b.last_used.localeCompare(a.last_used));
     for (const session of sessions) measure(activity, session);
     const focused = document.activeElement?.closest?.("#sessions a")?.textContent;
-    body.replaceChildren(...sessions.map((session) => row(session, activity.get(session.id).speeds)));
+    body.replaceChildren(...sessions.map((session) => row(session, activity.get(session.id).speeds, several)));
     for (const link of body.querySelectorAll("a")) if (link.textContent === focused) link.focus();
     note.textContent = more
       ? `Only the first ${sessions.length} by id are shown: narrow them with the first letters of the id.`
@@ -47,7 +51,7 @@ function measure(activity, session) {
   activity.set(session.id, { position: session.position, at: now, speeds: known.speeds });
 }
 
-function row(session, speeds) {
+function row(session, speeds, several) {
   const link = make("a", { href: `#/session/${encodeURIComponent(session.id)}` }, session.id);
   const most = Math.max(...speeds, 1e-9);
   const trend = speeds.map((speed) => TREND[Math.round((speed / most) * (TREND.length - 1))]).join("");
@@ -56,7 +60,7 @@ function row(session, speeds) {
   const activity = make("td", { class: "number activity" }, `${Math.round(speed)} `, make("span", { "aria-hidden": "true" }, most > 0.5 ? trend : ""));
   return make(
     "tr", {},
-    make("td", {}, link), cell(String(session.position), "number"), cell(String(session.experience), "number"),
+    make("td", {}, link, several ? ` ${session.model}` : ""), cell(String(session.position), "number"), cell(String(session.experience), "number"),
     cell(session.tier), cell(bytes(session.state_bytes), "number"), activity,
     cell(new Date(session.last_used).toLocaleString()),
   );

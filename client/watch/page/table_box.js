@@ -9,7 +9,7 @@ const MOST_OUTPUTS_SHOWN = 100;
 const MOST_VALUES_SHOWN = 12;
 
 /** A table with a row for each timestep, [rows][numbers]; each number a text until it is sent. */
-export function showTableBox(section, sender, { inputs, input_size: size }, _timeline) {
+export function showTableBox(section, sender, { name, inputs, input_size: size }, _timeline) {
   let rows = [new Array(size).fill("0")];
   const shape = `${inputs.dtype}[${inputs.shape.join(", ")}]`;
   const typed = size <= MOST_COLUMNS;
@@ -61,7 +61,7 @@ export function showTableBox(section, sender, { inputs, input_size: size }, _tim
   const read = async (chosen) => {
     note.textContent = `reading ${chosen.name}…`;
     try {
-      take(await readFile(chosen));
+      take(await readFile(chosen, name));
     } catch (error) {
       note.textContent = error.message;
     }

@@ -109,6 +109,26 @@ class DncServiceStub(object):
                 request_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.ListModels = channel.unary_unary(
+                '/dnc.v1.DncService/ListModels',
+                request_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.ListModelsResponse.FromString,
+                _registered_method=True)
+        self.LoadModel = channel.unary_unary(
+                '/dnc.v1.DncService/LoadModel',
+                request_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.LoadModelRequest.SerializeToString,
+                response_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.LoadModelResponse.FromString,
+                _registered_method=True)
+        self.UnloadModel = channel.unary_unary(
+                '/dnc.v1.DncService/UnloadModel',
+                request_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.UnloadModelRequest.SerializeToString,
+                response_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.UnloadModelResponse.FromString,
+                _registered_method=True)
+        self.MigrateSession = channel.unary_unary(
+                '/dnc.v1.DncService/MigrateSession',
+                request_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.MigrateSessionRequest.SerializeToString,
+                response_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.MigrateSessionResponse.FromString,
+                _registered_method=True)
 
 
 class DncServiceServicer(object):
@@ -204,7 +224,8 @@ class DncServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ImportSession(self, request_iterator, context):
-        """The first message names the session and the blob's size, all carry parts of the blob.
+        """The first message names the session and the blob's size, all carry parts of the blob. It comes to the model whose
+        digest the blob bears, the first of them if several have it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -212,6 +233,34 @@ class DncServiceServicer(object):
 
     def GetModel(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModels(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadModel(self, request, context):
+        """A version of a model from a folder of the server's, or another share for one that is there. It is kept over restarts.
+        For administrators, as UnloadModel.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadModel(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MigrateSession(self, request, context):
+        """A session goes on with another version of its model, whose state must have the same fields. Earlier positions can't be
+        had any more.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -293,6 +342,26 @@ def add_DncServiceServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.GetModelRequest.FromString,
                     response_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.GetModelResponse.SerializeToString,
+            ),
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.ListModelsRequest.FromString,
+                    response_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'LoadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadModel,
+                    request_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.LoadModelRequest.FromString,
+                    response_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.LoadModelResponse.SerializeToString,
+            ),
+            'UnloadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadModel,
+                    request_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.UnloadModelRequest.FromString,
+                    response_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.UnloadModelResponse.SerializeToString,
+            ),
+            'MigrateSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.MigrateSession,
+                    request_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.MigrateSessionRequest.FromString,
+                    response_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.MigrateSessionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -700,6 +769,114 @@ class DncService(object):
             '/dnc.v1.DncService/GetModel',
             dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.GetModelRequest.SerializeToString,
             dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dnc.v1.DncService/ListModels',
+            dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.ListModelsRequest.SerializeToString,
+            dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dnc.v1.DncService/LoadModel',
+            dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.LoadModelRequest.SerializeToString,
+            dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.LoadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dnc.v1.DncService/UnloadModel',
+            dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.UnloadModelRequest.SerializeToString,
+            dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.UnloadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MigrateSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dnc.v1.DncService/MigrateSession',
+            dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.MigrateSessionRequest.SerializeToString,
+            dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.MigrateSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

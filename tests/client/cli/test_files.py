@@ -178,8 +178,8 @@ def test_an_export_replaces_another(tmp_path: Path, capsys: Capture) -> None:
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == names
     assert run("export", "none") == 2
     assert capsys.readouterr().err == (
-        "dnc export: none doesn't exist; expected a training run's folder, a bundled model (copy, recall, graph), or "
-        "module:NAME\n"
+        "dnc export: none doesn't exist; expected a training run's folder, a bundled model (copy, recall, graph, "
+        "traversal), or module:NAME\n"
     )
 
 

@@ -46,7 +46,7 @@ def test_a_reply_from_before_the_first_batch_is_not_lost_among_those_in_batches(
 ) -> None:
     with open_door(artifact_folder, tmp_path) as door:
         door.create("s")
-        operations = door.server._operations
+        operations = door.server._models.default
         dump, session = operations.dump, operations.engine.table.find("s")
         assert session is not None
 

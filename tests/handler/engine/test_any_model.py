@@ -98,7 +98,7 @@ def test_the_model_is_described_field_by_field(door: Door) -> None:
     assert (list(model.inputs.shape), model.inputs.data_type) == ([2], pb.DATA_TYPE_UINT8)
     assert (list(model.outputs.shape), model.outputs.data_type) == ([8], pb.DATA_TYPE_FLOAT32)
     assert model.artifact == "program"
-    assert model.artifact_note == "only a DNC has one"
+    assert model.artifact_note == "only a DNC has a row kernel"
     assert not model.config_json
     assert not model.derived
     fields = {field.name: (list(field.shape), field.dtype, field.experience) for field in model.state}
@@ -157,7 +157,9 @@ def test_what_was_answered_survives_a_crash_to_the_bit(ledger: Path, runner: Mod
         door.create("s")
         answered = [door.step("s", chunk, position=7 * number) for number, chunk in enumerate(chunks[:4])]
         before = door.dump("s")
-        door.server._engine.snapshots.store_all = _nothing  # as if it were killed: records alone are there
+        door.server._models.default.engine.snapshots.store_all = (
+            _nothing  # as if it were killed: records alone are there
+        )
     with open_door(ledger, tmp_path / "state") as door:
         assert door.session("s").position == 28
         after = door.dump("s")

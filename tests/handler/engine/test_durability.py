@@ -308,7 +308,7 @@ def test_two_servers_can_not_share_a_state_folder_or_a_port(artifact_folder: Pat
         config = door.server._config.model_copy(
             update={"state_dir": tmp_path / "two", "port": int(door.addresses.grpc.rpartition(":")[2])}
         )
-        second = DncServer(config, artifact_folder, "cpu")
+        second = DncServer(config, [artifact_folder], "cpu")
         with pytest.raises(OSError, match="in use"):
             second.start()
         door.create("still")

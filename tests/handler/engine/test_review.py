@@ -377,7 +377,7 @@ async def test_a_session_that_never_goes_idle_keeps_no_other_from_its_end(
         await asyncio.sleep(0.01)
         step = asyncio.ensure_future(harness.step(full, random_inputs(1, 1)))
         await asyncio.sleep(0)
-        Maintenance(harness.engine, lambda: None).expire()
+        Maintenance(harness.engine).expire()
         await step
         await until(lambda: old.ended, "the old one has ended")
 

@@ -19,7 +19,7 @@ from dnc_serve.model.artifact import load_artifact
 def test_an_archive_gives_its_artifact_back_and_is_the_same_each_time(artifact_folder: Path, tmp_path: Path) -> None:
     config = ServeConfig(batch_size=7, response_timeout_s=33)
     for name in ("one.mar", "two.mar"):
-        write_archive(artifact_folder, tmp_path / name, config)
+        write_archive([artifact_folder], tmp_path / name, config)
     assert (tmp_path / "one.mar").read_bytes() == (tmp_path / "two.mar").read_bytes()
     unpacked = resolve_artifact(str(tmp_path / "one.mar"), None, tmp_path, tmp_path)
     assert load_artifact(unpacked).digest == load_artifact(artifact_folder).digest

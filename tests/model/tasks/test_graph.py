@@ -2,8 +2,9 @@
 
 import torch
 
-from dnc_serve.model.tasks.graph import DIGITS, Graph
+from dnc_serve.model.tasks.graph import Graph
 from dnc_serve.model.tasks.task import Batch
+from dnc_serve.model.tasks.triples import DIGITS
 
 
 def number(digits: torch.Tensor) -> int:

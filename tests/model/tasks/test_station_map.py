@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from dnc_serve.model.tasks.graph import BUNDLED, Journey
+from dnc_serve.model.tasks.graph import BUNDLED
 from dnc_serve.model.tasks.station_map import StationMap
+from dnc_serve.model.tasks.triples import Journey
 
 ROWS = [("Alder", "red", "Birch"), ("Birch", "blue", "Cedar"), ("Cedar", "red", "Alder"), ("Alder", "blue", "Cedar")]
 
