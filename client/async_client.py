@@ -17,6 +17,7 @@ from dnc_serve.client.checks import (
     checked_number,
     checked_seconds,
     checked_text,
+    checked_version,
 )
 from dnc_serve.client.errors import BadRequest, DncError, SessionError
 from dnc_serve.client.info import ModelInfo, ModelSummary, SessionInfo, StateAfter
@@ -130,14 +131,40 @@ class AsyncClient(Opener):
         self._multiplexes.add(multiplex)
         return multiplex
 
-    async def model(self, name: str | None = None) -> ModelInfo:
-        """The model of this name, or the default one; asked for once. Raises ModelNotFound."""
-        return await self.calls.model(checked_model(name))
+    async def model(self, name: str | None = None, version: str | None = None) -> ModelInfo:
+        """The model of this name, or the default one, in a version, or that of new sessions; asked for once. Raises
+        ModelNotFound."""
+        return await self.calls.model(checked_model(name), checked_version(version))
 
     async def models(self) -> list[ModelSummary]:
-        """All models that the server has, the default first."""
+        """All models that the server has, the default first, and all versions of each, first that of new sessions."""
         answer = await self.calls.unary("ListModels", pb.ListModelsRequest(), self.calls.hosts.route(""))
-        return [ModelSummary(model.name, model.model_digest) for model in answer.models]
+        return [ModelSummary.from_wire(model) for model in answer.models]
+
+    async def load_model(
+        self, name: str, source: str | None = None, version: str | None = None, *, share: float | None = None
+    ) -> ModelSummary:
+        """Has the server serve a version of a model from a folder, or a file, of its own machine; from then on new
+        sessions are of it, or a share of them. Without a source, a version that was loaded gets another share.
+
+        Raises ModelUnusable, ModelInUse or PermissionDenied, and all is as before.
+        """
+        request = pb.LoadModelRequest(
+            model=checked_text("name", name), source="" if source is None else checked_text("source", source),
+            version=checked_version(version), share=share,
+        )  # fmt: skip
+        answer = await self.calls.unary("LoadModel", request, self.calls.hosts.route(""))
+        return ModelSummary.from_wire(answer.model)
+
+    async def unload_model(self, name: str, version: str, *, carry_over: bool = False) -> int:
+        """Has the server drop a version that was loaded; returns how many of its sessions go on with that of new ones.
+        Raises ModelInUse where it has sessions and they aren't to be carried over."""
+        request = pb.UnloadModelRequest(
+            model=checked_text("name", name), version=checked_version(version),
+            carry_over=checked_flag("carry_over", carry_over),
+        )  # fmt: skip
+        answer = await self.calls.unary("UnloadModel", request, self.calls.hosts.route(""))
+        return int(answer.carried_over)
 
     async def sessions(
         self, prefix: str = "", page_size: int = 100, *, model: str | None = None

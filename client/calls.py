@@ -80,17 +80,19 @@ class Calls:
         self.timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._silent: set[str] = set()
-        self._models: dict[str, ModelInfo] = {}  # the default one also under no name
+        self._models: dict[tuple[str, str], ModelInfo] = {}  # as they were asked for, and by name and version
 
-    async def model(self, name: str = "") -> ModelInfo:
+    async def model(self, name: str = "", version: str = "") -> ModelInfo:
         """What the server serves under this name, or without one as the default; asked for once."""
-        if name not in self._models:
+        if (name, version) not in self._models:
             route = self.hosts.route("")
-            answer = await self.unary("GetModel", pb.GetModelRequest(model=name), route)
+            answer = await self.unary("GetModel", pb.GetModelRequest(model=name, version=version), route)
             if answer.HasField("workers"):
                 await self.hosts.workers.learn(route.target, answer.workers)
-            self._models[name] = self._models[answer.name] = ModelInfo.from_wire(answer)
-        return self._models[name]
+            info = ModelInfo.from_wire(answer)
+            for asked in ((name, version), (info.name, version), (info.name, info.version)):
+                self._models[asked] = info
+        return self._models[name, version]
 
     async def unary(self, method: str, request: Any, route: Route, session_id: str | None = None) -> Any:
         """The answer to one request."""

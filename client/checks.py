@@ -54,6 +54,11 @@ def checked_model(value: Any) -> str:
     return "" if value is None else checked_text("model", value)
 
 
+def checked_version(value: Any) -> str:
+    """The version of a model as a request has it; None is that of new sessions. Raises BadRequest."""
+    return "" if value is None else checked_text("version", value)
+
+
 def checked_names(value: Any) -> list[str]:
     """Names of arrays. Raises BadRequest."""
     if isinstance(value, str) or not isinstance(value, Sequence):

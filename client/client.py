@@ -243,13 +243,25 @@ class Client(_Opener):
         """Many sessions on a few streams, and a `step` for many at once."""
         return Multiplex(self._thread, self._client.multiplex(streams))
 
-    def model(self, name: str | None = None) -> ModelInfo:
-        """The model of this name, or the default one; asked for once. Raises ModelNotFound."""
-        return self._thread.run(self._client.model(name))
+    def model(self, name: str | None = None, version: str | None = None) -> ModelInfo:
+        """The model of this name, or the default one, in a version, or that of new sessions; asked for once. Raises
+        ModelNotFound."""
+        return self._thread.run(self._client.model(name, version))
 
     def models(self) -> list[ModelSummary]:
-        """All models that the server has, the default first."""
+        """All models that the server has, the default first, and all versions of each, first that of new sessions."""
         return self._thread.run(self._client.models())
+
+    def load_model(
+        self, name: str, source: str | None = None, version: str | None = None, *, share: float | None = None
+    ) -> ModelSummary:
+        """Has the server serve a version of a model from a folder, or a file, of its own machine: see
+        `AsyncClient.load_model`."""
+        return self._thread.run(self._client.load_model(name, source, version, share=share))
+
+    def unload_model(self, name: str, version: str, *, carry_over: bool = False) -> int:
+        """Has the server drop a version that was loaded: see `AsyncClient.unload_model`."""
+        return self._thread.run(self._client.unload_model(name, version, carry_over=carry_over))
 
     def sessions(self, prefix: str = "", page_size: int = 100, *, model: str | None = None) -> Iterator[SessionInfo]:
         """All sessions that this client may see, or those of one model, by id."""
@@ -403,6 +415,10 @@ class Session(_Closing):
     def fork(self, id: str | None = None, position: int | None = None) -> "Session":
         """An independent copy under another id, now or at an earlier position."""
         return Session(self._thread, self._thread.run(self._session.fork(id, position)))
+
+    def migrate(self, version: str | None = None) -> bool:
+        """Goes on with another version of the model: see `AsyncSession.migrate`."""
+        return self._thread.run(self._session.migrate(version))
 
     def export(self) -> bytes:
         """The session as a `safetensors` blob that `import_session` takes up elsewhere."""

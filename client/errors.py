@@ -3,7 +3,7 @@
     DncError                        reason, message, metadata, retry_after_s
     ├── InvalidRequest              what was sent is wrong; nothing was applied
     │   ├── BadShape  BadDtype  NotFinite  ChunkTooLong  BadId  BadRequest  BadBlob  BadState
-    │   ├── ModelNotFound
+    │   ├── ModelNotFound  ModelUnusable  ModelInUse
     ├── SessionError                which session
     │   ├── SessionNotFound  SessionExpired  SessionExists  SessionReplaced  SessionMoved
     ├── PositionError               where the session stands
@@ -114,6 +114,14 @@ class BadState(InvalidRequest):
 
 class ModelNotFound(InvalidRequest):
     """The server has no model of that name."""
+
+
+class ModelUnusable(InvalidRequest):
+    """What was to be loaded as a model can't be: the message says why. All is as before."""
+
+
+class ModelInUse(InvalidRequest):
+    """A version of a model has sessions, or is the only one, or is there already under that name."""
 
 
 class SessionError(DncError):

@@ -33,6 +33,7 @@ class ModelInfo(_OfAMessage):
     """What a server serves, and what it takes at once."""
 
     name: str
+    version: str
     inputs: TensorSpec  # of one timestep
     outputs: TensorSpec
     state: tuple["StateField", ...]
@@ -103,10 +104,18 @@ class StateField(_OfAMessage):
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """One of the models that a server has."""
+    """A version of one of the models that a server has."""
 
     name: str
     digest: str
+    version: str
+    sessions: int  # at the worker that answered
+    share: float | None  # of new sessions, of a version that gets only some
+
+    @classmethod
+    def from_wire(cls, message: pb.ModelSummary) -> Self:
+        share = message.share if message.HasField("share") else None
+        return cls(message.name, message.model_digest, message.version, message.sessions, share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +128,7 @@ class SessionInfo(_OfAMessage):
     durable_position: int  # timesteps that survive a power loss
     experience: int  # resets done
     model: str  # its name
+    model_version: str
     model_digest: str
     tier: str  # slot, host or store
     state_bytes: int

@@ -14,6 +14,7 @@ from dnc_serve.client.errors import (
     SessionMoved,
     SessionNotFound,
     StepGap,
+    StoreUnavailable,
     Unavailable,
 )
 from dnc_serve.client.ledger import Ledger
@@ -86,7 +87,7 @@ class Recovery(ABC):
             elif isinstance(refusal, SessionMoved):
                 refusal = self.route.follow(refusal)
                 self._drop_stream()
-            elif isinstance(refusal, Draining):
+            elif isinstance(refusal, Draining | StoreUnavailable):  # another may reach the store that they share
                 self.route.go_on(away_from=self.route.target)
                 self._drop_stream()
         except DncError as error:

@@ -29,6 +29,7 @@ from dnc_serve.client.checks import (
     checked_number,
     checked_position,
     checked_rate,
+    checked_version,
 )
 from dnc_serve.client.errors import (
     BadRequest,
@@ -36,6 +37,7 @@ from dnc_serve.client.errors import (
     DncError,
     Internal,
     ModelMismatch,
+    ModelNotFound,
     SessionError,
     SessionReplaced,
 )
@@ -136,7 +138,11 @@ class AsyncSession:
 
     async def take_up(self, info: SessionInfo, position: int | None = None, experience: int | None = None) -> None:
         """Goes on from where the server says that the session stands, or from an earlier place."""
-        model = self._model = await self.calls.model(info.model)
+        try:
+            model = await self.calls.model(info.model, info.model_version)
+        except ModelNotFound:  # unloaded just now, and the session carried over
+            model = await self.calls.model(info.model)
+        self._model = model
         self._chunk_timesteps = model.chunk_timesteps()
         self.incarnation = info.incarnation
         ledger = Ledger(
@@ -481,6 +487,20 @@ class AsyncSession:
         fork.created = response.created
         await fork.take_up(SessionInfo.from_wire(response.session))
         return fork
+
+    async def migrate(self, version: str | None = None) -> bool:
+        """Goes on with another version of its model, by default with that of new sessions; False if it did already.
+
+        The state stays as it is, and earlier positions can't be had any more. Raises ModelMismatch where the versions
+        have other inputs, outputs or fields of a state.
+        """
+        await self._present()
+        request = pb.MigrateSessionRequest(
+            session_id=self.id, incarnation=self.incarnation, version=checked_version(version)
+        )
+        response = await self._unary("MigrateSession", request)
+        self._model = await self.calls.model(response.session.model, response.session.model_version)
+        return bool(response.changed)
 
     async def export(self) -> bytes:
         """The session as a `safetensors` blob that `import_session` takes up elsewhere."""

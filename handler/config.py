@@ -109,6 +109,10 @@ class ServeConfig(BaseSettings):
         description="[NAME=]SOURCE: a bundled name, a run, an artifact folder or a .mar; may be repeated, each with a "
         "NAME, and the first is the default",
     )
+    model_folder: File = Field(
+        default="",
+        description="folder in which new versions appear as NAME/VERSION, to be loaded while the server runs",
+    )
     nr_cells: Count | None = Field(
         default=None, description="memory slots of a run that is exported; as trained if not set"
     )

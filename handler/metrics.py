@@ -66,21 +66,25 @@ class ChunkHistogram(Collector):
 class ModelCollector(Collector):
     """A few series for each model."""
 
-    def __init__(self, models: "Mapping[str, ModelMetrics]") -> None:
+    def __init__(self, models: "Mapping[tuple[str, str], ModelMetrics]") -> None:
         self._models = models
 
     def collect(self) -> Iterator[Metric]:
-        sessions = GaugeMetricFamily("dnc_model_sessions", "Sessions alive of a model.", labels=["model"])
-        chunks = CounterMetricFamily("dnc_model_chunks", "Chunks of a model answered.", labels=["model"])
-        timesteps = CounterMetricFamily("dnc_model_timesteps", "Timesteps of a model applied.", labels=["model"])
-        seconds = CounterMetricFamily(
-            "dnc_model_step_seconds", "From these chunks' arrival to their replies, in all.", labels=["model"]
+        sessions = GaugeMetricFamily("dnc_model_sessions", "Sessions alive of a model.", labels=["model", "version"])
+        chunks = CounterMetricFamily("dnc_model_chunks", "Chunks of a model answered.", labels=["model", "version"])
+        timesteps = CounterMetricFamily(
+            "dnc_model_timesteps", "Timesteps of a model applied.", labels=["model", "version"]
         )
-        for name, model in list(self._models.items()):
-            sessions.add_metric([name], model.sessions())
-            chunks.add_metric([name], model.chunks)
-            timesteps.add_metric([name], model.timesteps)
-            seconds.add_metric([name], model.step_s)
+        seconds = CounterMetricFamily(
+            "dnc_model_step_seconds",
+            "From these chunks' arrival to their replies, in all.",
+            labels=["model", "version"],
+        )
+        for key, model in list(self._models.items()):
+            sessions.add_metric([*key], model.sessions())
+            chunks.add_metric([*key], model.chunks)
+            timesteps.add_metric([*key], model.timesteps)
+            seconds.add_metric([*key], model.step_s)
         yield from (sessions, chunks, timesteps, seconds)
 
 
@@ -88,12 +92,12 @@ class Metrics:
     """All metrics of one server."""
 
     def __init__(self) -> None:
-        self.models: dict[str, ModelMetrics] = {}
+        self.models: dict[tuple[str, str], ModelMetrics] = {}  # by name and version
         self.start_over()
 
-    def of(self, model: str) -> "ModelMetrics":
-        """What listens to the engine of the model of this name."""
-        return self.models.setdefault(model, ModelMetrics(self))
+    def of(self, model: str, version: str = "1") -> "ModelMetrics":
+        """What listens to the engine of this version of a model."""
+        return self.models.setdefault((model, version), ModelMetrics(self))
 
     def start_over(self) -> None:
         """Sets everything to zero, on a new registry."""
@@ -160,7 +164,7 @@ class Metrics:
         self.model_info = Gauge(
             "dnc_model_info",
             "The model being served, the code that steps it, and why that is not the row kernel.",
-            ["name", "digest", "artifact", "note", "device"],
+            ["name", "version", "digest", "artifact", "note", "device"],
             registry=registry,
         )
         for tier in TIERS:

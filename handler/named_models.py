@@ -51,6 +51,11 @@ def named_models(values: Sequence[str]) -> tuple[NamedModel, ...]:
     return tuple(models)
 
 
+def check_name(name: str) -> str | None:
+    """What was expected of a name, or of a version's, that can't be one."""
+    return None if _NAME.fullmatch(name) else _EXPECTED_NAME
+
+
 def _named(value: str) -> NamedModel:
     name, separator, source = value.partition("=")
     if not separator or "/" in name:  # a path may hold that sign too

@@ -21,12 +21,12 @@ import uvloop
 
 from dnc_serve import __version__
 from dnc_serve.handler.api.access import Access
+from dnc_serve.handler.api.administration import Administration
 from dnc_serve.handler.api.door import Door
 from dnc_serve.handler.api.inference_models import InferenceModels
 from dnc_serve.handler.api.inference_service import InferenceService
 from dnc_serve.handler.api.listener import SERVING, Listener
 from dnc_serve.handler.api.logs import ChunkLog
-from dnc_serve.handler.api.models import Models
 from dnc_serve.handler.api.operations import Operations
 from dnc_serve.handler.api.ordered_stream import OpenStreams
 from dnc_serve.handler.api.rows import answer_calls
@@ -38,11 +38,14 @@ from dnc_serve.handler.api.siblings import Siblings
 from dnc_serve.handler.api.state_seal import StateSeal
 from dnc_serve.handler.config import TOKENS_VARIABLE, ServeConfig
 from dnc_serve.handler.engine.maintenance import Garbage
+from dnc_serve.handler.engine.observer import Observer
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.metrics import TIERS, Metrics
+from dnc_serve.handler.model_keeper import ModelKeeper
 from dnc_serve.handler.place import Place
 from dnc_serve.handler.served import ServedModel
 from dnc_serve.handler.tracing import make_tracing
+from dnc_serve.handler.watched_folder import WatchedFolder
 from dnc_serve.proto.dnc.v1 import dnc_pb2
 
 logger = logging.getLogger(__name__)
@@ -90,7 +93,7 @@ class DncServer:
 
     def call(self, calls: Sequence[dnc_pb2.Call | ServeError], timeout_s: float) -> list[dnc_pb2.CallResult]:
         """Answers the rows of a batch, each with its own status; those that take longer get DEADLINE_EXCEEDED."""
-        return self._await(answer_calls(self._models, self._access, calls, timeout_s))
+        return self._await(answer_calls(self._models, self._administration, self._access, calls, timeout_s))
 
     def drain(self, grace_s: float) -> None:
         """Takes nothing new, ends what runs, snapshots all sessions, and sends streams away, within the grace time."""
@@ -115,30 +118,32 @@ class DncServer:
         self._metrics = metrics = Metrics()
         # From here on, as the tiles do it too: over few rows, torch's threads spin, and a start of 0.2 s takes 3 s.
         torch.set_num_threads(1)
-        served = self._served = [
-            ServedModel(model, artifact, config, self._device)
-            for model, artifact in zip(config.models, self._artifacts, strict=True)
-        ]
-        listener = self._listener = Listener(config, self._place)
-        listener.bind()
-        self._cleanup.push_async_callback(listener.close, 0)
         tracing = make_tracing(config.otlp_endpoint)
         if tracing is not None:
             self._cleanup.callback(tracing.close)
-        for model in served:
+
+        def observers(name: str, version: str) -> list[Observer]:
             # Tracing comes before the metrics: they show which trace a value was seen in.
-            observers = [*([tracing] if tracing else []), metrics.of(model.name), ChunkLog()]
-            self._cleanup.callback(model.close)
-            await model.open(config.advertise or listener.address, self._place, observers)
+            return [*([tracing] if tracing else []), metrics.of(name, version), ChunkLog()]
+
+        keeper = self._keeper = ModelKeeper(config, self._artifacts, self._device, self._place, observers)
+        listener = self._listener = Listener(config, self._place)
+        listener.bind()
+        self._cleanup.push_async_callback(listener.close, 0)
         siblings = None if self._place is None else Siblings(self._place)
         seal = self._seal = StateSeal(config.state_keys, config.state_max_age_s)
         epoch = secrets.token_hex(8)
-        self._models = models = Models(
-            [Operations(model.engine, model.artifact, epoch, metrics, siblings, seal) for model in served]
-        )
+
+        def operations(one: ServedModel) -> Operations:
+            self._show(one)
+            return Operations(one.engine, one.artifact, epoch, metrics, siblings, seal, one.name, one.version)
+
+        self._cleanup.callback(keeper.close)
+        models = self._models = await keeper.open(config.advertise or listener.address, operations)
+        administration = self._administration = Administration(models, keeper, siblings)
         self._access = Access(config.tokens, os.environ.get(TOKENS_VARIABLE, ""), config.workers)
         self._streams = OpenStreams(config.max_streams)
-        self._service = DncService(models, self._access, self._streams, siblings)
+        self._service = DncService(models, administration, self._access, self._streams, siblings)
         inference_models = InferenceModels(models)
         inference = InferenceService(inference_models, self._access, self._streams, siblings)
         if siblings is None:
@@ -149,25 +154,32 @@ class DncServer:
             await self_test(listener.private_address, one, self._access, self._place)
         listener.close_private()
         metrics_address = self._open_metrics()
-        for model in served:
-            for for_ever in model.upkeep(self._every_second if model is served[0] else None):
-                self._cleanup.callback(self._loop.create_task(for_ever).cancel)
+        keeper.keep_up()
+        self._cleanup.callback(self._loop.create_task(self._keep_up()).cancel)
+        if config.model_folder and (self._place is None or not self._place.worker):  # one looks for all
+            watched = WatchedFolder(Path(config.model_folder), models.has, administration.take)
+            self._cleanup.callback(self._loop.create_task(watched.run()).cancel)
         http_address = await self._open_http(inference_models) if config.http_port is not None else ""
         await listener.set_health(SERVING)
         return Addresses(listener.address, metrics_address, http_address)
 
-    def _every_second(self) -> None:
-        """What is looked at once for all models: garbage, and tokens and keys that have changed."""
-        self._garbage.settle()
-        self._access.refresh()
-        self._seal.refresh()
+    async def _keep_up(self) -> None:
+        """What is looked at every second, once for all models: garbage, and tokens and keys that have changed."""
+        while True:
+            await asyncio.sleep(1.0)
+            try:
+                self._garbage.settle()
+                self._access.refresh()
+                self._seal.refresh()
+            except Exception:
+                logger.exception("what is done every second will be done again")
 
     async def _open_http(self, inference: InferenceModels) -> str:
         # Not everybody has it installed.
         from dnc_serve.handler.api.http_inference import HttpInference
         from dnc_serve.handler.api.http_server import HttpServer
 
-        server = HttpServer(self._config, HttpInference(inference, self._access).application)
+        server = HttpServer(self._config, HttpInference(inference, self._administration, self._access).application)
         self._cleanup.push_async_callback(server.close)
         await server.open()
         return server.address
@@ -176,34 +188,39 @@ class DncServer:
         """Opens the endpoints of one of several workers."""
         place = siblings.place
         self._cleanup.push_async_callback(siblings.close)
-        door = Door(place, self._service, inference, self._models.held_by)
+        door = Door(place, self._service, inference, self._models.held_by, self._administration.asked)
         self._cleanup.push_async_callback(door.close, 0)
         await door.open()
         await self._listener.open(SharedService(self._service, siblings), inference)
         place.tell(self._listener.address)
 
     def _open_metrics(self) -> str:
-        config, metrics, served = self._config, self._metrics, self._served
+        config, metrics, keeper = self._config, self._metrics, self._keeper
         metrics.start_over()  # the self-test is not counted
         for tier in TIERS:
             metrics.sessions.labels(tier).set_function(partial(self._total, ServedModel.sessions_in, tier))
             metrics.state_bytes.labels(tier).set_function(partial(self._total, ServedModel.bytes_in, tier))
-        metrics.journal_bytes.set_function(lambda: sum(one.journal_bytes for one in served))
-        metrics.queued.set_function(lambda: sum(one.engine.queued for one in served))
+        metrics.journal_bytes.set_function(lambda: sum(one.journal_bytes for one in keeper.served))
+        metrics.queued.set_function(lambda: sum(one.engine.queued for one in keeper.served))
         metrics.streams.set_function(lambda: len(self._streams))
         metrics.build_info.labels(__version__, torch.__version__, platform.python_version(), grpc.__version__).set(1)
-        for one in served:
-            metrics.of(one.name).sessions = partial(len, one.engine.table)
-            runner = one.engine.runner
-            metrics.model_info.labels(one.name, one.engine.digest, runner.kind, runner.note, str(runner.device)).set(1)
+        for one in keeper.served:
+            self._show(one)
         # Of several workers, `dnc serve` shows what all of them count, which it asks them for.
         host = config.host if self._place is None else LOOPBACK
         scrapes = Scrapes(host, config.metrics_port, metrics.registry)
         self._cleanup.callback(scrapes.stop)
         return scrapes.address
 
+    def _show(self, one: ServedModel) -> None:
+        """Its metrics are seen from now on."""
+        self._metrics.of(one.name, one.version).sessions = partial(len, one.engine.table)
+        runner = one.engine.runner
+        labels = (one.name, one.version, one.digest, runner.kind, runner.note, str(runner.device))
+        self._metrics.model_info.labels(*labels).set(1)
+
     def _total(self, of: Callable[[ServedModel, str], int], tier: str) -> int:
-        return sum(of(model, tier) for model in self._served)
+        return sum(of(model, tier) for model in self._keeper.served)
 
     async def _drain(self, grace_s: float) -> None:
         if self._drained:
@@ -216,7 +233,7 @@ class DncServer:
         self._streams.go_away("draining")
         while not self._models.at_rest and time.monotonic() < until:
             await asyncio.sleep(0.01)
-        await asyncio.gather(*(model.leave() for model in self._served))
+        await asyncio.gather(*(model.leave() for model in self._keeper.served))
         await self._listener.close(max(0.1, min(1.0, until - time.monotonic())))
 
     async def _stop(self) -> None:

@@ -9,7 +9,7 @@ from dnc_serve.model.export import export
 from dnc_serve.model.layout import StateLayout
 from dnc_serve.model.package_checkpoint import from_dnc_package
 from dnc_serve.model.rows import TensorSpec
-from dnc_serve.model.state import DNCState, MemoryState
+from dnc_serve.model.state import DNCState, LinkedMemoryState, MemoryState, SparseMemoryState
 from dnc_serve.model.weights import load_model, load_weights, save_weights
 
 __all__ = [
@@ -19,7 +19,9 @@ __all__ = [
     "ContractError",
     "DNCConfig",
     "DNCState",
+    "LinkedMemoryState",
     "MemoryState",
+    "SparseMemoryState",
     "StateLayout",
     "TensorSpec",
     "export",

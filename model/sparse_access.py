@@ -37,9 +37,6 @@ class SparseChange(NamedTuple):
 class SparseAccess(nn.Module):
     """Writes to a sparse memory and reads from it as a controller's output asks; its weights don't depend on N."""
 
-    smooth: bool
-    sparse_reads: int
-
     def __init__(self, config: DNCConfig) -> None:
         super().__init__()
         self.smooth = config.cosine == "deepmind"
@@ -128,9 +125,7 @@ def changed(state: SparseMemoryState, change: SparseChange, in_place: bool) -> S
     memory = addressing.put_rows(state.memory, change.slots, change.words, in_place)
     if in_place:
         squared_norms = state.squared_norms.scatter_(1, change.slots, change.squared_norms)
-        last_access = state.last_access
-        if bool(change.put_back.any()):
-            last_access.copy_(brought_down(last_access, change.put_back))
+        last_access = state.last_access.sub_(change.put_back).clamp_(min=0)
     else:
         squared_norms = state.squared_norms.scatter(1, change.slots, change.squared_norms)
         last_access = brought_down(state.last_access, change.put_back)

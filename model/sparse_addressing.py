@@ -9,6 +9,7 @@ memory as it was, with those few slots put right.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, rsub
@@ -77,7 +78,34 @@ def highest(scores: Tensor, count: int) -> Tensor:
 
 def rows_of(table: Tensor, slots: Tensor) -> Tensor:
     """Of a table [B, N, X], the rows of slots [B, E]: [B, E, X]."""
-    return table.gather(1, slots.unsqueeze(2).expand(-1, -1, table.size(2)))
+    index = slots.unsqueeze(2).expand(-1, -1, table.size(2))
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        if table.requires_grad and not torch.compiler.is_compiling():
+            rows: Tensor = Rows.apply(table, index)  # type: ignore[no-untyped-call]
+            return rows
+    return table.gather(1, index)
+
+
+class Rows(torch.autograd.Function):
+    """`gather`, whose own backward would keep the whole table, one for each timestep, only to know its shape.
+
+    So what a training remembers for its way back are the slots that were touched, and no copy of the memory.
+    """
+
+    @staticmethod
+    def forward(table: Tensor, index: Tensor) -> Tensor:
+        return table.gather(1, index)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        table, index = inputs
+        ctx.shape = table.shape
+        ctx.save_for_backward(index)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        return gradient.new_zeros(ctx.shape).scatter_add(1, index, gradient), None
 
 
 def rows_after(table: Tensor, changed: Tensor, rows: Tensor, slots: Tensor) -> Tensor:

@@ -142,7 +142,10 @@ class Training:
         )
 
     def unroll(self, inputs: Tensor, state: DNCState) -> tuple[Tensor, list[DNCState]]:
-        """`DNC.unroll`, by the compiled step if there is one, with the state after every timestep."""
+        """`DNC.unroll`, by the compiled step if there is one, with what is carried over after every timestep.
+
+        That is the state without its memory, which may be large.
+        """
         outputs, states = [], []
         given_reads = state.read_vectors
         for x in inputs.unbind(0):
@@ -150,15 +153,16 @@ class Training:
                 state = state._replace(read_vectors=given_reads)
             output, state = self._step(x, state)
             outputs.append(output)
-            states.append(state)
+            states.append(state._replace(memory=[]))
         return torch.stack(outputs), states
 
     def _start_state(self) -> DNCState:
         """Zeros, or a session's state after a reset of its experience."""
+        zeros = self.model.initial_state(self.recipe.batch_size)
         carry = random_share(self.generator) < self.recipe.carry
         if carry and self._carried is not None:
-            return self._carried.reset_experience()
-        return self.model.initial_state(self.recipe.batch_size)
+            return self._carried._replace(memory=zeros.memory)
+        return zeros
 
     def _cut(self, timesteps: int) -> int:
         """After how many timesteps a session's state is carried over: all of them, or fewer in a broken-off episode."""
@@ -176,7 +180,6 @@ class Training:
             "data_rng": self.generator.get_state(),
             "dropout_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
-            # Its memory would be zeroed at the start of the next batch.
             "carried": None if carried is None else (carried.controller_hidden, carried.read_vectors),
         }
 
@@ -192,4 +195,4 @@ class Training:
         self._carried = None
         if state["carried"] is not None:
             hidden, read_vectors = state["carried"]
-            self._carried = DNCState(hidden, self.model.initial_state(self.recipe.batch_size).memory, read_vectors)
+            self._carried = DNCState(hidden, [], read_vectors)

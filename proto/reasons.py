@@ -20,6 +20,9 @@ REASONS: dict[str, StatusCode] = {
     "BAD_STATE": StatusCode.INVALID_ARGUMENT,
     "STATE_EXPIRED": StatusCode.FAILED_PRECONDITION,
     "MODEL_NOT_FOUND": StatusCode.NOT_FOUND,
+    # What is served: it can't be loaded, or not as it is asked for.
+    "MODEL_UNUSABLE": StatusCode.INVALID_ARGUMENT,
+    "MODEL_IN_USE": StatusCode.FAILED_PRECONDITION,
     # Which session: unknown, ended and present are different answers.
     "SESSION_NOT_FOUND": StatusCode.NOT_FOUND,
     "SESSION_EXPIRED": StatusCode.NOT_FOUND,

@@ -19,10 +19,19 @@ from dnc_serve.client.cli.parser import Command, Parser, did_you_mean
 from dnc_serve.client.errors import DncError
 
 COMMANDS = (
-    "serve", "demo", "step", "reset", "dump", "sessions", "fork", "delete", "model", "models", "watch", "record",
-    "train", "export", "archive", "bench", "doctor", "health", "token", "completion",
+    "serve", "demo", "step", "reset", "dump", "sessions", "fork", "delete", "migrate", "model", "models", "load",
+    "unload", "watch", "record", "train", "export", "archive", "bench", "doctor", "health", "token", "completion",
 )  # fmt: skip
-MODULES = {"reset": "sessions", "fork": "sessions", "delete": "sessions", "models": "model", "health": "doctor"}
+MODULES = {
+    "reset": "sessions",
+    "fork": "sessions",
+    "delete": "sessions",
+    "migrate": "sessions",
+    "models": "model",
+    "load": "model",
+    "unload": "model",
+    "health": "doctor",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

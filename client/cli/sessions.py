@@ -1,4 +1,4 @@
-"""`dnc sessions`, `reset`, `fork` and `delete`: which sessions there are, and what becomes of them."""
+"""`dnc sessions`, `reset`, `fork`, `migrate` and `delete`: which sessions there are, and what becomes of them."""
 
 import argparse
 import itertools
@@ -50,7 +50,10 @@ def _run(args: argparse.Namespace) -> int:
             for info in client.sessions(args.prefix, model=args.model):
                 print(json.dumps(asdict(info), default=_plain))
         else:
-            _print_table(client.sessions(args.prefix, model=args.model), of_several=len(client.models()) > 1)
+            _print_table(
+                client.sessions(args.prefix, model=args.model),
+                of_several=len({model.name for model in client.models()}) > 1,
+            )
     return 0
 
 
@@ -124,7 +127,22 @@ def _delete(args: argparse.Namespace) -> int:
     return code
 
 
+def _configure_migrate(parser: argparse.ArgumentParser) -> None:
+    add_session(parser)
+    parser.add_argument("--version", metavar="VERSION", help="the version to go on with (that of new sessions)")
+    add_connection(parser)
+
+
+def _migrate(args: argparse.Namespace) -> int:
+    with connect(args) as client, client.session(args.session, create=False) as session:
+        session.migrate(args.version)
+        info = session.info()
+    print(f"session {info.id} is of the model {info.model}, version {info.model_version}")
+    return 0
+
+
 SESSIONS = Command("list sessions, export one to a file or import it", _configure, _run)
 RESET = Command("reset a session's experience, or all of it", _configure_reset, _reset)
 FORK = Command("copy a session, now or as it was", _configure_fork, _fork)
+MIGRATE = Command("go on with another version of a session's model", _configure_migrate, _migrate)
 DELETE = Command("end sessions", _configure_delete, _delete)

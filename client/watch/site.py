@@ -107,7 +107,7 @@ class Site:
     async def _model(self, request: web.Request) -> web.Response:
         """The model of a session, or the default one, and the names of all."""
         model = await self._model_of(request.query.get("session", ""))
-        names = [one.name for one in await self._client.models()]
+        names = [*dict.fromkeys(one.name for one in await self._client.models())]
         return _json(
             {**_described(model), "names": names, "input_size": model.input_size, "output_size": model.output_size}
         )

@@ -7,6 +7,7 @@ Tokens stand in a TOML file, or in the environment, by their SHA-256 only:
     sha256 = "9f86d081…"                  # of the bearer token: `dnc token ward-3` makes both
     expires = 2027-06-30T00:00:00Z        # the rest is optional
     read_only = true
+    admin = true                          # may load and unload models
     max_sessions = 100
     max_state_bytes = 1_000_000_000
     max_timesteps_per_second = 5000
@@ -51,6 +52,7 @@ class Token(BaseModel):
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     expires: datetime | None = None
     read_only: bool = False
+    admin: bool = False
     max_sessions: int | None = Field(None, ge=1, le=MAX_LIMIT)
     max_state_bytes: int | None = Field(None, ge=1, le=MAX_LIMIT)
     # The least is a chunk of usual length in a day or so: "come again" must be a time that can be told.
@@ -81,6 +83,7 @@ class Grant:
 
     owner: str = ""
     read_only: bool = False
+    admin: bool = True
     max_sessions: int | None = None
     max_state_bytes: int | None = None
     max_timesteps_per_second: float | None = None
@@ -121,6 +124,14 @@ class Grant:
         """Raises PERMISSION_DENIED for a token that may only look."""
         if self.read_only:
             raise ServeError("PERMISSION_DENIED", f"the token of {self.owner!r} may only look, not change anything")
+
+    def check_admin(self) -> None:
+        """Raises PERMISSION_DENIED for a token that may not change what is served."""
+        if not self.admin:
+            raise ServeError(
+                "PERMISSION_DENIED",
+                f"the token of {self.owner!r} may not load or unload models: admin isn't set for it",
+            )
 
     @property
     def limits_sessions(self) -> bool:
@@ -265,7 +276,7 @@ class Access:
                     grant._timesteps = token.max_timesteps_per_second / self._workers * BURST_SECONDS
             expires = token.expires
             grant.expires = expires.replace(tzinfo=UTC) if expires is not None and expires.tzinfo is None else expires
-            grant.read_only = token.read_only
+            grant.read_only, grant.admin = token.read_only, token.admin
             grant.max_sessions, grant.max_state_bytes = token.max_sessions, token.max_state_bytes
             grant.max_timesteps_per_second = token.max_timesteps_per_second
             self._grants[digest] = grant

@@ -24,12 +24,20 @@ _TIERS = {"slot": pb.TIER_SLOT, "host": pb.TIER_HOST, "store": pb.TIER_STORE}
 class Descriptions:
     """In the messages of the contract."""
 
-    def __init__(self, engine: Engine, artifact: Artifact, server_epoch: str, place: Place | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        artifact: Artifact,
+        server_epoch: str,
+        place: Place | None = None,
+        name: str = "",
+        version: str = "1",
+    ) -> None:
         self._place = place
         self._engine = engine
         self._artifact = artifact
         self._server_epoch = server_epoch
-        self.name = engine.config.models[0].name
+        self.name, self.version = name or engine.config.models[0].name, version
 
     def model(self) -> pb.GetModelResponse:
         """The model, the code that steps it, and the limits of a chunk."""
@@ -55,7 +63,15 @@ class Descriptions:
             max_chunk_timesteps=config.max_chunk_timesteps,
             max_in_flight_chunks=min(config.reply_window_chunks, config.max_queued_chunks),
             tile_rows=engine.runner.row_counts,
+            version=self.version,
             workers=None if self._place is None else _workers(self._place, config),
+        )
+
+    def summary(self, share: float | None) -> pb.ModelSummary:
+        """The model in a list."""
+        sessions = len(self._engine.table)
+        return pb.ModelSummary(
+            name=self.name, model_digest=self._engine.digest, version=self.version, sessions=sessions, share=share
         )
 
     async def session(self, session: Session) -> pb.Session:
@@ -103,6 +119,7 @@ class Descriptions:
             experience=session.experience,
             model_digest=session.digest,
             model=self.name,
+            model_version=self.version,
             state_bytes=self._engine.row_bytes,
         )
         description.created.FromNanoseconds(int(CLOCK.shown(session.created_at) * 1e9))

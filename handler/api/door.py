@@ -6,7 +6,7 @@ What comes in there is for this worker: it is served as at the streaming endpoin
 import asyncio
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -18,8 +18,8 @@ from dnc_serve.handler.api.inference_service import InferenceService
 from dnc_serve.handler.api.readable import ReadableServer
 from dnc_serve.handler.api.relay import Broken, Line, Pipe, Refused
 from dnc_serve.handler.api.service import DncService
-from dnc_serve.handler.api.siblings import COUNT, HELD, NO_LIMIT, SERVICE, address_of
-from dnc_serve.handler.api.status import DETAILS
+from dnc_serve.handler.api.siblings import COUNT, HELD, NO_LIMIT, SERVICE, VERSIONS, address_of
+from dnc_serve.handler.api.status import DETAILS, code_of, status_of
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.place import Place
 from dnc_serve.proto.dnc.v1 import dnc_pb2 as pb
@@ -28,10 +28,16 @@ from dnc_serve.proto.inference import inference_pb2_grpc
 
 
 class Door:
-    """Where the others come in. `held_by(owner)` is what sessions of a token this worker has."""
+    """Where the others come in. `held_by(owner)` is what sessions of a token this worker has; `asked` is
+    `Administration.asked`."""
 
     def __init__(
-        self, place: Place, service: DncService, inference: InferenceService, held_by: Callable[[str], Holding]
+        self,
+        place: Place,
+        service: DncService,
+        inference: InferenceService,
+        held_by: Callable[[str], Holding],
+        asked: Callable[[bytes], Awaitable[bytes]],
     ) -> None:
         self._address = address_of(place, place.worker)
         self._line = place.line(place.worker)
@@ -39,6 +45,7 @@ class Door:
         self._service = service
         self._inference = inference
         self._held_by = held_by
+        self._asked = asked
         self._server = grpc.aio.server(options=[*NO_LIMIT])
 
     async def open(self) -> None:
@@ -46,7 +53,10 @@ class Door:
         readable = ReadableServer(self._server)
         dnc_pb2_grpc.add_DncServiceServicer_to_server(self._service, readable)
         inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._inference, readable)
-        own: dict[str, Any] = {COUNT: grpc.unary_unary_rpc_method_handler(self._count)}
+        own: dict[str, Any] = {
+            COUNT: grpc.unary_unary_rpc_method_handler(self._count),
+            VERSIONS: grpc.unary_unary_rpc_method_handler(self._versions),
+        }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, own),))
         self._server.add_insecure_port(self._address)
         await self._server.start()
@@ -63,6 +73,14 @@ class Door:
 
     async def _count(self, owner: bytes, context: Any) -> bytes:
         return struct.pack(HELD, *self._held_by(owner.decode()))
+
+    async def _versions(self, asked: bytes, context: Any) -> bytes:
+        try:
+            return await self._asked(asked)
+        except ServeError as refused:
+            details = ((DETAILS, status_of(refused).SerializeToString()),)
+            await context.abort(code_of(refused), refused.message, details)
+            raise AssertionError from None  # it has raised
 
     def _on_open(self, pipe: Pipe, opening: bytes) -> None:
         task = asyncio.ensure_future(self._serve(pipe, opening))

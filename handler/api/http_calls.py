@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from dnc_serve.handler.api.administration import Administration
 from dnc_serve.handler.api.arrays import decode_inputs, encode_array
 from dnc_serve.handler.api.call_json import call_from_json, call_of, object_from_json, to_json
 from dnc_serve.handler.api.models import Models
@@ -37,8 +38,9 @@ Answer = Callable[[Request, Caller], Awaitable[Response]]
 class HttpCalls:
     """Answers by what answers the calls of gRPC. `body` reads a request's body within the limits."""
 
-    def __init__(self, models: Models, body: Body) -> None:
+    def __init__(self, models: Models, administration: Administration, body: Body) -> None:
         self._models = models
+        self._administration = administration
         self._body = body
         self._feeds = FeedsOfModels()
 
@@ -51,7 +53,7 @@ class HttpCalls:
         ]
 
     async def _call(self, request: Request, caller: Caller) -> Response:
-        result = await dispatch(self._models, call_from_json(await self._body(request)), caller)
+        result = await dispatch(self._models, self._administration, call_from_json(await self._body(request)), caller)
         return Response(to_json(result), media_type="application/json")
 
     async def _steps(self, request: Request, caller: Caller) -> Response:

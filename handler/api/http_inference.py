@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from dnc_serve import __version__
 from dnc_serve.handler.api.access import Access
+from dnc_serve.handler.api.administration import Administration
 from dnc_serve.handler.api.http_calls import HttpCalls, described
 from dnc_serve.handler.api.http_messages import JSON_LENGTH, answer_of, read_request
 from dnc_serve.handler.api.inference_models import EXTENSIONS, InferenceModels, model_config, model_metadata
@@ -34,7 +35,7 @@ Answer = Callable[[Request, Caller], Awaitable[Response]]
 class HttpInference:
     """Answers HTTP calls by what answers those of gRPC."""
 
-    def __init__(self, inference: InferenceModels, access: Access) -> None:
+    def __init__(self, inference: InferenceModels, administration: Administration, access: Access) -> None:
         self._models = inference.models
         self._inference = inference
         self._access = access
@@ -53,11 +54,11 @@ class HttpInference:
                 Route(f"{path}/stats", self._route(self._statistics)),
                 Route(f"{path}/infer", self._route(self._infer), methods=["POST"]),
             ]
-        routes += HttpCalls(inference.models, self._body).routes(self._route)
+        routes += HttpCalls(inference.models, administration, self._body).routes(self._route)
         self.application = Starlette(routes=routes, exception_handlers={404: _no_such_path, 405: _no_such_path})
 
     async def _openapi(self, request: Request) -> Response:
-        return JSONResponse(openapi(self._inference.all.values()))
+        return JSONResponse(openapi(self._inference.all))
 
     async def _live(self, request: Request) -> Response:
         return Response()
@@ -89,11 +90,12 @@ class HttpInference:
         return JSONResponse(_as_json(self._inference.index())["models"])
 
     async def _infer(self, request: Request, caller: Caller) -> Response:
-        sequences = self._named(request)
+        self._named(request)
         if encoding := request.headers.get("content-encoding"):
             raise ServeError("BAD_REQUEST", f"content-encoding is {encoding!r}, expected none")
         body = await self._body(request)
         asked = read_request(*_model_of(request), body, request.headers.get(JSON_LENGTH))
+        sequences = await self._inference.of_request(asked.message, caller)
         answer, json_length = answer_of(asked, await sequences.infer(asked.message, caller))
         if json_length is None:
             return Response(answer, media_type="application/json")

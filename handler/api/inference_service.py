@@ -101,7 +101,7 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
             return answered
 
         async def infer(caller: Caller) -> pb.ModelInferResponse:
-            return await self._inference.named(request.model_name, request.model_version).infer(request, caller)
+            return await (await self._inference.of_request(request, caller)).infer(request, caller)
 
         return await self._answer(context, request, infer)
 

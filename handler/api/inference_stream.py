@@ -76,8 +76,9 @@ class InferenceStream(OrderedStream):
                 self._pass_on(owner, message, pending, done)
                 return None
             more_to_come = self._unanswered > FEW_UNANSWERED
-            asked = sequences.read(message)
-            session, pending.request = await sequences.submit(asked, self._caller, done, more_to_come=more_to_come)
+            of_session = await self._inference.of_request(message, self._caller)
+            asked = of_session.read(message)
+            session, pending.request = await of_session.submit(asked, self._caller, done, more_to_come=more_to_come)
             return session
 
         def done(answer: pb.ModelInferResponse | None, error: ServeError | None) -> None:

@@ -59,7 +59,7 @@ class Operations:
 
     def __init__(
         self, engine: Engine, artifact: Artifact, server_epoch: str, metrics: Metrics, siblings: Siblings | None = None,
-        seal: StateSeal | None = None,
+        seal: StateSeal | None = None, name: str = "", version: str = "1",
     ) -> None:  # fmt: skip
         self.engine = engine
         self._seal = seal or StateSeal()
@@ -68,9 +68,13 @@ class Operations:
         self.metrics = metrics
         self.draining = False
         place = siblings.place if siblings is not None else None
-        self.descriptions = Descriptions(engine, artifact, server_epoch, place)
+        self.descriptions = Descriptions(engine, artifact, server_epoch, place, name, version)
         self.artifact = artifact
-        self.others: tuple[Operations, ...] = ()  # of the server's other models
+        self.version = version
+        self.share: float | None = None  # of new sessions, if it gets only some
+        self.retiring = False  # gets no new sessions
+        self.retired = False  # is served no more
+        self.others: tuple[Operations, ...] = ()  # of the server's other models, and versions
 
     @property
     def name(self) -> str:
@@ -204,7 +208,7 @@ class Operations:
         if message.reset_experience:
             self._check_experience()
         grant = caller.grant
-        if self.draining:
+        if self.draining or self.retired:
             self._check_serving()
         if grant.read_only:
             grant.check_writes()
@@ -396,6 +400,8 @@ class Operations:
             raise
 
     def _check_serving(self) -> None:
+        if self.retired:
+            raise ServeError("NOT_READY", "this version of the model has just been unloaded", retry_after_s=0.05)
         if self.draining:
             raise ServeError("DRAINING", "the server is leaving", retry_after_s=1.0)
 

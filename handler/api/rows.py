@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from dnc_serve.handler.api.access import Access
+from dnc_serve.handler.api.administration import Administration
 from dnc_serve.handler.api.copies import Copies
 from dnc_serve.handler.api.dumps import whole_dump
 from dnc_serve.handler.api.logs import log_answer
@@ -20,14 +21,20 @@ logger = logging.getLogger(__name__)
 
 
 async def answer_calls(
-    models: Models, access: Access, calls: Sequence[pb.Call | ServeError], timeout_s: float
+    models: Models,
+    administration: Administration,
+    access: Access,
+    calls: Sequence[pb.Call | ServeError],
+    timeout_s: float,
 ) -> list[pb.CallResult]:
     """One result for each row, in order; no row's failure touches another."""
     deadline = time.monotonic() + timeout_s
-    return list(await asyncio.gather(*(_answer(models, access, call, deadline) for call in calls)))
+    return list(await asyncio.gather(*(_answer(models, administration, access, call, deadline) for call in calls)))
 
 
-async def _answer(models: Models, access: Access, call: pb.Call | ServeError, deadline: float) -> pb.CallResult:
+async def _answer(
+    models: Models, administration: Administration, access: Access, call: pb.Call | ServeError, deadline: float
+) -> pb.CallResult:
     started_at = time.perf_counter()
     request = None if isinstance(call, ServeError) else getattr(call, call.WhichOneof("call") or "", None)
     caller = Caller(endpoint="torchserve", deadline=deadline)
@@ -38,7 +45,7 @@ async def _answer(models: Models, access: Access, call: pb.Call | ServeError, de
         if (rest := deadline - time.monotonic()) <= 0:
             raise TimeoutError
         async with asyncio.timeout(rest):
-            result = await dispatch(models, call, caller)
+            result = await dispatch(models, administration, call, caller)
         log_answer(request, caller.owner, caller.endpoint, started_at)
         return result
     except Exception as error:
@@ -54,7 +61,7 @@ def _too_late(caller: Caller) -> ServeError:
     return ServeError("DEADLINE_EXCEEDED", "the server did not come to an answer in time; nothing was applied")
 
 
-async def dispatch(models: Models, call: pb.Call, caller: Caller) -> pb.CallResult:
+async def dispatch(models: Models, administration: Administration, call: pb.Call, caller: Caller) -> pb.CallResult:
     """The result of a call. Raises what it is refused for."""
     match call.WhichOneof("call"):
         case "create_session":
@@ -71,7 +78,7 @@ async def dispatch(models: Models, call: pb.Call, caller: Caller) -> pb.CallResu
             operations = await models.of(call.step.chunk.session_id)
             return pb.CallResult(step=await operations.step(call.step, caller))
         case "step_with_state":
-            operations = models.named(call.step_with_state.model)
+            operations = models.of_state(call.step_with_state.model, "", call.step_with_state.state)
             return pb.CallResult(step_with_state=await operations.step_with_state(call.step_with_state, caller))
         case "reset_session":
             operations = await models.of(call.reset_session.reset.session_id)
@@ -92,9 +99,17 @@ async def dispatch(models: Models, call: pb.Call, caller: Caller) -> pb.CallResu
             copies = Copies(models.of_blob(request.data))
             return pb.CallResult(import_session=await copies.import_blob(request.session_id, request.data, caller))
         case "get_model":
-            return pb.CallResult(get_model=models.named(call.get_model.model).descriptions.model())
+            return pb.CallResult(
+                get_model=models.named(call.get_model.model, call.get_model.version).descriptions.model()
+            )
         case "list_models":
             return pb.CallResult(list_models=models.list_models())
+        case "load_model":
+            return pb.CallResult(load_model=await administration.load(call.load_model, caller))
+        case "unload_model":
+            return pb.CallResult(unload_model=await administration.unload(call.unload_model, caller))
+        case "migrate_session":
+            return pb.CallResult(migrate_session=await administration.migrate(call.migrate_session, caller))
         case _:
             names = ", ".join(field.name for field in pb.Call.DESCRIPTOR.oneofs_by_name["call"].fields)
             raise ServeError("BAD_REQUEST", f"a call holds one of {names}; got none", expected=names)

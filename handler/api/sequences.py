@@ -20,7 +20,6 @@ from dnc_serve.handler.errors import ServeError
 from dnc_serve.proto.dnc.v1 import dnc_pb2
 from dnc_serve.proto.inference import inference_pb2 as pb
 
-VERSION = "1"
 # Answers of sequences that have ended, for whoever asks again because the answer didn't arrive.
 MAX_LAST_ANSWERS = 1024
 MAX_LAST_ANSWER_BYTES = 16 << 10
@@ -48,7 +47,7 @@ class Sequences:
     def __init__(self, operations: Operations) -> None:
         self.operations = operations
         self._engine = operations.engine
-        self.name = operations.name
+        self.name, self.version = operations.name, operations.version
         self.input, self.output = tensors_of(operations.descriptions.model())
         self._under_way = 0  # calls, without those on streams
         self._latest: OrderedDict[str, float] = OrderedDict()  # sequences that called, the last ones, and when
@@ -68,7 +67,7 @@ class Sequences:
         """
         session_id = session_id_of(request)
         check_outputs(request, self.output)
-        start = bool(parameter(request, "sequence_start", _flag, "true or false"))
+        start = starts(request)
         position = parameter(request, "position", _number, "a whole number")
         incarnation = parameter(request, "incarnation", _number, "a whole number, as the answers say it")
         if start and position:
@@ -211,7 +210,7 @@ class Sequences:
         return answered
 
     def _answer(self, request: pb.ModelInferRequest, applied: Applied) -> pb.ModelInferResponse:
-        answer = pb.ModelInferResponse(model_name=self.name, model_version=VERSION, id=request.id)
+        answer = pb.ModelInferResponse(model_name=self.name, model_version=self.version, id=request.id)
         answer.parameters["position"].int64_param = applied.position
         answer.parameters["incarnation"].string_param = str(applied.incarnation)
         if applied.replayed:
@@ -246,6 +245,11 @@ def session_id_of(request: pb.ModelInferRequest) -> str:
             "ID: the parameter sequence_id",
         )
     return check_id(named)
+
+
+def starts(request: pb.ModelInferRequest) -> bool:
+    """Whether a request begins its sequence. Raises BAD_REQUEST."""
+    return bool(parameter(request, "sequence_start", _flag, "true or false"))
 
 
 def other_owner(request: pb.ModelInferRequest | ServeError, siblings: Siblings | None) -> int | None:

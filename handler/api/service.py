@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
 from dnc_serve.handler.api.access import Access
+from dnc_serve.handler.api.administration import Administration
 from dnc_serve.handler.api.answering import Context, answer
 from dnc_serve.handler.api.copies import Copies
 from dnc_serve.handler.api.dumps import dump_parts
@@ -36,9 +37,13 @@ class Between(Client, Protocol):
 class DncService(dnc_pb2_grpc.DncServiceServicer):
     """Answers calls at the streaming endpoint."""
 
-    def __init__(self, models: Models, access: Access, streams: OpenStreams, siblings: Siblings | None = None) -> None:
+    def __init__(
+        self, models: Models, administration: Administration, access: Access, streams: OpenStreams,
+        siblings: Siblings | None = None,
+    ) -> None:  # fmt: skip
         self._siblings = siblings
         self.models = models
+        self.administration = administration
         self._access = access
         self._feeds = FeedsOfModels()
         self._streams = streams
@@ -75,7 +80,7 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
         self, request: pb.StepWithStateRequest, context: Context
     ) -> pb.StepWithStateResponse | None:
         async def step(caller: Caller) -> pb.StepWithStateResponse:
-            return await self.models.named(request.model).step_with_state(request, caller)
+            return await self.models.of_state(request.model, "", request.state).step_with_state(request, caller)
 
         return await self.answer(context, request, step)
 
@@ -96,7 +101,7 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse | None:
         async def get_model(caller: Caller) -> pb.GetModelResponse:
-            return self.models.named(request.model).descriptions.model()
+            return self.models.named(request.model, request.version).descriptions.model()
 
         return await self.answer(context, request, get_model)
 
@@ -105,6 +110,17 @@ class DncService(dnc_pb2_grpc.DncServiceServicer):
             return self.models.list_models()
 
         return await self.answer(context, request, list_models)
+
+    async def LoadModel(self, request: pb.LoadModelRequest, context: Context) -> pb.LoadModelResponse | None:
+        return await self.answer(context, request, lambda caller: self.administration.load(request, caller))
+
+    async def UnloadModel(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse | None:
+        return await self.answer(context, request, lambda caller: self.administration.unload(request, caller))
+
+    async def MigrateSession(
+        self, request: pb.MigrateSessionRequest, context: Context
+    ) -> pb.MigrateSessionResponse | None:
+        return await self.answer(context, request, lambda caller: self.administration.migrate(request, caller))
 
     async def Stream(self, request_iterator: AsyncIterator[pb.StreamRequest], context: Context) -> None:
         await self.serve_stream(context)

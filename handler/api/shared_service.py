@@ -62,6 +62,15 @@ class SharedService(dnc_pb2_grpc.DncServiceServicer):
     async def ListModels(self, request: Any, context: Context) -> Any:
         return await self._own.ListModels(request, context)
 
+    async def LoadModel(self, request: Any, context: Context) -> Any:
+        return await self._own.LoadModel(request, context)
+
+    async def UnloadModel(self, request: Any, context: Context) -> Any:
+        return await self._own.UnloadModel(request, context)
+
+    async def MigrateSession(self, request: Any, context: Context) -> Any:
+        return await self._passed("MigrateSession", request, lambda: request.session_id, context)
+
     async def StepWithState(self, request: Any, context: Context) -> Any:
         return await self._own.StepWithState(request, context)
 

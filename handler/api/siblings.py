@@ -25,6 +25,7 @@ from dnc_serve.proto.targets import DIRECTLY
 
 SERVICE = "dnc.workers.Siblings"
 COUNT = "Count"
+VERSIONS = "Versions"
 HELD = "<QQ"  # what it answers: sessions, and bytes
 RETRY_S = 0.2  # a worker that was killed is back in seconds
 NO_LIMIT = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
@@ -79,6 +80,15 @@ class Siblings:
             await asyncio.get_running_loop().create_unix_connection(lambda: line, str(self.place.line(worker)))
         except OSError:  # it isn't there
             line.close()
+
+    async def versions(self, worker: int, asked: bytes) -> bytes:
+        """What another worker's `Administration.asked` answers. Raises what it refuses."""
+        call: Any = self._channel(worker).unary_unary(f"/{SERVICE}/{VERSIONS}")
+        try:
+            answer: bytes = await call(asked)
+        except grpc.aio.AioRpcError as error:
+            raise refusal_of(error, worker) from None
+        return answer
 
     async def held_by(self, owner: str) -> Holding:
         """What a token's sessions are at the others. Of one that is down, what they were when it was last asked: it

@@ -115,6 +115,11 @@ class StateSeal:
         return KeptState(digest, position, experience, state)
 
 
+def sealed_digest(sealed: bytes) -> str:
+    """The digest of the model that a sealed state says it is of, which `opened` proves; empty where it says nothing."""
+    return _HEADER.unpack_from(sealed)[-1].hex() if len(sealed) >= _HEADER.size else ""
+
+
 def _signature(content: bytes, key: bytes, owner: str) -> bytes:
     return hmac.digest(hmac.digest(key, owner.encode(), hashlib.sha256), content, hashlib.sha256)
 

@@ -92,6 +92,11 @@ class Feeds(Observer):
         feed.watchers += 1
         return feed
 
+    @property
+    def sessions(self) -> list[Session]:
+        """Those that are watched."""
+        return list(self._feeds)
+
     def leave(self, feed: "Feed") -> None:
         """One watcher less."""
         feed.watchers -= 1
@@ -117,10 +122,15 @@ class FeedsOfModels:
         self._feeds: dict[Operations, Feeds] = {}
 
     def of(self, operations: Operations) -> Feeds:
-        """Those of one model."""
+        """Those of one version of a model."""
         if operations not in self._feeds:
             self._feeds[operations] = Feeds(operations.engine, operations.artifact)
         return self._feeds[operations]
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Those that are watched."""
+        return [session for feeds in self._feeds.values() for session in feeds.sessions]
 
 
 class Feed:
@@ -254,6 +264,8 @@ async def _check_there(operations: Operations, session: Session, caller: Caller)
     """Raises why the session can't be watched any more, or not before it is asked for again."""
     if operations.draining:
         raise ServeError("DRAINING", "the server is leaving", retry_after_s=1.0)
+    if operations.engine.table.find(session.session_id) is None and operations.find(session.session_id) is not None:
+        raise ServeError("NOT_READY", "the session has come to another version of its model", retry_after_s=0.05)
     present = await operations.known(session.session_id, caller)
     if present is session:
         return

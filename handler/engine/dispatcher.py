@@ -9,7 +9,7 @@ from dnc_serve.handler.engine.observer import Committed, Observer
 from dnc_serve.handler.engine.ownership import Ownership
 from dnc_serve.handler.engine.recovery import Recovery
 from dnc_serve.handler.engine.replies import Reply
-from dnc_serve.handler.engine.requests import Chunk, Delete, Inspect, Replay, Request, Reset, StateView
+from dnc_serve.handler.engine.requests import Chunk, Delete, Inspect, Move, Replay, Request, Reset, StateView
 from dnc_serve.handler.engine.session import Session, Status, Tier, Verdict
 from dnc_serve.handler.engine.state_cache import StateCache
 from dnc_serve.handler.engine.write_ahead import WriteAhead
@@ -77,6 +77,8 @@ class Dispatcher:
                     self._reset(session, request)
                 case Inspect():
                     self._inspect(session, request)
+                case Move():
+                    self._move(session, request)
                 case Delete():
                     session.check_incarnation(request.incarnation)
                     session.queue.popleft()
@@ -153,6 +155,17 @@ class Dispatcher:
         session.queue.popleft()
         session.become(Status.WAITING)
         self._write_ahead.reset(session, reset, written)
+
+    def _move(self, session: Session, move: Move) -> None:
+        session.check_incarnation(move.incarnation)
+        session.check_model(self._digest)
+        move.target.check_room()
+        if session.tier is Tier.STORE:
+            self._recovery.load(session)
+            return
+        state = self._cache.read(session)
+        session.queue.popleft()
+        self._lifecycle.move(session, move, state)
 
     def _inspect(self, session: Session, inspect: Inspect) -> None:
         state = None

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -37,6 +38,7 @@ from dnc_serve.handler.engine.state_cache import StateCache
 from dnc_serve.handler.engine.state_rows import StateRows
 from dnc_serve.handler.engine.write_ahead import WriteAhead
 from dnc_serve.handler.errors import ServeError, internal_error
+from dnc_serve.handler.store.contract import Head
 from dnc_serve.handler.store.history import Recovered
 from dnc_serve.model.rows import WORD
 
@@ -462,10 +464,34 @@ class Engine:
         also fences off a write that is still on its way."""
         self.ownership.give_up([session])
 
-    def register_all(self) -> None:
+    def register_all(self, heads: Iterable[Head]) -> None:
         """Knows the sessions that an earlier run of this server left in the store."""
-        for head in sorted(self.journal.store.heads(), key=lambda head: head.last_used_at):
+        for head in sorted(heads, key=lambda head: head.last_used_at):
             self.table.register(head)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the code that steps sessions."""
+        return self.runner.fingerprint
+
+    def check_room(self) -> None:
+        """Raises SESSION_LIMIT when there are as many sessions as may be."""
+        self.table.check_room()
+
+    def receive(self, session: Session, state: Float32) -> Session:
+        """Takes a session over from another version's engine, as it stands, with its state [S]."""
+        moved = self.table.new_session(
+            session.session_id, session.owner, session.incarnation, position=session.position,
+            experience=session.experience,
+        )  # fmt: skip
+        moved.ordinal, moved.replies = session.ordinal, session.replies
+        moved.created_at, moved.durable_position = session.created_at, session.durable_position
+        moved.replayed_elsewhere = session.replayed_elsewhere
+        # Where nothing is recorded, the store knows it only if it was spilled.
+        moved.snapshot_ordinal = session.snapshot_ordinal if self.journal.volatile else session.ordinal
+        self.table.add(moved)
+        self.cache.admit(moved, state)
+        return moved
 
     async def view_at(self, session: Session, position: int) -> StateView:
         """The session as it was when it last stood at an earlier position.

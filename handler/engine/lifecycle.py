@@ -1,4 +1,4 @@
-"""How sessions begin and end: written ahead like any chunk."""
+"""How sessions begin, end, and come to another version of their model: written ahead like any chunk."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.clock import CLOCK
 from dnc_serve.handler.engine.observer import Observer
 from dnc_serve.handler.engine.ownership import Ownership
-from dnc_serve.handler.engine.requests import Delete, Request
+from dnc_serve.handler.engine.requests import Delete, Move, Request
 from dnc_serve.handler.engine.session import Session, Status
 from dnc_serve.handler.engine.session_table import SessionTable, Tombstone
 from dnc_serve.handler.engine.write_ahead import WriteAhead
@@ -107,3 +107,27 @@ class Lifecycle:
             self._on_free(session)  # others may have waited for its slot
 
         self._write_ahead.end(session, delete.why, written)
+
+    def move(self, session: Session, move: Move, state: Float32) -> None:
+        """Hands the session over with its state [S]. Between its two engines nobody finds it missing: what waits for it
+        is told to come again, and finds it there."""
+        session.become(Status.WAITING)
+        move.written = True
+
+        def written(error: ServeError | None) -> None:
+            if error is None and session.ended:  # its lease was lost meanwhile
+                error = Overtaken(session.session_id)
+            if error is not None:
+                self._answer(session, move, None, error)
+                self._on_free(session)
+                return
+            self._table.remove(session)
+            moved = move.target.receive(session, state)
+            self._ownership.hand_over(session, move.target.ownership, moved)
+            session.become(Status.ENDED)
+            self._observer.ended(session, "moved")
+            self._answer(session, move, moved, None)
+            self._fail_all(session, ServeError("NOT_READY", "the session has just moved", retry_after_s=0.05))
+            self._on_free(session)  # others may have waited for its slot
+
+        self._write_ahead.move(session, move.target, move.former, state, written)

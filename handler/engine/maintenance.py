@@ -29,11 +29,11 @@ THAW_S = 900.0
 
 
 class Maintenance:
-    """Runs until it is cancelled; `also` is called every second, for what else has to be looked at."""
+    """Runs until it is cancelled. Of several engines over one store, one `minds_store`."""
 
-    def __init__(self, engine: Engine, also: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, engine: Engine, minds_store: Callable[[], bool] = lambda: True) -> None:
         self._engine = engine
-        self._also = also
+        self._minds_store = minds_store
         self.journal_bytes = 0
 
     async def run(self) -> None:
@@ -43,9 +43,11 @@ class Maintenance:
             await asyncio.sleep(EXPIRY_S)
             CLOCK.now()  # it notices a step when it is looked at
             try:
-                self._also()
                 self._engine.lifecycle.end_again(self._engine.submit)
                 self.expire()
+                if not self._minds_store():
+                    self.journal_bytes = 0
+                    continue
                 if self._engine.ownership.shared:
                     await self.expire_unserved()
                 if time.monotonic() >= next_retention and not self._engine.journal.volatile:

@@ -202,6 +202,12 @@ class Ownership:
             self.lose(session)
         return self._release(leases)
 
+    def hand_over(self, session: Session, to: "Ownership", moved: Session) -> None:
+        """The session is another version's from now on, with its lease."""
+        held = self._held.pop(session, None)
+        if held is not None:
+            to._held[moved] = held
+
     def ended(self, session: Session) -> None:
         """The session was deleted, or never came to be: its lease is of no use."""
         held = self._held.pop(session, None)

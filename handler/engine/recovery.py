@@ -24,7 +24,7 @@ from dnc_serve.handler.engine.session import Session, Status
 from dnc_serve.handler.engine.state_cache import StateCache
 from dnc_serve.handler.errors import ServeError, internal_error
 from dnc_serve.handler.store.history import Recovered, earliest_position, find_reply, find_writer, latest, recover
-from dnc_serve.handler.store.records import Operation
+from dnc_serve.handler.store.records import MOVED, Operation
 
 logger = logging.getLogger(__name__)
 
@@ -263,6 +263,7 @@ class Recovery:
             kept, last = session.replies.max_replies, session.ordinal
             found = latest(self._store, session.session_id, session.incarnation, last, kept)
             # Before a reset of all it may have been another model's.
+            found = [one for one in found if one.reset != MOVED]
             return [self._reply_of(one) for one in found if not len(one.inputs) or one.sizes == self._sizes]
 
         def then(replies: list[Reply]) -> None:

@@ -5,6 +5,7 @@
     ├── Replay     timesteps that the journal says were applied
     ├── Reset      of the experience, or of all
     ├── Inspect    a consistent view of head and state
+    ├── Move       to another version of the model
     └── Delete
 
 Each is answered exactly once, by `done(result, error)` on the engine's loop.
@@ -190,6 +191,39 @@ class Delete(Request):
         super().__init__(done, "unary")
         self.incarnation = incarnation
         self.why = why
+
+
+class Target(Protocol):
+    """The engine that a session comes to."""
+
+    digest: str
+    ownership: Any
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the code that computes it from then on."""
+
+    def check_room(self) -> None:
+        """Raises SESSION_LIMIT."""
+
+    def receive(self, session: Any, state: Float32) -> Any:
+        """Takes the session over as it stands, with its state [S]; returns what it is from now on."""
+
+
+class Move(Request):
+    """Hands the session over to another version of its model, after all that stands before it. `former` are the
+    ordinals of its snapshots in the store, which are of no use from then on."""
+
+    __slots__ = ("former", "incarnation", "target")
+
+    def __init__(
+        self, target: Target, former: tuple[int, ...], done: Done, *, incarnation: int | None = None,
+        deadline: float | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(done, "unary", deadline)
+        self.target = target
+        self.former = former
+        self.incarnation = incarnation
 
 
 @dataclass(slots=True)

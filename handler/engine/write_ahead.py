@@ -1,7 +1,7 @@
 """The only writer of where sessions stand: a record is written, then the session goes on, then whoever asked is told.
 
     record_chunks   chunks whose timesteps were stepped, many in one group
-    reset, begin, end
+    reset, begin, end, move
 
 Each refusal of the store leaves the session where it stood. A session that another server has taken over is given up.
 """
@@ -16,13 +16,13 @@ from dnc_serve.handler.engine.batch_scheduler import Run
 from dnc_serve.handler.engine.journal import Journal, Outcomes
 from dnc_serve.handler.engine.observer import Committed
 from dnc_serve.handler.engine.replies import Reply
-from dnc_serve.handler.engine.requests import Applied, Chunk, Reset
+from dnc_serve.handler.engine.requests import Applied, Chunk, Reset, Target
 from dnc_serve.handler.engine.session import Session
 from dnc_serve.handler.engine.session_table import SessionTable, Tombstone
 from dnc_serve.handler.engine.state_cache import StateCache
 from dnc_serve.handler.errors import Overtaken, ServeError, StoreUnavailable
 from dnc_serve.handler.store.contract import Append, Begin, End, Keep, Mutation, Record
-from dnc_serve.handler.store.records import encode_record, encode_snapshot
+from dnc_serve.handler.store.records import MOVED, encode_record, encode_snapshot
 
 NO_TIMESTEPS: Array = np.zeros((0, 0), np.float32)
 
@@ -169,6 +169,32 @@ class WriteAhead:
                 self._cache.admit(session, state)
 
         self.record(session, [Begin(session.head(), snapshot)], apply, then)
+
+    def move(
+        self,
+        session: Session,
+        target: Target,
+        former: tuple[int, ...],
+        state: Float32,
+        then: Callable[[ServeError | None], None],
+    ) -> None:
+        """Records that another model computes the session from here on, which begins there with its present state [S]:
+        what was applied before is never replayed by the new one. The state leaves this engine's memory."""
+        now = CLOCK.now()
+        record = encode_record(
+            session.session_id, session.incarnation, session.ordinal + 1, session.position, session.experience, now,
+            target.fingerprint, None, None, MOVED, 0,
+        )  # fmt: skip
+        snapshot = encode_snapshot(
+            session.session_id, session.incarnation, record.ordinal, record.position, record.experience, now,
+            target.fingerprint, state,
+        )  # fmt: skip
+
+        def apply() -> None:
+            session.ordinal += 1
+            self._cache.forget(session)
+
+        self.record(session, [Append(record, target.digest), Keep(snapshot, former)], apply, then)
 
     def end(self, session: Session, why: str, then: Callable[[ServeError | None], None]) -> None:
         """Records the session's end: its state goes, a tombstone stays."""

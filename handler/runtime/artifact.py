@@ -29,6 +29,8 @@ CONFIG_FILE = "config.json"
 TRAINING_FILE = "training.json"
 ARTIFACT_FILES = (MODULE_FILE, PROGRAM_FILE, INITIAL_FILE, MANIFEST_FILE, WEIGHTS_FILE, CONFIG_FILE)
 
+PACKED = "models"  # the folder of all but the first artifact in an archive of several, by their numbers
+
 _EXPORT = """
 import sys
 from dnc_serve.model.export import export
@@ -55,6 +57,12 @@ def _bundled() -> Path:
     spec = find_spec("dnc_serve.model")
     assert spec is not None and spec.submodule_search_locations
     return Path(spec.submodule_search_locations[0]) / "pretrained"
+
+
+def unpacked_artifacts(archive: Path) -> list[Path]:
+    """The artifact folders in an archive that TorchServe has unpacked, in the order in which they were packed."""
+    others = sorted(archive.glob(f"{PACKED}/*"), key=lambda folder: int(folder.name))
+    return [archive, *others]
 
 
 def resolve_artifact(model: str, nr_cells: int | None, cache: Path, scratch: Path) -> Path:

@@ -10,9 +10,13 @@ from dataclasses import dataclass, field, replace
 from dnc_serve.handler.arrays import Float32
 from dnc_serve.handler.errors import ServeError
 from dnc_serve.handler.store.contract import SnapshotInfo, Store
-from dnc_serve.handler.store.records import Damaged, Operation, decode_record, decode_snapshot
+from dnc_serve.handler.store.records import MOVED, Damaged, Operation, decode_record, decode_snapshot
 
 logger = logging.getLogger(__name__)
+
+
+class OfAnotherModel(Damaged):
+    """What is recorded leads on from here by another model: nothing before can be had again."""
 
 
 @dataclass(slots=True)
@@ -66,9 +70,14 @@ def recover(
     newest = position if since is None else since
     reachable = [info for info in snapshots if newest is None or info.position <= newest]
     damage: list[str] = []
+    moved = False
     for info in (*reachable, None):
         try:
             recovered = _from(store, session_id, incarnation, info, last, state_size)
+        except OfAnotherModel as exc:
+            damage.append(str(exc))
+            moved = True
+            continue
         except Damaged as exc:
             damage.append(str(exc))
             logger.warning("session %r: %s; going back to an earlier snapshot", session_id, exc)
@@ -77,7 +86,7 @@ def recover(
         if position is not None:
             recovered.until(position)
         return recovered
-    if newest is not None and not reachable and snapshots:
+    if newest is not None and snapshots and (moved or not reachable):
         raise ServeError(
             "POSITION_GONE",
             f"the journal of session {session_id!r} no longer reaches position {newest}",
@@ -111,6 +120,8 @@ def _from(
         if operation.ordinal != ordinal or operation.start != position:
             raise Damaged(f"record {ordinal} from position {position} is missing")
         position = operation.position
+        if operation.reset == MOVED:
+            raise OfAnotherModel(f"what came before record {ordinal} is another model's")
         recovered.operations.append(operation)
     if ordinal != last_ordinal:
         raise Damaged(f"records {ordinal + 1} to {last_ordinal} are missing")
@@ -121,12 +132,21 @@ def _from(
 
 def earliest_position(store: Store, session_id: str, incarnation: int) -> int | None:
     """The earliest position that can be had again; None if only the present one can."""
-    first = next(store.records(session_id, incarnation, 0, 1), None)
-    if first is not None:
-        with suppress(Damaged):
-            return decode_record(first).start
     snapshots = store.snapshots(session_id, incarnation)
+    if not snapshots or not _begins_there(store, session_id, incarnation, snapshots[-1].ordinal):
+        first = next(store.records(session_id, incarnation, 0, 1), None)
+        if first is not None:
+            with suppress(Damaged):
+                return decode_record(first).start
     return snapshots[-1].position if snapshots else None
+
+
+def _begins_there(store: Store, session_id: str, incarnation: int, ordinal: int) -> bool:
+    """Whether the session came to its model by this record; snapshots from before are not kept."""
+    record = next(store.records(session_id, incarnation, ordinal - 1, ordinal), None) if ordinal else None
+    with suppress(Damaged):
+        return record is not None and decode_record(record).reset == MOVED
+    return False
 
 
 def find_reply(store: Store, session_id: str, incarnation: int, last_ordinal: int, position: int) -> Operation | None:
@@ -178,6 +198,7 @@ def find_writer(store: Store, session_id: str, incarnation: int, last_ordinal: i
             with suppress(Damaged):
                 operation = decode_record(record)
                 # Where the records before it were pruned, it is one that only follows the reset.
-                return operation.writer_id if operation.reset and operation.experience == experience + 1 else None
+                ended = operation.reset not in ("", MOVED) and operation.experience == experience + 1
+                return operation.writer_id if ended else None
             break
     return None

@@ -22,8 +22,10 @@ _IDENTITY = struct.Struct("<QQQQ")
 _RECORD = struct.Struct("<BBIIIQB")
 # version, fingerprint length, number of floats
 _SNAPSHOT = struct.Struct("<BBQ")
-# Of a record, by its kind: what was reset before its chunk, or without one.
-_RESETS = ("", "experience", "experience", "all")
+# Of a record, by its kind: what was reset before its chunk, or without one; or that the session came to another model.
+MOVED = "model"
+_RESETS = ("", "experience", "experience", "all", MOVED)
+_ALONE = {reset: kind for kind, reset in enumerate(_RESETS) if kind > 1}  # without timesteps
 
 
 class Damaged(Exception):
@@ -37,7 +39,7 @@ class Operation:
     ordinal: int
     position: int  # after it
     experience: int  # after it
-    reset: str  # "", "experience" or "all": what came first
+    reset: str  # "", "experience" or "all": what came first; MOVED: from here on another model computes the session
     inputs: Array  # [T, bytes]
     outputs: Array  # [T, bytes]
     fingerprint: str
@@ -73,9 +75,9 @@ def encode_record(
     reset: str,
     writer_id: int,
 ) -> Record:
-    """The record of a chunk (inputs and outputs [T, *shape], perhaps after a reset), or of a reset alone (None)."""
+    """The record of a chunk (inputs and outputs [T, *shape], perhaps after a reset), or of a reset or MOVED (None)."""
     if inputs is None or outputs is None:
-        kind, timesteps, input_size, output_size, arrays = 3 if reset == "all" else 2, 0, 0, 0, b""
+        kind, timesteps, input_size, output_size, arrays = _ALONE[reset], 0, 0, 0, b""
     else:
         timesteps = len(inputs)
         input_size, output_size = inputs.nbytes // timesteps, outputs.nbytes // timesteps

@@ -12,8 +12,8 @@ local needed = {
 local denied = {}
 for _, command in ipairs(needed) do
     local result = redis.pcall(unpack(command)) -- of which most fail because the key holds something else
-    local error = type(result) == 'table' and result.err or ''
-    if string.find(error, 'NOPERM', 1, true) or string.find(error, "can't run this command", 1, true) then
+    local error = tostring(type(result) == 'table' and result.err or '')
+    if string.find(error, 'no permissions', 1, true) or string.find(error, "can't run this command", 1, true) then
         denied[#denied + 1] = command[1]
     end
 end

@@ -12,13 +12,12 @@ from pathlib import Path
 import yaml
 
 from dnc_serve.handler.config import ServeConfig
-from dnc_serve.handler.runtime.artifact import ARTIFACT_FILES, MODULE_FILE, PROGRAM_FILE
+from dnc_serve.handler.runtime.artifact import ARTIFACT_FILES, MODULE_FILE, PACKED, PROGRAM_FILE
 from dnc_serve.handler.torchserve import dnc_serve_entry
 
 MODEL_NAME = "dnc"
 MODEL_VERSION = "1.0"
 SETTINGS_FILE = "model-config.yaml"
-FOLDER = "models"  # of all but the first artifact, by their numbers
 # One worker owns all sessions. A start may compile; and a worker that keeps failing is retried for hours, because
 # TorchServe otherwise gives the model up for good while it goes on calling itself healthy.
 STARTUP_TIMEOUT_S = 900
@@ -53,7 +52,7 @@ def write_archive(artifacts: Sequence[Path], target: Path, config: ServeConfig) 
     for number, folder in enumerate(artifacts):
         for name in ARTIFACT_FILES:
             if (folder / name).is_file():
-                contents[f"{FOLDER}/{number}/{name}" if number else name] = (folder / name).read_bytes()
+                contents[f"{PACKED}/{number}/{name}" if number else name] = (folder / name).read_bytes()
     beside = target.with_name(f".{target.name}.part")
     try:
         with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
@@ -62,12 +61,6 @@ def write_archive(artifacts: Sequence[Path], target: Path, config: ServeConfig) 
         beside.replace(target)
     finally:
         beside.unlink(missing_ok=True)
-
-
-def unpacked_artifacts(archive: Path) -> list[Path]:
-    """The artifact folders in an archive that was unpacked, in the order in which they were packed."""
-    others = sorted(archive.glob(f"{FOLDER}/*"), key=lambda folder: int(folder.name))
-    return [archive, *others]
 
 
 def _settings(config: ServeConfig) -> str:

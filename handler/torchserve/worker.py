@@ -11,8 +11,8 @@ from typing import Any
 
 from dnc_serve.handler.api.torchserve_calls import answer
 from dnc_serve.handler.errors import ServeError
+from dnc_serve.handler.runtime.artifact import unpacked_artifacts
 from dnc_serve.handler.runtime.worker import Worker
-from dnc_serve.handler.torchserve.archive import unpacked_artifacts
 
 logger = logging.getLogger(__name__)
 

@@ -87,8 +87,8 @@ def test_sessions_of_all_models_come_back_with_their_bits(machine: tuple[Server,
 def test_the_command_line(machine: tuple[Server, int]) -> None:
     server, _ = machine
     lines = dnc(server, "models").splitlines()
-    assert re.match(r"small +[0-9a-f]{12}  .*\(default\)$", lines[0])
-    assert re.match(r"risk +[0-9a-f]{12}  float32\[3\]", lines[1])
+    assert re.match(r"small +1 +[0-9a-f]{12}  .*\(default\)$", lines[0])
+    assert re.match(r"risk +1 +[0-9a-f]{12}  float32\[3\]", lines[1])
     assert [json.loads(line)["default"] for line in dnc(server, "models", "--json").splitlines()] == [True, False]
     assert dnc(server, "model", "risk").startswith("model       risk\n")
     assert len(dnc(server, "step", "typed", "--model", "risk", text="1,2,3\n").split(",")) == 8
@@ -144,4 +144,9 @@ def test_the_page(tmp_path: Path) -> None:
     with running("copy", tmp_path / "server", *flags) as server:
         said = run_python(block("docs/models.md", "python", "Client(").replace("localhost:8500", server.grpc), tmp_path)
         assert said.splitlines() == ["['copy', 'risk']", "(4, 8) risk", "4", "['customer-7']"]
-        run_shell(block("docs/models.md", "sh", "dnc models"), tmp_path, DNC_TARGET=server.grpc)
+        run_shell(block("docs/models.md", "sh", "dnc model risk"), tmp_path, DNC_TARGET=server.grpc)
+        for number in (2, 3):
+            export_lstm(tmp_path / f"artifact_v{number}", number)
+        said = run_shell(block("docs/models.md", "sh", "dnc load"), tmp_path, DNC_TARGET=server.grpc)
+        assert "session customer-7 is of the model risk, version 3" in said
+        assert [line.split()[:2] for line in said.splitlines()[-3:]] == [["copy", "1"], ["risk", "3"], ["risk", "1"]]

@@ -109,7 +109,7 @@ async def running_engine(tiles: TileRunner, artifact: Artifact, config: ServeCon
     store = make_store(config, "127.0.0.1:1")
     async with engine_over(store, tiles, artifact, config, config.durability) as harness:
         if not store.shared:  # of those, sessions are registered as they are asked for
-            harness.engine.register_all()
+            harness.engine.register_all(store.heads())
         yield harness
 
 

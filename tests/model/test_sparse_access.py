@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnc_serve.model import DNCConfig
+from dnc_serve.model import DNC, DNCConfig
 from dnc_serve.model.interface import SparseInterface
 from dnc_serve.model.sparse_access import LATEST, PUT_BACK, SparseAccess
 from dnc_serve.model.sparse_links import LinkedSparseAccess
@@ -276,3 +276,22 @@ def test_a_state_names_its_fields():
     config = DNCConfig(input_size=1, hidden_size=1, memory="sparse_links")
     assert tuple(memory_shapes(config)) == LinkedMemoryState._fields
     assert LinkedMemoryState._fields[:6] == SparseMemoryState._fields
+
+
+@pytest.mark.parametrize("kind", ["sparse", "sparse_links"])
+def test_what_a_training_keeps_for_its_way_back_does_not_grow_with_the_slots(kind):
+    def kept(slots: int) -> int:
+        dnc = DNC(3, 8, num_hidden_layers=1, nr_cells=slots, cell_size=4, memory=kind)
+        storages = {}
+
+        def pack(tensor):
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            outputs, _ = dnc.unroll(torch.randn(6, 2, 3), dnc.initial_state(2))
+        outputs.sum().backward()
+        return sum(storage.nbytes() for storage in storages.values())
+
+    assert kept(4000) == kept(1000)

@@ -156,8 +156,9 @@ def test_a_row_that_is_not_finite_touches_no_other(no_gradients):
     assert torch.equal(bad_after[others], after[others])
 
 
-def test_the_tick_can_be_exported_ahead_of_time(no_gradients):
-    dnc = make(nr_cells=12)
+@pytest.mark.parametrize("options", [{}, {"memory": "sparse"}, {"memory": "sparse_links", "num_layers": 2}])
+def test_the_tick_can_be_exported_ahead_of_time(options, no_gradients):
+    dnc = make(nr_cells=12, **options)
     module = TickModule(dnc)
     inputs, packed = torch.randn(1, 8, 8), torch.zeros(8, StateLayout(dnc.config).size)
     outputs, after = torch.export.export(module, (inputs, packed)).module()(inputs, packed)

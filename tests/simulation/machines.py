@@ -162,7 +162,7 @@ class Machine:
                     break
                 except StoreUnavailable:
                     self.log("no store", self.address)
-            await self.loop.run_in_executor(None, engine.register_all)
+            await self.loop.run_in_executor(None, lambda: engine.register_all(self.store.heads()))
         maintenance = Maintenance(engine)
         life.spawn(maintenance.run())
         if self.store.shared:

@@ -65,7 +65,7 @@ class Array(_message.Message):
     def __init__(self, shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ..., dtype: _Optional[_Union[DataType, str]] = ...) -> None: ...
 
 class Session(_message.Message):
-    __slots__ = ("session_id", "incarnation", "position", "durable_position", "experience", "model_digest", "tier", "state_bytes", "created", "last_used", "earliest_position", "replayed_elsewhere", "fingerprint", "model")
+    __slots__ = ("session_id", "incarnation", "position", "durable_position", "experience", "model_digest", "tier", "state_bytes", "created", "last_used", "earliest_position", "replayed_elsewhere", "fingerprint", "model", "model_version")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +80,7 @@ class Session(_message.Message):
     REPLAYED_ELSEWHERE_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     incarnation: int
     position: int
@@ -94,17 +95,20 @@ class Session(_message.Message):
     replayed_elsewhere: bool
     fingerprint: str
     model: str
-    def __init__(self, session_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., position: _Optional[int] = ..., durable_position: _Optional[int] = ..., experience: _Optional[int] = ..., model_digest: _Optional[str] = ..., tier: _Optional[_Union[Tier, str]] = ..., state_bytes: _Optional[int] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_used: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., earliest_position: _Optional[int] = ..., replayed_elsewhere: bool = ..., fingerprint: _Optional[str] = ..., model: _Optional[str] = ...) -> None: ...
+    model_version: str
+    def __init__(self, session_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., position: _Optional[int] = ..., durable_position: _Optional[int] = ..., experience: _Optional[int] = ..., model_digest: _Optional[str] = ..., tier: _Optional[_Union[Tier, str]] = ..., state_bytes: _Optional[int] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_used: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., earliest_position: _Optional[int] = ..., replayed_elsewhere: bool = ..., fingerprint: _Optional[str] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ...) -> None: ...
 
 class CreateSessionRequest(_message.Message):
-    __slots__ = ("session_id", "allow_existing", "model")
+    __slots__ = ("session_id", "allow_existing", "model", "model_version")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     ALLOW_EXISTING_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     allow_existing: bool
     model: str
-    def __init__(self, session_id: _Optional[str] = ..., allow_existing: bool = ..., model: _Optional[str] = ...) -> None: ...
+    model_version: str
+    def __init__(self, session_id: _Optional[str] = ..., allow_existing: bool = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ...) -> None: ...
 
 class CreateSessionResponse(_message.Message):
     __slots__ = ("session", "created")
@@ -536,10 +540,12 @@ class ImportSessionResponse(_message.Message):
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
 
 class GetModelRequest(_message.Message):
-    __slots__ = ("model",)
+    __slots__ = ("model", "version")
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     model: str
-    def __init__(self, model: _Optional[str] = ...) -> None: ...
+    version: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()
@@ -552,12 +558,70 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[ModelSummary, _Mapping]]] = ...) -> None: ...
 
 class ModelSummary(_message.Message):
-    __slots__ = ("name", "model_digest")
+    __slots__ = ("name", "model_digest", "version", "sessions", "share")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
     name: str
     model_digest: str
-    def __init__(self, name: _Optional[str] = ..., model_digest: _Optional[str] = ...) -> None: ...
+    version: str
+    sessions: int
+    share: float
+    def __init__(self, name: _Optional[str] = ..., model_digest: _Optional[str] = ..., version: _Optional[str] = ..., sessions: _Optional[int] = ..., share: _Optional[float] = ...) -> None: ...
+
+class LoadModelRequest(_message.Message):
+    __slots__ = ("model", "source", "version", "share")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    source: str
+    version: str
+    share: float
+    def __init__(self, model: _Optional[str] = ..., source: _Optional[str] = ..., version: _Optional[str] = ..., share: _Optional[float] = ...) -> None: ...
+
+class LoadModelResponse(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: ModelSummary
+    def __init__(self, model: _Optional[_Union[ModelSummary, _Mapping]] = ...) -> None: ...
+
+class UnloadModelRequest(_message.Message):
+    __slots__ = ("model", "version", "carry_over")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CARRY_OVER_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    carry_over: bool
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., carry_over: bool = ...) -> None: ...
+
+class UnloadModelResponse(_message.Message):
+    __slots__ = ("carried_over",)
+    CARRIED_OVER_FIELD_NUMBER: _ClassVar[int]
+    carried_over: int
+    def __init__(self, carried_over: _Optional[int] = ...) -> None: ...
+
+class MigrateSessionRequest(_message.Message):
+    __slots__ = ("session_id", "incarnation", "version")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    incarnation: int
+    version: str
+    def __init__(self, session_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
+
+class MigrateSessionResponse(_message.Message):
+    __slots__ = ("session", "changed")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    session: Session
+    changed: bool
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., changed: bool = ...) -> None: ...
 
 class TensorSpec(_message.Message):
     __slots__ = ("shape", "data_type")
@@ -582,7 +646,7 @@ class StateField(_message.Message):
     def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., parts: _Optional[int] = ..., experience: bool = ...) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("name", "config_json", "model_digest", "artifact", "fingerprint", "device", "state_bytes", "server_epoch", "server_version", "durability", "max_chunk_timesteps", "max_in_flight_chunks", "tile_rows", "artifact_note", "inputs", "outputs", "state", "derived", "debug_bytes", "task", "workers")
+    __slots__ = ("name", "config_json", "model_digest", "artifact", "fingerprint", "device", "state_bytes", "server_epoch", "server_version", "durability", "max_chunk_timesteps", "max_in_flight_chunks", "tile_rows", "artifact_note", "inputs", "outputs", "state", "derived", "debug_bytes", "task", "workers", "version")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
     MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -604,6 +668,7 @@ class GetModelResponse(_message.Message):
     DEBUG_BYTES_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     name: str
     config_json: str
     model_digest: str
@@ -625,7 +690,8 @@ class GetModelResponse(_message.Message):
     debug_bytes: int
     task: str
     workers: Workers
-    def __init__(self, name: _Optional[str] = ..., config_json: _Optional[str] = ..., model_digest: _Optional[str] = ..., artifact: _Optional[str] = ..., fingerprint: _Optional[str] = ..., device: _Optional[str] = ..., state_bytes: _Optional[int] = ..., server_epoch: _Optional[str] = ..., server_version: _Optional[str] = ..., durability: _Optional[str] = ..., max_chunk_timesteps: _Optional[int] = ..., max_in_flight_chunks: _Optional[int] = ..., tile_rows: _Optional[_Iterable[int]] = ..., artifact_note: _Optional[str] = ..., inputs: _Optional[_Union[TensorSpec, _Mapping]] = ..., outputs: _Optional[_Union[TensorSpec, _Mapping]] = ..., state: _Optional[_Iterable[_Union[StateField, _Mapping]]] = ..., derived: _Optional[_Iterable[str]] = ..., debug_bytes: _Optional[int] = ..., task: _Optional[str] = ..., workers: _Optional[_Union[Workers, _Mapping]] = ...) -> None: ...
+    version: str
+    def __init__(self, name: _Optional[str] = ..., config_json: _Optional[str] = ..., model_digest: _Optional[str] = ..., artifact: _Optional[str] = ..., fingerprint: _Optional[str] = ..., device: _Optional[str] = ..., state_bytes: _Optional[int] = ..., server_epoch: _Optional[str] = ..., server_version: _Optional[str] = ..., durability: _Optional[str] = ..., max_chunk_timesteps: _Optional[int] = ..., max_in_flight_chunks: _Optional[int] = ..., tile_rows: _Optional[_Iterable[int]] = ..., artifact_note: _Optional[str] = ..., inputs: _Optional[_Union[TensorSpec, _Mapping]] = ..., outputs: _Optional[_Union[TensorSpec, _Mapping]] = ..., state: _Optional[_Iterable[_Union[StateField, _Mapping]]] = ..., derived: _Optional[_Iterable[str]] = ..., debug_bytes: _Optional[int] = ..., task: _Optional[str] = ..., workers: _Optional[_Union[Workers, _Mapping]] = ..., version: _Optional[str] = ...) -> None: ...
 
 class Workers(_message.Message):
     __slots__ = ("machine", "number", "addresses")
@@ -638,7 +704,7 @@ class Workers(_message.Message):
     def __init__(self, machine: _Optional[str] = ..., number: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Call(_message.Message):
-    __slots__ = ("create_session", "get_session", "list_sessions", "delete_session", "step", "reset_session", "fork_session", "dump_memory", "export_session", "import_session", "get_model", "step_with_state", "list_models", "token")
+    __slots__ = ("create_session", "get_session", "list_sessions", "delete_session", "step", "reset_session", "fork_session", "dump_memory", "export_session", "import_session", "get_model", "step_with_state", "list_models", "load_model", "unload_model", "migrate_session", "token")
     CREATE_SESSION_FIELD_NUMBER: _ClassVar[int]
     GET_SESSION_FIELD_NUMBER: _ClassVar[int]
     LIST_SESSIONS_FIELD_NUMBER: _ClassVar[int]
@@ -652,6 +718,9 @@ class Call(_message.Message):
     GET_MODEL_FIELD_NUMBER: _ClassVar[int]
     STEP_WITH_STATE_FIELD_NUMBER: _ClassVar[int]
     LIST_MODELS_FIELD_NUMBER: _ClassVar[int]
+    LOAD_MODEL_FIELD_NUMBER: _ClassVar[int]
+    UNLOAD_MODEL_FIELD_NUMBER: _ClassVar[int]
+    MIGRATE_SESSION_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     create_session: CreateSessionRequest
     get_session: GetSessionRequest
@@ -666,11 +735,14 @@ class Call(_message.Message):
     get_model: GetModelRequest
     step_with_state: StepWithStateRequest
     list_models: ListModelsRequest
+    load_model: LoadModelRequest
+    unload_model: UnloadModelRequest
+    migrate_session: MigrateSessionRequest
     token: str
-    def __init__(self, create_session: _Optional[_Union[CreateSessionRequest, _Mapping]] = ..., get_session: _Optional[_Union[GetSessionRequest, _Mapping]] = ..., list_sessions: _Optional[_Union[ListSessionsRequest, _Mapping]] = ..., delete_session: _Optional[_Union[DeleteSessionRequest, _Mapping]] = ..., step: _Optional[_Union[StepRequest, _Mapping]] = ..., reset_session: _Optional[_Union[ResetSessionRequest, _Mapping]] = ..., fork_session: _Optional[_Union[ForkSessionRequest, _Mapping]] = ..., dump_memory: _Optional[_Union[DumpMemoryRequest, _Mapping]] = ..., export_session: _Optional[_Union[ExportSessionRequest, _Mapping]] = ..., import_session: _Optional[_Union[ImportSessionRequest, _Mapping]] = ..., get_model: _Optional[_Union[GetModelRequest, _Mapping]] = ..., step_with_state: _Optional[_Union[StepWithStateRequest, _Mapping]] = ..., list_models: _Optional[_Union[ListModelsRequest, _Mapping]] = ..., token: _Optional[str] = ...) -> None: ...
+    def __init__(self, create_session: _Optional[_Union[CreateSessionRequest, _Mapping]] = ..., get_session: _Optional[_Union[GetSessionRequest, _Mapping]] = ..., list_sessions: _Optional[_Union[ListSessionsRequest, _Mapping]] = ..., delete_session: _Optional[_Union[DeleteSessionRequest, _Mapping]] = ..., step: _Optional[_Union[StepRequest, _Mapping]] = ..., reset_session: _Optional[_Union[ResetSessionRequest, _Mapping]] = ..., fork_session: _Optional[_Union[ForkSessionRequest, _Mapping]] = ..., dump_memory: _Optional[_Union[DumpMemoryRequest, _Mapping]] = ..., export_session: _Optional[_Union[ExportSessionRequest, _Mapping]] = ..., import_session: _Optional[_Union[ImportSessionRequest, _Mapping]] = ..., get_model: _Optional[_Union[GetModelRequest, _Mapping]] = ..., step_with_state: _Optional[_Union[StepWithStateRequest, _Mapping]] = ..., list_models: _Optional[_Union[ListModelsRequest, _Mapping]] = ..., load_model: _Optional[_Union[LoadModelRequest, _Mapping]] = ..., unload_model: _Optional[_Union[UnloadModelRequest, _Mapping]] = ..., migrate_session: _Optional[_Union[MigrateSessionRequest, _Mapping]] = ..., token: _Optional[str] = ...) -> None: ...
 
 class CallResult(_message.Message):
-    __slots__ = ("create_session", "get_session", "list_sessions", "delete_session", "step", "reset_session", "fork_session", "dump_memory", "export_session", "import_session", "get_model", "step_with_state", "list_models", "status")
+    __slots__ = ("create_session", "get_session", "list_sessions", "delete_session", "step", "reset_session", "fork_session", "dump_memory", "export_session", "import_session", "get_model", "step_with_state", "list_models", "load_model", "unload_model", "migrate_session", "status")
     CREATE_SESSION_FIELD_NUMBER: _ClassVar[int]
     GET_SESSION_FIELD_NUMBER: _ClassVar[int]
     LIST_SESSIONS_FIELD_NUMBER: _ClassVar[int]
@@ -684,6 +756,9 @@ class CallResult(_message.Message):
     GET_MODEL_FIELD_NUMBER: _ClassVar[int]
     STEP_WITH_STATE_FIELD_NUMBER: _ClassVar[int]
     LIST_MODELS_FIELD_NUMBER: _ClassVar[int]
+    LOAD_MODEL_FIELD_NUMBER: _ClassVar[int]
+    UNLOAD_MODEL_FIELD_NUMBER: _ClassVar[int]
+    MIGRATE_SESSION_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     create_session: CreateSessionResponse
     get_session: GetSessionResponse
@@ -698,8 +773,11 @@ class CallResult(_message.Message):
     get_model: GetModelResponse
     step_with_state: StepWithStateResponse
     list_models: ListModelsResponse
+    load_model: LoadModelResponse
+    unload_model: UnloadModelResponse
+    migrate_session: MigrateSessionResponse
     status: _status_pb2.Status
-    def __init__(self, create_session: _Optional[_Union[CreateSessionResponse, _Mapping]] = ..., get_session: _Optional[_Union[GetSessionResponse, _Mapping]] = ..., list_sessions: _Optional[_Union[ListSessionsResponse, _Mapping]] = ..., delete_session: _Optional[_Union[DeleteSessionResponse, _Mapping]] = ..., step: _Optional[_Union[StepResponse, _Mapping]] = ..., reset_session: _Optional[_Union[ResetSessionResponse, _Mapping]] = ..., fork_session: _Optional[_Union[ForkSessionResponse, _Mapping]] = ..., dump_memory: _Optional[_Union[WholeDump, _Mapping]] = ..., export_session: _Optional[_Union[ExportSessionResponse, _Mapping]] = ..., import_session: _Optional[_Union[ImportSessionResponse, _Mapping]] = ..., get_model: _Optional[_Union[GetModelResponse, _Mapping]] = ..., step_with_state: _Optional[_Union[StepWithStateResponse, _Mapping]] = ..., list_models: _Optional[_Union[ListModelsResponse, _Mapping]] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+    def __init__(self, create_session: _Optional[_Union[CreateSessionResponse, _Mapping]] = ..., get_session: _Optional[_Union[GetSessionResponse, _Mapping]] = ..., list_sessions: _Optional[_Union[ListSessionsResponse, _Mapping]] = ..., delete_session: _Optional[_Union[DeleteSessionResponse, _Mapping]] = ..., step: _Optional[_Union[StepResponse, _Mapping]] = ..., reset_session: _Optional[_Union[ResetSessionResponse, _Mapping]] = ..., fork_session: _Optional[_Union[ForkSessionResponse, _Mapping]] = ..., dump_memory: _Optional[_Union[WholeDump, _Mapping]] = ..., export_session: _Optional[_Union[ExportSessionResponse, _Mapping]] = ..., import_session: _Optional[_Union[ImportSessionResponse, _Mapping]] = ..., get_model: _Optional[_Union[GetModelResponse, _Mapping]] = ..., step_with_state: _Optional[_Union[StepWithStateResponse, _Mapping]] = ..., list_models: _Optional[_Union[ListModelsResponse, _Mapping]] = ..., load_model: _Optional[_Union[LoadModelResponse, _Mapping]] = ..., unload_model: _Optional[_Union[UnloadModelResponse, _Mapping]] = ..., migrate_session: _Optional[_Union[MigrateSessionResponse, _Mapping]] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class WholeDump(_message.Message):
     __slots__ = ("session_id", "position", "experience", "arrays", "thinned")

@@ -114,6 +114,21 @@ class DncServiceStub(object):
                 request_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.LoadModel = channel.unary_unary(
+                '/dnc.v1.DncService/LoadModel',
+                request_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.LoadModelRequest.SerializeToString,
+                response_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.LoadModelResponse.FromString,
+                _registered_method=True)
+        self.UnloadModel = channel.unary_unary(
+                '/dnc.v1.DncService/UnloadModel',
+                request_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.UnloadModelRequest.SerializeToString,
+                response_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.UnloadModelResponse.FromString,
+                _registered_method=True)
+        self.MigrateSession = channel.unary_unary(
+                '/dnc.v1.DncService/MigrateSession',
+                request_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.MigrateSessionRequest.SerializeToString,
+                response_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.MigrateSessionResponse.FromString,
+                _registered_method=True)
 
 
 class DncServiceServicer(object):
@@ -228,6 +243,28 @@ class DncServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LoadModel(self, request, context):
+        """A version of a model from a folder of the server's, or another share for one that is there. It is kept over restarts.
+        For administrators, as UnloadModel.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadModel(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MigrateSession(self, request, context):
+        """A session goes on with another version of its model, whose state must have the same fields. Earlier positions can't be
+        had any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DncServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -310,6 +347,21 @@ def add_DncServiceServicer_to_server(servicer, server):
                     servicer.ListModels,
                     request_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.ListModelsRequest.FromString,
                     response_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'LoadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadModel,
+                    request_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.LoadModelRequest.FromString,
+                    response_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.LoadModelResponse.SerializeToString,
+            ),
+            'UnloadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadModel,
+                    request_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.UnloadModelRequest.FromString,
+                    response_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.UnloadModelResponse.SerializeToString,
+            ),
+            'MigrateSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.MigrateSession,
+                    request_deserializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.MigrateSessionRequest.FromString,
+                    response_serializer=dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.MigrateSessionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -744,6 +796,87 @@ class DncService(object):
             '/dnc.v1.DncService/ListModels',
             dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.ListModelsRequest.SerializeToString,
             dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dnc.v1.DncService/LoadModel',
+            dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.LoadModelRequest.SerializeToString,
+            dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.LoadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dnc.v1.DncService/UnloadModel',
+            dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.UnloadModelRequest.SerializeToString,
+            dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.UnloadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MigrateSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dnc.v1.DncService/MigrateSession',
+            dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.MigrateSessionRequest.SerializeToString,
+            dnc__serve_dot_proto_dot_dnc_dot_v1_dot_dnc__pb2.MigrateSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

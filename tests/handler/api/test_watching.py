@@ -140,7 +140,7 @@ def test_many_watchers_see_the_same_and_leave_nothing_behind(door: Door) -> None
     assert len({frame.at.ToNanoseconds() for frame in shown}) == 1, "one look, made and encoded once"
     for frames in streams:
         frames.cancel()
-    wait_until(lambda: not door.server._service._feeds._feeds, "nobody watches any more")
+    wait_until(lambda: not door.server._service._feeds.sessions, "nobody watches any more")
     door.step("crowd", random_inputs(4, 1))
 
 

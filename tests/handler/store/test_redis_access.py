@@ -1,6 +1,7 @@
 """TLS to the store and to Sentinels, and a user that may do what docs/security.md says, and nothing else."""
 
 import contextlib
+import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -65,9 +66,16 @@ def encrypted(tmp_path: Path) -> Iterator:
             process = subprocess.Popen([program("haproxy"), "-f", str(config)])
             stack.callback(process.wait)
             stack.callback(process.kill)
+            for port in ports:
+                wait_until(lambda port=port: _listens(port), "HAProxy listens")
             return ports, tmp_path / "ca.pem"
 
         yield start
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def exercise(url: str, folder: Path, writes, **settings: object) -> None:
