@@ -37,9 +37,6 @@ class SparseChange(NamedTuple):
 class SparseAccess(nn.Module):
     """Writes to a sparse memory and reads from it as a controller's output asks; its weights don't depend on N."""
 
-    smooth: bool
-    sparse_reads: int
-
     def __init__(self, config: DNCConfig) -> None:
         super().__init__()
         self.smooth = config.cosine == "deepmind"

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, rsub
 
 from dnc_serve.model import sparse_addressing as addressing
-from dnc_serve.model.config import DNCConfig
 from dnc_serve.model.interface import SparseInterface
 from dnc_serve.model.sparse_access import SparseAccess, change_of, changed, sparse_part, words_at
 from dnc_serve.model.state import LinkedMemoryState, Memory, SparseMemoryState, tensors_of
@@ -50,12 +49,6 @@ class LinkChange(NamedTuple):
 
 class LinkedSparseAccess(SparseAccess):
     """Writes to a sparse memory, links what was written, and reads by content or along the links."""
-
-    smooth: bool
-    sparse_reads: int
-
-    def __init__(self, config: DNCConfig) -> None:
-        super().__init__(config)
 
     def access(self, interface: SparseInterface, memory: Memory, in_place: bool = False) -> tuple[Tensor, Memory]:
         """The read vectors [B, R * W], and the memory after this timestep."""
