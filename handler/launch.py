@@ -25,7 +25,7 @@ def serve(config: ServeConfig, stops: Stops, ready: Callable[[Mapping[str, str]]
 
     Raises StartFailed, ModelError, FileUnusable, AddressUnusable, FileNotFoundError for what isn't installed.
     """
-    logger.info("starting", extra={"models": list(config.model), "state_dir": str(config.state_dir)})
+    logger.info("starting", extra={"model": ", ".join(config.model), "state_dir": str(config.state_dir)})
     check_files(config)
     check_ports(config)
     adopt_orphans()

@@ -257,20 +257,22 @@ class Engine:
             self._wake()
 
     def _dispatch(self) -> None:
-        """Starts what stands first in the queues; what finds no room waits for the next step."""
+        """Starts what stands first in the queues; what finds no room waits for the next step.
+
+        Chunks that wait for their debug arrays must not hold the rows that others need.
+        """
         for _ in range(len(self._turns)):
             session = self._turns.popleft()
             while session.status is Status.QUEUED:
                 if not session.queue:
                     session.become(Status.IDLE)
-                elif not self._has_room_for(session.queue[0]) or not self._dispatcher.dispatch(session):
+                elif (
+                    self.runs >= self.max_runs
+                    or (len(self._debugs) >= MAX_DEBUGS and getattr(session.queue[0], "debug", False))
+                    or not self._dispatcher.dispatch(session)
+                ):
                     self._turns.append(session)
                     break
-
-    def _has_room_for(self, request: Request) -> bool:
-        """Whether it may be begun: chunks that wait for their debug arrays must not hold the rows that others need."""
-        is_debug = isinstance(request, Chunk) and request.debug
-        return self.runs < self.max_runs and not (is_debug and len(self._debugs) >= MAX_DEBUGS)
 
     def _start(self, session: Session, request: Chunk | Replay) -> None:
         """A chunk or a replay is under way from now on."""

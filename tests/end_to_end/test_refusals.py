@@ -80,7 +80,8 @@ def test_the_setting_is_named(
 ) -> None:
     monkeypatch.chdir(files)
     before = sorted(files.rglob("*"))
-    code, stdout, cause = failed_start("copy", tmp_path, *flags)
+    model, *others = flags[1:] if flags[0] == "--model" else ["copy", *flags]
+    code, stdout, cause = failed_start(model, tmp_path, *others)
     assert (code, stdout) == (1, "")
     assert cause.startswith("dnc serve: " + expected.replace("{folder}", str(files))), cause
     assert sorted(files.rglob("*")) == before
