@@ -100,7 +100,7 @@ def test_each_value_is_heeded() -> None:
         if manifest["kind"] != "ServiceMonitor":  # the operator's own
             kubernetes_validate.validate(manifest, "1.37", strict=True)
     config = server_config(manifests)
-    assert (config.model, int(config.host_bytes), config.durability) == ("/models/mine", 4194304, "sync")
+    assert (config.model, int(config.host_bytes), config.durability) == (("/models/mine",), 4194304, "sync")
     assert config.idle_timeout_s == 60.5
     spec = pod(manifests)["spec"]
     [container] = spec["containers"]

@@ -36,9 +36,13 @@ def test_the_page_shows_each_field_now_and_over_time(server: ServerProcess, brow
         session.step(np.random.default_rng(0).standard_normal((6, 5)).astype(np.float32))
         page.open("/session/seen")
         page.until(lambda: page.shows(6))
-        for name, array in session.dump().items():
-            if name != "interface":
-                np.testing.assert_array_equal(page.values(f"field-{name}"), array.astype(np.float32).ravel(), name)
+        dump = session.dump()
+        for field in client.model().state:
+            figures = [f"field-{field.name}-{part}" for part in range(field.parts)]  # one for each layer
+            shown = [page.values(figure) for figure in (figures if field.parts > 1 else [f"field-{field.name}"])]
+            np.testing.assert_array_equal(
+                np.concatenate(shown), dump[field.name].astype(np.float32).ravel(), field.name
+            )
         page.until(lambda: page.seen("sparse_read_weights-over-time") == list(range(1, 7)))
         assert [entry["message"] for entry in browser.get_log("browser")] == []
 
