@@ -59,10 +59,22 @@ def ids(door: Door) -> set[str]:
     return {session.session_id for session in sessions}
 
 
+def until_both_serve(address: str) -> None:
+    """Returns when the proxy has seen both servers healthy: sessions of one that is seen later would move to it."""
+    with grpc.insecure_channel(address) as channel:
+        stub = dnc_pb2_grpc.DncServiceStub(channel)
+
+        def model(session_id: str) -> pb.GetModelResponse:
+            return stub.GetModel(pb.GetModelRequest(), timeout=TIMEOUT, metadata=[("x-dnc-session", session_id)])
+
+        wait_until(lambda: len({model(session_id).server_epoch for session_id in SESSIONS}) == 2, "both are asked")
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_session_is_always_on_the_same_server(name: str, doors: list[Door], tmp_path: Path) -> None:
     with proxy(name, addresses(doors), tmp_path) as address:
         until_served(address)
+        until_both_serve(address)
         for round_number in range(3):
             # A connection for each round, as after a client's restart.
             with grpc.insecure_channel(address) as channel:
