@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dnc_serve.handler.clock import Clock
-from dnc_serve.handler.engine import recovery, snapshots
+from dnc_serve.handler.engine import ownership, recovery, snapshots
 from dnc_serve.handler.engine.journal import Journal
 from dnc_serve.handler.engine.lifecycle import Lifecycle
 from dnc_serve.handler.engine.replies import Reply
@@ -95,6 +95,11 @@ def idle_by_the_wall_clock(patch: Any) -> None:
     patch.setattr(Clock, "steady", lambda self: self.wall())
 
 
+def lease_by_the_wrong_clock(patch: Any) -> None:
+    """Monotonic time stands still while the machine is suspended."""
+    patch.setattr(ownership, "_now", lambda: ownership.time.monotonic())
+
+
 def reset_forgotten_on_the_way(patch: Any) -> None:
     real = WriteAhead._record_of
 
@@ -108,5 +113,6 @@ def reset_forgotten_on_the_way(patch: Any) -> None:
 PLANTED: list[Plant] = [
     acknowledged_before_the_record, durable_before_the_sync, reply_not_stored, another_chunk_gets_the_reply,
     tombstone_dropped, begun_before_it_is_durable, experience_not_checked, incarnation_not_checked,
-    snapshot_ahead_of_the_journal, position_off_by_one, idle_by_the_wall_clock, reset_forgotten_on_the_way,
+    snapshot_ahead_of_the_journal, position_off_by_one, idle_by_the_wall_clock, lease_by_the_wrong_clock,
+    reset_forgotten_on_the_way,
 ]  # fmt: skip
