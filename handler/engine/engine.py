@@ -268,7 +268,7 @@ class Engine:
                     session.become(Status.IDLE)
                 elif (
                     self.runs >= self.max_runs
-                    or (len(self._debugs) >= MAX_DEBUGS and getattr(session.queue[0], "debug", False))
+                    or (len(self._debugs) >= MAX_DEBUGS and is_debug(session.queue[0]))
                     or not self._dispatcher.dispatch(session)
                 ):
                     self._turns.append(session)
@@ -398,7 +398,7 @@ class Engine:
         if not isinstance(request, Replay):
             self.queued -= 1
             self._queued_bytes -= self._bytes_of(request)
-        if isinstance(request, Chunk):
+        if self._debugs and isinstance(request, Chunk):
             self._debugs.discard(request)
         try:
             request.done(result, error)
@@ -511,3 +511,8 @@ class Engine:
         """
         session.check_model(self.digest)
         return await self.recovery.between(session, after, until)
+
+
+def is_debug(request: Request) -> bool:
+    """Whether it asks for debug arrays."""
+    return isinstance(request, Chunk) and request.debug
