@@ -312,6 +312,11 @@ class Session(_Closing):
         return self._session.model
 
     @property
+    def model_version(self) -> str:
+        """Which version of it."""
+        return self._session.model_version
+
+    @property
     def incarnation(self) -> int:
         """What tells it from an earlier session of the same id."""
         return self._session.incarnation

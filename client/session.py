@@ -196,6 +196,11 @@ class AsyncSession:
         return self._wanted_model if self._model is None else self._model.name
 
     @property
+    def model_version(self) -> str:
+        """Which version of it; empty of one that isn't open."""
+        return "" if self._model is None else self._model.version
+
+    @property
     def position(self) -> int:
         """Timesteps that were consumed and answered."""
         return self._opened.ledger.settled_position

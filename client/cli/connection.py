@@ -68,7 +68,7 @@ def model_of(client: Client, session_id: str, name: str | None) -> ModelInfo:
     """The model that a session has, or that a new one would have; none is made."""
     if name is None and len(client.models()) > 1:
         with contextlib.suppress(SessionError), client.session(session_id, create=False) as session:
-            name = session.model
+            return client.model(session.model, session.model_version)
     return client.model(name)
 
 

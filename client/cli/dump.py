@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     with connect(args) as client, client.session(args.session, create=False) as session:
         arrays = session.dump(args.names, args.position)
         position = session.position if args.position is None else args.position
-        config = client.model(session.model).config
+        config = client.model(session.model, session.model_version).config
     if args.plot is not None and not arrays:
         print(
             f"dnc dump: session {args.session} at position {position} has nothing to plot: "

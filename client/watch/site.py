@@ -118,7 +118,7 @@ class Site:
             return await self._client.model()
         try:
             async with self._client.session(session_id, create=False) as session:
-                return await self._client.model(session.model)
+                return await self._client.model(session.model, session.model_version)
         except (errors.SessionError, errors.BadId):
             return await self._client.model()
 
@@ -147,7 +147,7 @@ class Site:
 
     async def _names(self, session: AsyncSession) -> list[str]:
         """All that can be seen of a session: the fields of its state, and what follows from them."""
-        model = await self._client.model(session.model)
+        model = await self._client.model(session.model, session.model_version)
         return [*(field.name for field in model.state), *model.derived]
 
     async def _frames(self, request: web.Request) -> web.StreamResponse:
@@ -185,7 +185,7 @@ class Site:
         """
         after, until, every = (_number(request.query.get(name, ""), name) for name in ("after", "until", "every"))
         async with self._client.session(request.match_info["id"], create=False) as session:
-            model = await self._client.model(session.model)
+            model = await self._client.model(session.model, session.model_version)
             names = OVER_TIME if has_dense_memory(model.config) else await self._names(session)
             timesteps = await session.replay(after, until, names, every=max(1, every), max_cells=MAX_PAST_CELLS)
         messages = (
@@ -203,7 +203,8 @@ class Site:
     async def _step(self, request: web.Request) -> web.Response:
         wanted = await _body(request)
         async with self._client.session(request.match_info["id"], create=False) as session:
-            inputs = _timesteps(wanted.get("inputs"), (await self._client.model(session.model)).inputs)
+            model = await self._client.model(session.model, session.model_version)
+            inputs = _timesteps(wanted.get("inputs"), model.inputs)
             outputs = await session.step(inputs, reset_experience=bool(wanted.get("reset_experience")))
             return _json({"outputs": outputs.tolist(), "position": session.position})
 

@@ -20,6 +20,7 @@ from dnc_serve.client import (
     StepConflict,
 )
 from dnc_serve.client.arrays import Float32
+from dnc_serve.client.cli.main import main
 from dnc_serve.model import export
 from tests.handler.door import Door, open_door
 from tests.handler.harness import LSTM_INPUTS, LSTM_UNITS, export_lstm
@@ -88,6 +89,17 @@ def test_new_sessions_are_of_the_newest_version_and_old_ones_stay(
     assert (client.model("risk", "1").digest, client.model("risk", "2").digest) != (loaded.digest, loaded.digest)
     with pytest.raises(ModelNotFound, match="'risk' has no version '3', expected one of 1, 2"):
         client.model("risk", "3")
+
+
+def test_the_command_line_goes_by_the_version_of_the_session(client: Client, door: Door, tmp_path: Path) -> None:
+    export(torch.nn.LSTM(LSTM_INPUTS + 1, LSTM_UNITS), tmp_path / "other")
+    client.session("old").close()
+    client.load_model("risk", str(tmp_path / "other"))
+    for session_id, width in (("old", LSTM_INPUTS), ("new", LSTM_INPUTS + 1)):
+        np.save(tmp_path / "inputs.npy", np.ones((2, width), np.float32))
+        at = ["--target", door.addresses.grpc]
+        assert main(["step", session_id, str(tmp_path / "inputs.npy"), *at]) == 0
+        assert client.session(session_id, create=False).position == 2
 
 
 def test_what_cannot_be_loaded_changes_nothing(client: Client, door: Door, lstms: list[Path], tmp_path: Path) -> None:
